@@ -1,0 +1,36 @@
+"""The address types that everything shares; `ipaddress` does the work."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from typing import Literal
+
+Family = Literal[4, 6]
+Mode = Literal["udp", "vxlan", "host-gw"]
+
+Address = IPv4Address | IPv6Address
+Interface = IPv4Interface | IPv6Interface
+Network = IPv4Network | IPv6Network
+
+FAMILIES: tuple[Family, Family] = (4, 6)
+
+
+def overlap(one: Network, other: Network) -> bool:
+    """Whether two networks share an address; networks of different families never do."""
+    if isinstance(one, IPv4Network) and isinstance(other, IPv4Network):
+        return one.overlaps(other)
+    if isinstance(one, IPv6Network) and isinstance(other, IPv6Network):
+        return one.overlaps(other)
+    return False
+
+
+def within(inner: Network, outer: Network) -> bool:
+    """Whether `inner` is `outer` or a part of it."""
+    return overlap(inner, outer) and inner.prefixlen >= outer.prefixlen
+
+
+def host_network(address: Address) -> Network:
+    """The /32 or /128 of one address."""
+    if isinstance(address, IPv4Address):
+        return IPv4Network(address)
+    return IPv6Network(address)

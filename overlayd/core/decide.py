@@ -1,0 +1,187 @@
+"""What becomes of a packet in udp mode: pure functions from bytes and a table to a verdict; the caller does the I/O.
+
+Outbound, a packet read from the TUN:      Inbound, a datagram from the underlay:
+ 1. its header is sound                     1. the header is sound and fills the datagram
+ 2. its source is of this host's subnet     2. the inner source's lease is held by the outer source
+ 3. its destination has a lease             3. the inner destination is of this host's subnet
+ 4. it fits the overlay MTU                 4. it fits the overlay MTU
+
+1 comes first because everything else reads the header. Nothing is edited on the way, the TTL least of all: each
+host's kernel takes its hop when it forwards. Loops end at 2 and 3: what came from the overlay may not go back there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from overlayd.core.address import Address, Family, Network
+from overlayd.core.prefix_table import PrefixTable
+from overlayd.wire import icmp, ip
+
+
+class DropReason(StrEnum):
+    """Why a packet went no further. The values are what users see in counters."""
+
+    TOO_SHORT = "too_short"
+    BAD_VERSION = "bad_version"
+    BAD_HEADER_LENGTH = "bad_header_length"
+    LENGTH_MISMATCH = "length_mismatch"
+    TOO_LONG = "too_long"
+    """Longer than the overlay MTU; answered with ICMP where that is allowed."""
+    SOURCE_NOT_OWN = "source_not_own"
+    """Outbound, from an address that is not of this host's subnet: the peer would have to drop it."""
+    NO_LEASE = "no_lease"
+    """Outbound, to an address that nobody leases; answered with ICMP where that is allowed."""
+    DESTINATION_OWN = "destination_own"
+    """Outbound, back into this host's own subnet: the kernel should have delivered it."""
+    STRANGER = "stranger"
+    """Inbound, from an underlay address that holds no lease."""
+    SPOOFED_SOURCE = "spoofed_source"
+    """Inbound, from a peer, but the inner source is not of that peer's subnet."""
+    DESTINATION_NOT_OWN = "destination_not_own"
+    """Inbound, for an address outside this host's subnet."""
+    SEND_ERROR = "send_error"
+    """The underlay socket refused the datagram."""
+    SEND_BUFFER_FULL = "send_buffer_full"
+    """The underlay socket's buffer was full."""
+    TUN_ERROR = "tun_error"
+    """The kernel refused the packet on the TUN."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Peer:
+    """A remote host as the data path knows it, for subnets of one carrier family."""
+
+    host: str
+    """Its public IP, in the text form in which the socket names senders."""
+    port: int
+    carrier: Family
+    name: str
+    """The lease's key, under which its counters are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """To this peer, as it is."""
+
+    peer: Peer
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """To this host's kernel through the TUN, as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """No further; counted."""
+
+    reason: DropReason
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Dropped and counted like Drop; `packet`, an ICMP error, goes back to where the packet came from."""
+
+    reason: DropReason
+    packet: bytes
+
+
+Verdict = Send | Deliver | Drop | Reply
+
+DELIVER = Deliver()
+DROP = {reason: Drop(reason) for reason in DropReason}
+_MALFORMED = {malformed: Drop(DropReason(malformed.value)) for malformed in ip.Malformed}
+
+
+class ForwardingTable:
+    """What decisions look at: replaced as a whole when a lease changes, never changed in place."""
+
+    __slots__ = ("mtu", "own", "peers", "routes", "routers")
+
+    def __init__(self, own: Iterable[Network], routers: Iterable[Address], mtu: int, routes: Iterable[tuple[Network, Peer]]):
+        """`own`: this host's subnets; `routers`: its address in the overlay for each family, the source of ICMP
+        errors; `mtu`: the overlay MTU in bytes; `routes`: every leased subnet with the peer that holds it.
+        Raises ValueError when two routes name the same network."""
+        self.own: PrefixTable[bool] = PrefixTable((network, True) for network in own)
+        self.routers = {router.version: int(router) for router in routers}
+        self.mtu = mtu
+        # The verdict itself is what the table holds: the common case allocates nothing.
+        self.routes: PrefixTable[Send] = PrefixTable((network, Send(peer)) for network, peer in routes)
+        self.peers = frozenset(send.peer.host for send in self.routes)
+
+
+def decide_outbound(packet: bytes, table: ForwardingTable) -> Verdict:
+    """The verdict on a packet that containers or the host sent into the TUN: Send, Reply or Drop."""
+    header = ip.parse(packet)
+    if header.__class__ is not ip.Header:
+        return _MALFORMED[header]  # type: ignore[index]
+    version, source, destination = header[:3]
+    if table.own.lookup(version, source) is None:
+        return DROP[DropReason.SOURCE_NOT_OWN]
+    send = table.routes.lookup(version, destination)
+    if send is None:
+        if table.own.lookup(version, destination):
+            return DROP[DropReason.DESTINATION_OWN]
+        return _answer(DropReason.NO_LEASE, packet, header, table)
+    if len(packet) > table.mtu:
+        return _answer(DropReason.TOO_LONG, packet, header, table)
+    return send
+
+
+def decide_inbound(packet: bytes, outer_source: str, table: ForwardingTable) -> Verdict:
+    """The verdict on a datagram's payload that came from `outer_source`: Deliver, Reply or Drop."""
+    if outer_source not in table.peers:
+        return DROP[DropReason.STRANGER]
+    header = ip.parse(packet)
+    if header.__class__ is not ip.Header:
+        return _MALFORMED[header]  # type: ignore[index]
+    version, source, destination = header[:3]
+    holder = table.routes.lookup(version, source)
+    if holder is None or holder.peer.host != outer_source:
+        return DROP[DropReason.SPOOFED_SOURCE]
+    if table.own.lookup(version, destination) is None:
+        return DROP[DropReason.DESTINATION_NOT_OWN]
+    if len(packet) > table.mtu:
+        return _answer(DropReason.TOO_LONG, packet, header, table)
+    return DELIVER
+
+
+def too_big_for(packet: bytes, mtu: int, table: ForwardingTable) -> Verdict:
+    """The verdict on an outbound packet that the underlay refused as too large: its path takes only `mtu` bytes."""
+    header = ip.parse(packet)
+    if not isinstance(header, ip.Header):
+        return _MALFORMED[header]
+    return _answer(DropReason.TOO_LONG, packet, header, table, mtu)
+
+
+def _answer(
+    reason: DropReason, packet: bytes, header: ip.Header, table: ForwardingTable, mtu: int | None = None
+) -> Verdict:
+    """Reply with the ICMP error for `reason`, from this host's own overlay address, where the RFCs allow one."""
+    router = table.routers.get(header.version)
+    if router is None or not icmp.may_answer(packet, header):
+        return DROP[reason]
+    if reason is DropReason.NO_LEASE:
+        return Reply(reason, icmp.unreachable(packet, header, router))
+    return Reply(reason, icmp.too_big(packet, header, router, table.mtu if mtu is None else mtu))
+
+
+class TokenBucket:
+    """A rate limit: `rate` tokens a second, at most `burst` saved up. `now` is in seconds, from any steady clock."""
+
+    __slots__ = ("_burst", "_now", "_rate", "_tokens")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self._rate, self._burst, self._tokens, self._now = rate, burst, burst, now
+
+    def take(self, now: float) -> bool:
+        """Take one token if there is one."""
+        self._tokens = min(self._burst, self._tokens + (now - self._now) * self._rate)
+        self._now = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True

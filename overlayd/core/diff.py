@@ -1,0 +1,101 @@
+"""From what is there to what is desired: an ordered list of operations.
+
+The order keeps traffic flowing. First everything that is new or different, foundations first, so that a route appears
+only when the neighbour and the FDB entry behind it stand; then everything that must go, routes first. A device is made
+anew only for a difference that the kernel cannot change in place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from overlayd.core.state import (
+    Address,
+    FdbEntry,
+    KernelObject,
+    KernelState,
+    Key,
+    Link,
+    Neighbour,
+    Route,
+    Ruleset,
+    SetElement,
+)
+
+_FOUNDATIONS_FIRST = (Link, Address, Ruleset, SetElement, Neighbour, FdbEntry, Route)
+_RANK = {kind: rank for rank, kind in enumerate(_FOUNDATIONS_FIRST)}
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One step. `add`: it is not there. `change`: it is there and differs (`old`). `delete`: it is there and must go."""
+
+    verb: Literal["add", "change", "delete"]
+    object: KernelObject
+    old: KernelObject | None = None
+
+    def __str__(self) -> str:
+        return f"{ {'add': '+', 'change': '~', 'delete': '-'}[self.verb] } {self.object}"
+
+
+def diff(actual: KernelState, desired: KernelState) -> list[Operation]:
+    """The operations that turn `actual` into `desired`, in the order in which they are to be done.
+
+    Both hold only objects that are overlayd's. An object of `actual` whose parent goes is not deleted on its own: the
+    kernel takes it along. Works on whole states and, for a lease event, on the few objects of one lease.
+    """
+    rebuilt = {key for key, thing in desired.items() if key in actual and _needs_rebuild(actual[key], thing)}
+    first: list[Operation] = [Operation("delete", actual[key]) for key in rebuilt]
+    steps: list[Operation] = []
+    for key, wanted in desired.items():
+        there = None if _lost(wanted, rebuilt) or key in rebuilt else actual.get(key)
+        # What stands under another parent than the wanted one (a route on another device) is changed in place,
+        # unless its own parent is rebuilt, which takes it away.
+        if there is not None and _lost(there, rebuilt):
+            there = None
+        if there is None:
+            steps.append(Operation("add", wanted))
+        elif there != wanted:
+            steps.append(Operation("change", wanted, there))
+    gone_parents = rebuilt | {key for key in actual if key not in desired}
+    last = [
+        Operation("delete", thing)
+        for key, thing in actual.items()
+        if key not in desired and not (thing.parent in gone_parents and thing.parent in actual)
+    ]
+    steps.sort(key=lambda step: _RANK[type(step.object)])
+    last.sort(key=lambda step: -_RANK[type(step.object)])
+    return first + steps + last
+
+
+def apply_to(state: KernelState, operations: list[Operation]) -> KernelState:
+    """What `state` becomes by the operations, as the kernel would do it: the model that tests hold `diff` against.
+
+    Raises ValueError where the kernel would refuse: adding what is there, changing or deleting what is not.
+    """
+    result = dict(state)
+    for step in operations:
+        thing = step.object
+        if step.verb != "add" and thing.key not in result:
+            raise ValueError(f"{step}: not there")
+        if step.verb == "add" and thing.key in result:
+            raise ValueError(f"{step}: already there")
+        if step.verb == "delete":
+            del result[thing.key]
+            result = {key: child for key, child in result.items() if child.parent != thing.key}
+        else:
+            result[thing.key] = thing
+    return result
+
+
+def _needs_rebuild(actual: KernelObject, wanted: KernelObject) -> bool:
+    if isinstance(actual, Link) and isinstance(wanted, Link):
+        if actual.vxlan is None or wanted.vxlan is None:
+            return actual.vxlan is not wanted.vxlan
+        return replace(actual.vxlan, learning=wanted.vxlan.learning) != wanted.vxlan
+    return False
+
+
+def _lost(thing: KernelObject, rebuilt: set[Key]) -> bool:
+    return thing.parent in rebuilt

@@ -1,0 +1,91 @@
+"""This host's part in the network: everything a backend needs to know that does not change with a lease event."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+
+from overlayd.core.address import FAMILIES, Address, Family, Interface, Mode
+from overlayd.core.lease import Lease
+from overlayd.core.mtu import overlay_mtu
+from overlayd.core.subnets import SubnetRange
+
+
+@dataclass(frozen=True, slots=True)
+class Underlay:
+    """The interface that carries the overlay's packets between hosts."""
+
+    name: str
+    index: int
+    mtu: int
+    """underlay_mtu, bytes."""
+    addresses: tuple[Interface, ...]
+    """All its addresses with their on-link prefixes."""
+    public_ip: IPv4Address | None
+    public_ipv6: IPv6Address | None
+
+    def public(self, family: Family) -> Address | None:
+        """The address that peers send to, of that family."""
+        return self.public_ip if family == 4 else self.public_ipv6
+
+    def on_link(self, address: Address) -> bool:
+        """Whether the address is reached on this interface without a gateway."""
+        return any(address.version == own.version and address in own.network for own in self.addresses)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A host in the overlay, as its own configuration, underlay and lease make it."""
+
+    mode: Mode
+    lease: Lease
+    underlay: Underlay
+    ranges: tuple[SubnetRange, ...]
+    """The network, one range for each family it has."""
+    mtu_override: int | None = None
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """The families that containers speak here: those in which this host holds a subnet."""
+        return tuple(family for family in FAMILIES if self.lease.subnet_of(family) is not None)
+
+    def carrier(self, inner: Family) -> Family:
+        """The underlay family that carries container packets of family `inner`: the same one where this host
+        has a public address of it, as flannel does in dual stack, else the other."""
+        if self.underlay.public(inner) is not None:
+            return inner
+        return 6 if inner == 4 else 4
+
+    @property
+    def carriers(self) -> tuple[Family, ...]:
+        """The underlay families in use."""
+        return tuple(sorted({self.carrier(inner) for inner in self.families}))
+
+    @property
+    def overlay_mtu(self) -> int:
+        """Bytes of container packet: as configured, else what every carrier in use can take."""
+        if self.mtu_override is not None:
+            return self.mtu_override
+        return min(overlay_mtu(self.underlay.mtu, self.mode, carrier) for carrier in self.carriers)
+
+    def endpoint(self, peer: Lease, inner: Family) -> Address | None:
+        """The peer's underlay address for its subnet of family `inner`, or None if it has none of the carrier's."""
+        return peer.public(self.carrier(inner))
+
+    def problem(self, peer: Lease) -> str | None:
+        """Why a part of this peer cannot be reached from here, in words; None when all is well."""
+        for inner in self.families:
+            carrier = self.carrier(inner)
+            if peer.subnet_of(inner) is not None and peer.public(carrier) is None:
+                key = "public_ip" if carrier == 4 else "public_ipv6"
+                return (
+                    f"{peer.subnet_of(inner)} is carried over IPv{carrier} from here and the lease has no {key}; add it"
+                )
+            public = peer.public(carrier)
+            if self.mode == "host-gw" and public is not None and not self.underlay.on_link(public):
+                return (
+                    f"{public} is not on the link of {self.underlay.name}"
+                    f" ({', '.join(str(own.network) for own in self.underlay.addresses)}):"
+                    " host-gw needs every peer on one link; use udp or vxlan"
+                )
+        return None

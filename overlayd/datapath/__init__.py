@@ -1,0 +1,1 @@
+"""Floor 2: the packet engines of udp mode."""

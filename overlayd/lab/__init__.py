@@ -1,0 +1,1 @@
+"""Floor 3: hosts in network namespaces on this machine."""

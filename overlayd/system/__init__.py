@@ -1,0 +1,1 @@
+"""Floor 2: the kernel, the disk and processes."""

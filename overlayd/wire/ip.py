@@ -1,0 +1,114 @@
+"""IPv4 (RFC 791) and IPv6 (RFC 8200) headers: checked once, read without copying.
+
+      0                   1                   2                   3
+      0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
+     +-------+-------+---------------+-------------------------------+
+     |   4   |  IHL  |      TOS      |          total length         |   IPv4: 20 to 60 bytes
+     +-------+-------+---------------+-----+-------------------------+
+     |         identification        |flags|     fragment offset     |
+     +---------------+---------------+-----+-------------------------+
+     |      TTL      |    protocol   |        header checksum        |
+     +---------------+---------------+-------------------------------+
+     |                        source address                         |
+     |                      destination address                      |
+
+     +-------+---------------+---------------------------------------+
+     |   6   | traffic class |              flow label               |   IPv6: 40 bytes
+     +-------+---------------+-------+---------------+---------------+
+     |         payload length        |  next header  |   hop limit   |
+     +-------------------------------+---------------+---------------+
+     |                   source address (16 bytes)                   |
+     |                 destination address (16 bytes)                |
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+IPV4_HEADER_MIN = 20
+IPV6_HEADER = 40
+
+PROTO_ICMP = 1
+PROTO_UDP = 17
+PROTO_ICMPV6 = 58
+
+_IPV4_DF = 0x4000
+_IPV4_OFFSET = 0x1FFF
+
+
+class Malformed(StrEnum):
+    """Why bytes are not an IP packet that fills exactly the buffer it came in."""
+
+    TOO_SHORT = "too_short"
+    """Shorter than the fixed header of its version."""
+    VERSION = "bad_version"
+    """The first nibble is neither 4 nor 6."""
+    HEADER_LENGTH = "bad_header_length"
+    """An IPv4 IHL below 5 words, or beyond the end of the packet."""
+    LENGTH = "length_mismatch"
+    """The header's length field disagrees with the number of bytes there are."""
+
+
+class Header(NamedTuple):
+    """What overlayd reads of an IP header. Addresses are integers, as a route look-up wants them."""
+
+    version: int
+    """4 or 6."""
+    source: int
+    destination: int
+    header_length: int
+    """Bytes, IPv4 options included; 40 for IPv6, extension headers not included."""
+    protocol: int
+    """IPv4 protocol, or the IPv6 next header that follows the fixed header."""
+    dont_fragment: bool
+    """IPv4's DF bit; always true for IPv6, whose routers never fragment."""
+    fragment_offset: int
+    """IPv4, in units of 8 bytes; 0 for IPv6 (a fragment header is an extension header)."""
+
+
+def parse(packet: bytes) -> Header | Malformed:
+    """Read and check the IP header of a packet; every length is checked here, once.
+
+    `packet` must hold one whole IP packet and nothing after it: on a TUN and in a datagram alike, a
+    length field that disagrees is an error of the sender, never a reason to cut or to pad.
+    The IPv4 header checksum is left to the kernel, which verifies it on receipt.
+    """
+    length = len(packet)
+    if length == 0:
+        return Malformed.TOO_SHORT
+    version = packet[0] >> 4
+    if version == 4:
+        if length < IPV4_HEADER_MIN:
+            return Malformed.TOO_SHORT
+        header_length = (packet[0] & 0x0F) * 4
+        if header_length < IPV4_HEADER_MIN or header_length > length:
+            return Malformed.HEADER_LENGTH
+        if packet[2] << 8 | packet[3] != length:
+            return Malformed.LENGTH
+        fragment = packet[6] << 8 | packet[7]
+        return Header(
+            4,
+            int.from_bytes(packet[12:16], "big"),
+            int.from_bytes(packet[16:20], "big"),
+            header_length,
+            packet[9],
+            bool(fragment & _IPV4_DF),
+            fragment & _IPV4_OFFSET,
+        )
+    if version == 6:
+        if length < IPV6_HEADER:
+            return Malformed.TOO_SHORT
+        # A payload length of 0 with more bytes behind is a jumbogram (RFC 2675), which no datagram can carry.
+        if packet[4] << 8 | packet[5] != length - IPV6_HEADER:
+            return Malformed.LENGTH
+        return Header(
+            6,
+            int.from_bytes(packet[8:24], "big"),
+            int.from_bytes(packet[24:40], "big"),
+            IPV6_HEADER,
+            packet[6],
+            True,
+            0,
+        )
+    return Malformed.VERSION
