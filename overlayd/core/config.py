@@ -51,7 +51,7 @@ def dotted(path: Path) -> str:
     return text
 
 
-# --- 1. one parser for each kind of value: text in, value out, ValueError with the remedy -----------------------------
+# --- 1. one parser for each kind of value: text in, value out, ValueError with the remedy ----------------------------
 
 
 def _parser(parse: Callable[[str], T]) -> BeforeValidator:
@@ -174,7 +174,7 @@ Flag = Annotated[bool, _parser(_boolean)]
 Name = Annotated[str, _parser(_file)]
 
 
-# --- 2. what may be set ------------------------------------------------------------------------------------------------
+# --- 2. what may be set ----------------------------------------------------------------------------------------------
 
 
 class _Section(BaseModel):
@@ -194,7 +194,9 @@ class VxlanSettings(_Section):
     """vxlan mode."""
 
     vni: Annotated[int, _integer(1, 2**24 - 1)] = Field(1, description="VXLAN network identifier")
-    port: Port = Field(8472, description="UDP port, here and on every peer (IANA's is 4789; 8472 is Linux's and flannel's)")
+    port: Port = Field(
+        8472, description="UDP port, here and on every peer (IANA's is 4789; 8472 is Linux's and flannel's)"
+    )
     learning: Flag = Field(False, description="let the device learn MACs from traffic")
     gbp: Flag = Field(False, description="carry group-based policy marks")
     direct_routing: Flag = Field(False, description="plain routes, as host-gw does, to peers on the same link")
@@ -287,7 +289,9 @@ class Settings(_Section):
     healthz_ip: Annotated[str, _parser(_interface_name)] = Field("0.0.0.0", description="address of the health check")
     healthz_port: Annotated[int, _integer(0, 65535)] = Field(0, description="port of the health check; 0 is none")
     log_format: Annotated[str, _choice("text", "json")] = Field("text", description="text (key=value) or json")
-    log_level: Annotated[str, _choice("debug", "info", "warning", "error")] = Field("info", description="least severe shown")
+    log_level: Annotated[str, _choice("debug", "info", "warning", "error")] = Field(
+        "info", description="least severe shown"
+    )
 
     def ranges(self) -> tuple[SubnetRange, ...]:
         """The network of each family that is set. Raises SubnetRuleError (none after validation)."""
@@ -348,7 +352,7 @@ def _is_flag(info: FieldInfo) -> bool:
     return info.annotation is bool
 
 
-# --- 3. validation ------------------------------------------------------------------------------------------------------
+# --- 3. validation ---------------------------------------------------------------------------------------------------
 
 
 def without_empty(raw: Any) -> Any:
@@ -455,7 +459,9 @@ def _check_leases(settings: Settings, ranges: Mapping[int, SubnetRange]) -> list
                 problems += _not_in_overlay((*at, key), value, ranges)
             other = seen.setdefault((key, value), index)
             if other != index:
-                problems.append(Problem((*at, key), str(value), f"is that of leases[{other}] too; each host needs its own"))
+                problems.append(
+                    Problem((*at, key), str(value), f"is that of leases[{other}] too; each host needs its own")
+                )
     for entries in ordered.values():  # sorted, only neighbours can overlap
         entries.sort()
         for one, other in zip(entries, entries[1:], strict=False):

@@ -99,18 +99,21 @@ _MALFORMED = {malformed: Drop(DropReason(malformed.value)) for malformed in ip.M
 class ForwardingTable:
     """What decisions look at: replaced as a whole when a lease changes, never changed in place."""
 
-    __slots__ = ("mtu", "own", "peers", "routes", "routers")
+    __slots__ = ("mtu", "own", "peers", "routers", "routes")
 
-    def __init__(self, own: Iterable[Network], routers: Iterable[Address], mtu: int, routes: Iterable[tuple[Network, Peer]]):
+    def __init__(
+        self, own: Iterable[Network], routers: Iterable[Address], mtu: int, routes: Iterable[tuple[Network, Peer]]
+    ):
         """`own`: this host's subnets; `routers`: its address in the overlay for each family, the source of ICMP
         errors; `mtu`: the overlay MTU in bytes; `routes`: every leased subnet with the peer that holds it.
+        `peers` then names the peer behind each underlay address.
         Raises ValueError when two routes name the same network."""
         self.own: PrefixTable[bool] = PrefixTable((network, True) for network in own)
-        self.routers = {router.version: int(router) for router in routers}
+        self.routers: dict[int, int] = {router.version: int(router) for router in routers}
         self.mtu = mtu
         # The verdict itself is what the table holds: the common case allocates nothing.
         self.routes: PrefixTable[Send] = PrefixTable((network, Send(peer)) for network, peer in routes)
-        self.peers = frozenset(send.peer.host for send in self.routes)
+        self.peers = {send.peer.host: send.peer for send in self.routes}
 
 
 def decide_outbound(packet: bytes, table: ForwardingTable) -> Verdict:

@@ -2,7 +2,8 @@
 
 The order keeps traffic flowing. First everything that is new or different, foundations first, so that a route appears
 only when the neighbour and the FDB entry behind it stand; then everything that must go, routes first. A device is made
-anew only for a difference that the kernel cannot change in place.
+anew only for a difference that the kernel cannot change in place. A table of rules is replaced in one transaction,
+its set elements with it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from overlayd.core.state import (
     FdbEntry,
     KernelObject,
     KernelState,
-    Key,
     Link,
     Neighbour,
     Route,
@@ -29,7 +29,7 @@ _RANK = {kind: rank for rank, kind in enumerate(_FOUNDATIONS_FIRST)}
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One step. `add`: it is not there. `change`: it is there and differs (`old`). `delete`: it is there and must go."""
+    """One step. `add`: it is not there. `change`: it is there and differs (`old`). `delete`: it must go."""
 
     verb: Literal["add", "change", "delete"]
     object: KernelObject
@@ -46,23 +46,22 @@ def diff(actual: KernelState, desired: KernelState) -> list[Operation]:
     kernel takes it along. Works on whole states and, for a lease event, on the few objects of one lease.
     """
     rebuilt = {key for key, thing in desired.items() if key in actual and _needs_rebuild(actual[key], thing)}
+    emptied = rebuilt | {key for key, thing in desired.items() if key in actual and _is_emptied(actual[key], thing)}
     first: list[Operation] = [Operation("delete", actual[key]) for key in rebuilt]
     steps: list[Operation] = []
     for key, wanted in desired.items():
-        there = None if _lost(wanted, rebuilt) or key in rebuilt else actual.get(key)
+        there = None if key in rebuilt else actual.get(key)
         # What stands under another parent than the wanted one (a route on another device) is changed in place,
-        # unless its own parent is rebuilt, which takes it away.
-        if there is not None and _lost(there, rebuilt):
-            there = None
-        if there is None:
+        # unless its present parent takes it away.
+        if there is None or there.parent in emptied:
             steps.append(Operation("add", wanted))
         elif there != wanted:
             steps.append(Operation("change", wanted, there))
-    gone_parents = rebuilt | {key for key in actual if key not in desired}
+    takes_along = emptied | (actual.keys() - desired.keys())
     last = [
         Operation("delete", thing)
         for key, thing in actual.items()
-        if key not in desired and not (thing.parent in gone_parents and thing.parent in actual)
+        if key not in desired and not (thing.parent in takes_along and thing.parent in actual)
     ]
     steps.sort(key=lambda step: _RANK[type(step.object)])
     last.sort(key=lambda step: -_RANK[type(step.object)])
@@ -85,6 +84,8 @@ def apply_to(state: KernelState, operations: list[Operation]) -> KernelState:
             del result[thing.key]
             result = {key: child for key, child in result.items() if child.parent != thing.key}
         else:
+            if step.old is not None and _is_emptied(step.old, thing):
+                result = {key: child for key, child in result.items() if child.parent != thing.key}
             result[thing.key] = thing
     return result
 
@@ -97,5 +98,6 @@ def _needs_rebuild(actual: KernelObject, wanted: KernelObject) -> bool:
     return False
 
 
-def _lost(thing: KernelObject, rebuilt: set[Key]) -> bool:
-    return thing.parent in rebuilt
+def _is_emptied(actual: KernelObject, wanted: KernelObject) -> bool:
+    """Whether changing the object in place loses all that hangs on it: a table of rules is written as a whole."""
+    return isinstance(wanted, Ruleset) and wanted.chain is None and actual != wanted

@@ -37,7 +37,7 @@ class Lease:
 
     @property
     def key(self) -> str:
-        """The lease's identity, as flannel's etcd keys spell it: 10.5.52.0-24, with &fc00::-64 behind it in dual stack."""
+        """The lease's identity, as flannel's etcd keys spell it: 10.5.52.0-24, or 10.5.52.0-24&fc00::-64."""
         return "&".join(str(subnet).replace("/", "-") for subnet in self.subnets)
 
     @property
@@ -96,6 +96,12 @@ class LeaseTable:
                 events.append(LeaseEvent(old, lease))
         self._leases = new
         return events
+
+    def apply(self, event: LeaseEvent) -> list[LeaseEvent]:
+        """Take one event from a registry; gives back what it changes here: nothing for one that was known already."""
+        new = {**self._leases}
+        new.pop(event.lease.key, None)
+        return self.replace([*new.values(), *([event.new] if event.new is not None else [])])
 
     def __iter__(self) -> Iterator[Lease]:
         return iter(self._leases.values())

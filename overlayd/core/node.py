@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from overlayd.core.address import FAMILIES, Address, Family, Interface, Mode
+from overlayd.core.address import FAMILIES, Address, Family, Interface, Mode, Network
 from overlayd.core.lease import Lease
 from overlayd.core.mtu import overlay_mtu
 from overlayd.core.subnets import SubnetRange
@@ -27,6 +28,12 @@ class Underlay:
     def public(self, family: Family) -> Address | None:
         """The address that peers send to, of that family."""
         return self.public_ip if family == 4 else self.public_ipv6
+
+    def local(self, family: Family) -> Address | None:
+        """The address that this host sends from: the public one, or behind a NAT the interface's own."""
+        own = [item.ip for item in self.addresses if item.version == family and not item.ip.is_link_local]
+        public = self.public(family)
+        return public if public in own else next(iter(own), None)
 
     def on_link(self, address: Address) -> bool:
         """Whether the address is reached on this interface without a gateway."""
@@ -68,24 +75,32 @@ class Node:
             return self.mtu_override
         return min(overlay_mtu(self.underlay.mtu, self.mode, carrier) for carrier in self.carriers)
 
-    def endpoint(self, peer: Lease, inner: Family) -> Address | None:
-        """The peer's underlay address for its subnet of family `inner`, or None if it has none of the carrier's."""
-        return peer.public(self.carrier(inner))
+    def obstacle(self, peer: Lease, inner: Family) -> str | None:
+        """Why the peer's subnet of family `inner` cannot be reached from here, in words; None when it can."""
+        carrier = self.carrier(inner)
+        subnet, public = peer.subnet_of(inner), peer.public(carrier)
+        if subnet is None:
+            return None
+        if public is None:
+            key = "public_ip" if carrier == 4 else "public_ipv6"
+            return f"{subnet} is carried over IPv{carrier} from here and the lease has no {key}; add it"
+        if self.mode == "host-gw" and inner > carrier:
+            return f"{subnet} has no IPv6 next hop: host-gw needs public_ipv6 in every lease, or use udp or vxlan"
+        if self.mode == "host-gw" and not self.underlay.on_link(public):
+            networks = ", ".join(str(own.network) for own in self.underlay.addresses)
+            return (
+                f"{public} is not on the link of {self.underlay.name} ({networks}):"
+                " host-gw needs every peer on one link; use udp or vxlan"
+            )
+        return None
 
     def problem(self, peer: Lease) -> str | None:
-        """Why a part of this peer cannot be reached from here, in words; None when all is well."""
+        """The first obstacle to any of the peer's subnets."""
+        return next((text for inner in self.families if (text := self.obstacle(peer, inner))), None)
+
+    def reachable(self, peer: Lease) -> Iterator[tuple[Network, Address]]:
+        """The peer's subnets that can be reached from here, each with the underlay address that holds it."""
         for inner in self.families:
-            carrier = self.carrier(inner)
-            if peer.subnet_of(inner) is not None and peer.public(carrier) is None:
-                key = "public_ip" if carrier == 4 else "public_ipv6"
-                return (
-                    f"{peer.subnet_of(inner)} is carried over IPv{carrier} from here and the lease has no {key}; add it"
-                )
-            public = peer.public(carrier)
-            if self.mode == "host-gw" and public is not None and not self.underlay.on_link(public):
-                return (
-                    f"{public} is not on the link of {self.underlay.name}"
-                    f" ({', '.join(str(own.network) for own in self.underlay.addresses)}):"
-                    " host-gw needs every peer on one link; use udp or vxlan"
-                )
-        return None
+            subnet, public = peer.subnet_of(inner), peer.public(self.carrier(inner))
+            if subnet is not None and public is not None and self.obstacle(peer, inner) is None:
+                yield subnet, public

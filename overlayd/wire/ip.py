@@ -1,24 +1,24 @@
 """IPv4 (RFC 791) and IPv6 (RFC 8200) headers: checked once, read without copying.
 
-      0                   1                   2                   3
-      0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
-     +-------+-------+---------------+-------------------------------+
-     |   4   |  IHL  |      TOS      |          total length         |   IPv4: 20 to 60 bytes
-     +-------+-------+---------------+-----+-------------------------+
-     |         identification        |flags|     fragment offset     |
-     +---------------+---------------+-----+-------------------------+
-     |      TTL      |    protocol   |        header checksum        |
-     +---------------+---------------+-------------------------------+
-     |                        source address                         |
-     |                      destination address                      |
+ 0                   1                   2                   3
+ 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
++-------+-------+---------------+-------------------------------+
+|   4   |  IHL  |      TOS      |          total length         |   IPv4: 20 to 60 bytes
++-------+-------+---------------+-----+-------------------------+
+|         identification        |flags|     fragment offset     |
++---------------+---------------+-----+-------------------------+
+|      TTL      |    protocol   |        header checksum        |
++---------------+---------------+-------------------------------+
+|                        source address                         |
+|                      destination address                      |
 
-     +-------+---------------+---------------------------------------+
-     |   6   | traffic class |              flow label               |   IPv6: 40 bytes
-     +-------+---------------+-------+---------------+---------------+
-     |         payload length        |  next header  |   hop limit   |
-     +-------------------------------+---------------+---------------+
-     |                   source address (16 bytes)                   |
-     |                 destination address (16 bytes)                |
++-------+---------------+---------------------------------------+
+|   6   | traffic class |              flow label               |   IPv6: 40 bytes
++-------+---------------+-------+---------------+---------------+
+|         payload length        |  next header  |   hop limit   |
++-------------------------------+---------------+---------------+
+|                   source address (16 bytes)                   |
+|                 destination address (16 bytes)                |
 """
 
 from __future__ import annotations

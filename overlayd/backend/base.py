@@ -1,0 +1,55 @@
+"""The contract of a backend.
+
+A backend knows how one mode's packets travel. It is told of leases and says which kernel objects they call for; it
+does not touch the kernel for them: whoever holds the state compares and applies. What all modes share (the unreachable
+routes, forwarding, the tables of rules) is not its business either.
+
+    made -> open() -> [state compared and applied] -> attach() -> peers_changed() ... -> stop()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from overlayd.core.firewall import Guarded
+from overlayd.core.lease import Lease
+from overlayd.core.node import Node
+from overlayd.core.state import KernelObject
+from overlayd.datapath.engine import Counters
+
+
+class Backend(Protocol):
+    """One mode on one node."""
+
+    node: Node
+    devices: tuple[str, ...]
+    """The overlay devices that containers' packets cross; empty for host-gw."""
+    guarded: tuple[Guarded, ...]
+    """VXLAN ports to guard against hosts that hold no lease."""
+
+    def base(self) -> Sequence[KernelObject]:
+        """The kernel objects that are wanted whoever the peers are."""
+
+    def peer(self, lease: Lease) -> Sequence[KernelObject]:
+        """The kernel objects that are wanted for this peer; pure, so that a change of lease is a difference of two."""
+
+    def open(self) -> None:
+        """Take what can be refused (ports) before anything on the host is changed. Raises HostError."""
+
+    def attach(self) -> None:
+        """Begin to move packets, or begin again if the device was made anew; called whenever the state has been
+        compared. Raises HostError."""
+
+    def peers_changed(self, peers: Iterable[Lease]) -> None:
+        """All peers as they are now."""
+
+    def stop(self) -> None:
+        """Let go of sockets and devices. Kernel state stays."""
+
+    @property
+    def engine(self) -> str | None:
+        """The packet engine's name; None where the kernel moves the packets."""
+
+    def counters(self) -> Counters | None:
+        """A snapshot of the engine's counters; None where the kernel counts."""

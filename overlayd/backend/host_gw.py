@@ -1,0 +1,23 @@
+"""host-gw mode: no overlay at all; the peers are each other's gateways on one link.
+
+State for a peer:   route SUBNET via PUBLIC-IP dev UNDERLAY
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from overlayd.backend.kernel_path import KernelPath
+from overlayd.core.lease import Lease
+from overlayd.core.state import KernelObject, Route
+
+
+class HostGwBackend(KernelPath):
+    """See `backend.base.Backend`."""
+
+    def base(self) -> Sequence[KernelObject]:
+        return ()
+
+    def peer(self, lease: Lease) -> Sequence[KernelObject]:
+        underlay = self.node.underlay.name
+        return [Route(subnet, underlay, gateway) for subnet, gateway in self.node.reachable(lease)]

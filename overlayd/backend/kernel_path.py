@@ -1,0 +1,35 @@
+"""What a backend without packets of its own shares with its like: the kernel moves and counts them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from overlayd.core.firewall import Guarded
+from overlayd.core.lease import Lease
+from overlayd.core.node import Node
+
+
+class KernelPath:
+    """The part of the backend contract that is empty when the kernel is the data path."""
+
+    devices: tuple[str, ...] = ()
+    guarded: tuple[Guarded, ...] = ()
+    engine: None = None
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    def open(self) -> None:
+        """Nothing to take."""
+
+    def attach(self) -> None:
+        """Nothing to attach."""
+
+    def peers_changed(self, peers: Iterable[Lease]) -> None:
+        """Peers are kernel state, and nothing beside it."""
+
+    def stop(self) -> None:
+        """Nothing to let go of."""
+
+    def counters(self) -> None:
+        """The kernel counts."""

@@ -1,0 +1,141 @@
+"""udp mode: this daemon encapsulates. The UDP payload is the container's IP packet and nothing else (flannel's format).
+
+A container's packet for 10.1.2.5 meets, in this order:
+
+    route 10.1.2.0/24 dev ovl0         only what is leased: for the rest of the network the kernel itself answers
+    ovl0                               a TUN: what the kernel sends into it, the daemon reads
+    the engine                         decides, and sends it to the peer that holds the lease
+    a UDP socket                       adds UDP and IP headers; source port and destination port are the same
+
+One TUN; one socket for each underlay family in use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from ipaddress import ip_interface
+
+import structlog
+
+from overlayd.core.address import Family
+from overlayd.core.config import UdpSettings
+from overlayd.core.decide import ForwardingTable, Peer
+from overlayd.core.firewall import Guarded
+from overlayd.core.lease import Lease
+from overlayd.core.node import Node
+from overlayd.core.state import Address, KernelObject, Link, Route
+from overlayd.datapath.engine import TUN_GONE, Counters, Engine, MakeEngine, choose
+from overlayd.datapath.python_engine import PythonEngine
+from overlayd.system.errors import HostError
+from overlayd.system.files import write_sysctl
+from overlayd.system.tun import Tun
+from overlayd.system.udp_socket import open_udp_socket
+
+log = structlog.get_logger()
+
+DEVICE = "ovl0"
+_TXQUEUELEN = 1000  # packets; twice the default, so that a burst survives a late wake-up
+
+ENGINES: tuple[tuple[str, MakeEngine], ...] = (("python", PythonEngine),)
+"""Fastest first."""
+
+
+class UdpBackend:
+    """See `backend.base.Backend`."""
+
+    devices: tuple[str, ...] = (DEVICE,)
+    guarded: tuple[Guarded, ...] = ()
+
+    def __init__(self, node: Node, settings: UdpSettings) -> None:
+        self.node = node
+        self._settings = settings
+        self._sockets: dict[Family, socket.socket] = {}
+        self._tun: Tun | None = None
+        self._engine: Engine | None = None
+        self._table = self._make_table(())
+
+    # --- kernel state ----------------------------------------------------------------------------------------------
+
+    def base(self) -> Sequence[KernelObject]:
+        link = Link(DEVICE, self.node.overlay_mtu, txqueuelen=_TXQUEUELEN)
+        bases = [(subnet.network_address, subnet.max_prefixlen) for subnet in self.node.lease.subnets]
+        return [link, *(Address(DEVICE, ip_interface(base)) for base in bases)]
+
+    def peer(self, lease: Lease) -> Sequence[KernelObject]:
+        return [Route(subnet, DEVICE, own_link=True) for subnet, _ in self.node.reachable(lease)]
+
+    # --- packets ---------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        for carrier in self.node.carriers:
+            local = self.node.underlay.local(carrier)
+            assert local is not None  # a carrier is a family of which this host has an address
+            self._sockets[carrier] = open_udp_socket(local, self._settings.port)
+
+    def attach(self) -> None:
+        if self._tun is not None:
+            return
+        self._tun = Tun(DEVICE)
+        # Our ICMP errors enter through the TUN with this host's own overlay address as their source. The kernel takes
+        # such a packet for a spoofed one unless told otherwise; the engine lets none in from the underlay.
+        try:
+            write_sysctl(f"net/ipv4/conf/{DEVICE}/accept_local", "1")
+        except HostError as error:
+            log.warning("ICMP errors from the engine will not reach containers", error=str(error))
+        make = choose(self._settings.engine, ENGINES)
+        if self._engine is None:
+            self._engine = make(self._tun.fileno(), self._sockets, self._table)
+            log.info("packet engine", engine=self._engine.name, offloads="none")
+        else:
+            self._engine.replace_tun(self._tun.fileno())
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._tun.fileno(), self._outbound, self._engine)
+        for carrier, sock in self._sockets.items():
+            loop.add_reader(sock.fileno(), partial(self._engine.inbound, carrier))
+
+    def _outbound(self, engine: Engine) -> None:
+        if engine.outbound() == TUN_GONE:
+            log.error("the TUN is gone; it is made again at the next comparison", device=DEVICE)
+            self._detach()
+
+    def _detach(self) -> None:
+        if self._tun is not None:
+            asyncio.get_running_loop().remove_reader(self._tun.fileno())
+            self._tun.close()
+            self._tun = None
+
+    def stop(self) -> None:
+        self._detach()
+        for sock in self._sockets.values():
+            with suppress(RuntimeError):
+                asyncio.get_running_loop().remove_reader(sock.fileno())
+            sock.close()
+        self._sockets.clear()
+
+    def peers_changed(self, peers: Iterable[Lease]) -> None:
+        self._table = self._make_table(peers)
+        if self._engine is not None:
+            self._engine.replace_table(self._table)
+
+    def _make_table(self, peers: Iterable[Lease]) -> ForwardingTable:
+        port = self._settings.port
+        routes = []
+        for lease in peers:
+            made: dict[str, Peer] = {}  # one peer for both of a lease's subnets where one carrier takes both
+            for subnet, public in self.node.reachable(lease):
+                host = str(public)
+                peer = made.setdefault(host, Peer(host, port, public.version, lease.key))
+                routes.append((subnet, peer))
+        own = self.node.lease.subnets
+        return ForwardingTable(own, [subnet.network_address for subnet in own], self.node.overlay_mtu, routes)
+
+    @property
+    def engine(self) -> str | None:
+        return self._engine.name if self._engine is not None else None
+
+    def counters(self) -> Counters | None:
+        return self._engine.counters() if self._engine is not None else None

@@ -1,0 +1,73 @@
+"""vxlan mode: the kernel encapsulates (RFC 7348), this backend only says how.
+
+A container's packet for 10.1.2.5 meets, in this order:
+
+    route 10.1.2.0/24 via 10.1.2.0 dev ovl.1 onlink      the peer's VTEP is the next hop, wherever it is
+    neigh 10.1.2.0 lladdr MAC                            the VTEP's MAC: no ARP ever crosses the underlay
+    fdb   MAC dst 192.0.2.2                              the peer that has this MAC
+    ovl.1                                                adds Ethernet, VXLAN, UDP and IP headers
+
+Each host's VTEP address is the base of its subnet, its MAC comes with its lease. One device for each underlay family
+in use (the kernel gives a device only one). With direct routing a peer on the same link gets a plain route instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from ipaddress import ip_interface
+
+from overlayd.backend.kernel_path import KernelPath
+from overlayd.core.address import Family
+from overlayd.core.config import VxlanSettings
+from overlayd.core.firewall import Guarded, vtep_element
+from overlayd.core.lease import Lease
+from overlayd.core.node import Node
+from overlayd.core.state import Address, FdbEntry, KernelObject, Link, Neighbour, Route, Vxlan
+
+
+class VxlanBackend(KernelPath):
+    """See `backend.base.Backend`."""
+
+    def __init__(self, node: Node, settings: VxlanSettings) -> None:
+        super().__init__(node)
+        self._settings = settings
+        self.devices = tuple(self._device(carrier) for carrier in node.carriers)
+        self.guarded = tuple(Guarded(carrier, settings.port, settings.vni) for carrier in node.carriers)
+
+    def base(self) -> Sequence[KernelObject]:
+        return list(self._base())
+
+    def _base(self) -> Iterator[KernelObject]:
+        node, settings = self.node, self._settings
+        for carrier in node.carriers:
+            local = node.underlay.local(carrier)
+            assert local is not None  # a carrier is a family of which this host has an address
+            vxlan = Vxlan(settings.vni, settings.port, local, node.underlay.index, settings.learning, settings.gbp)
+            yield Link(self._device(carrier), node.overlay_mtu, mac=node.lease.vtep_mac, vxlan=vxlan)
+        for inner in node.families:
+            subnet = node.lease.subnet_of(inner)
+            assert subnet is not None
+            vtep = ip_interface((subnet.network_address, subnet.max_prefixlen))
+            yield Address(self._device(node.carrier(inner)), vtep)
+
+    def peer(self, lease: Lease) -> Sequence[KernelObject]:
+        return list(self._peer(lease))
+
+    def _peer(self, lease: Lease) -> Iterator[KernelObject]:
+        for subnet, public in self.node.reachable(lease):
+            yield vtep_element(public)
+            if self._settings.direct_routing and self._is_direct(subnet.version, public.version, lease):
+                yield Route(subnet, self.node.underlay.name, public)
+                continue
+            device, vtep = self._device(public.version), subnet.network_address
+            yield Neighbour(device, vtep, lease.vtep_mac)
+            yield FdbEntry(device, lease.vtep_mac, public)
+            yield Route(subnet, device, vtep, onlink=True, own_link=True)
+
+    def _is_direct(self, inner: Family, carrier: Family, lease: Lease) -> bool:
+        public = lease.public(carrier)
+        # An IPv6 route cannot have an IPv4 gateway; the other way round it can (RFC 9229).
+        return public is not None and carrier >= inner and self.node.underlay.on_link(public)
+
+    def _device(self, carrier: Family) -> str:
+        return f"ovl{'' if carrier == 4 else '6'}.{self._settings.vni}"

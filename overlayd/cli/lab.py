@@ -1,0 +1,265 @@
+"""`overlayctl lab`: hosts in network namespaces on this machine, to try overlayd on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import rich.box
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from overlayd.lab import Host, Lab, LabError, LabSpec, merged, reap
+from overlayd.lab import state as states
+from overlayd.lab.drawing import draw
+from overlayd.lab.namespace import silent
+
+Run = Callable[[argparse.Namespace], int]
+
+_MODES = ("udp", "vxlan", "host-gw", "none")
+_STACKS = ("ipv4", "ipv6", "dual")
+_WATCH = {"udp": "udp port 8285", "vxlan": "udp port 8472", "host-gw": "net 10.1.0.0/16", "none": ""}
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `lab` and its verbs to overlayctl's parser; each sets `run` to a function that returns the exit status."""
+    lab = subparsers.add_parser(
+        "lab", help="build hosts in network namespaces here, to try overlayd on", description=__doc__
+    )
+    verbs = lab.add_subparsers(dest="lab_verb", metavar="VERB", required=True)
+
+    up = verbs.add_parser("up", help="build a lab; it stays up until `lab down`")
+    up.add_argument("--hosts", type=int, default=2, metavar="N", help="default: 2")
+    up.add_argument("--containers", type=int, default=1, metavar="N", help="on each host (default: 1)")
+    up.add_argument("--mode", choices=_MODES, default="udp", help="none builds no daemon (default: udp)")
+    up.add_argument("--family", choices=_STACKS, default="ipv4", help="of the containers (default: ipv4)")
+    up.add_argument("--underlay", choices=_STACKS, default="ipv4", help="between the hosts (default: ipv4)")
+    up.add_argument("--underlay-mtu", type=int, default=1500, metavar="BYTES", help="default: 1500")
+    up.add_argument("--offloads", choices=("on", "off"), default="on", help="TSO, GSO and GRO (default: on)")
+    up.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of overlayd's on every host, as vxlan.port=4789; may be repeated",
+    )
+    up.add_argument("--verbose", action="store_true", help="show every command that is run")
+    _add_name(up)
+    up.set_defaults(run=_guarded(_up))
+
+    run = verbs.add_parser("exec", help="run a command in a host or a container: lab exec h1c1 -- ping 10.1.2.2")
+    _add_name(run)
+    run.add_argument("node", metavar="NODE", help="h1, h1c1, switch")
+    run.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="default: a shell")
+    run.set_defaults(run=_guarded(_exec))
+
+    status = verbs.add_parser("status", help="what each host's daemon says")
+    status.add_argument("--json", action="store_true", help="for programs")
+    _add_name(status)
+    status.set_defaults(run=_guarded(_status))
+
+    down = verbs.add_parser("down", help="end a lab: its daemons, whatever else runs in it, its namespaces")
+    which = down.add_mutually_exclusive_group()
+    _add_name(which)
+    which.add_argument("--all", action="store_true", help="every lab on this machine")
+    down.set_defaults(run=_guarded(_down))
+
+    listing = verbs.add_parser("list", help="the labs on this machine")
+    listing.set_defaults(run=_guarded(_list))
+
+
+def _add_name(parser: Any) -> None:
+    parser.add_argument("--name", default="lab", metavar="LAB", help="default: lab")
+
+
+def _guarded(run: Run) -> Run:
+    """The verb with LabError shown as one line (and the daemon's log, if it has one to show) and status 1."""
+
+    def guarded(arguments: argparse.Namespace) -> int:
+        def interrupt(number: int, frame: object) -> None:
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGTERM, interrupt)  # a lab that is half built is taken down, as on Ctrl-C
+        try:
+            return run(arguments)
+        except LabError as error:
+            print(f"overlayctl lab: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("overlayctl lab: interrupted", file=sys.stderr)
+            return 130
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    return guarded
+
+
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
+    """["vxlan.port=4789"] as the configuration file nests it. Raises LabError for one without `=`."""
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        path, equals, value = pair.partition("=")
+        if not equals or not path:
+            raise LabError(f"--set {pair}: write KEY=VALUE, as vxlan.port=4789")
+        nested: Any = yaml.load(value, yaml.BaseLoader)  # noqa: S506  # makes strings, lists and mappings only
+        for key in reversed(path.split(".")):
+            nested = {key: nested}
+        settings = merged(settings, nested)
+    return settings
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    console = Console()
+    spec = LabSpec(
+        name=arguments.name,
+        hosts=arguments.hosts,
+        containers=arguments.containers,
+        mode=arguments.mode,
+        family=arguments.family,
+        underlay=arguments.underlay,
+        underlay_mtu=arguments.underlay_mtu,
+        offloads=arguments.offloads == "on",
+        settings=parse_settings(arguments.set),
+    )
+
+    def progress(line: str) -> None:
+        console.print(f"[bold green]•[/] {line}", highlight=False)
+
+    def echo(line: str) -> None:
+        console.print(f"  {line}", style="dim", highlight=False, soft_wrap=True, markup=False)
+
+    lab = Lab.up(spec, progress=progress, echo=echo if arguments.verbose else silent)
+    ready = [f"{host.name} in {host.ready_after:.2f} s" for host in lab.hosts if host.ready_after is not None]
+    if ready:
+        progress(f"ready: {', '.join(ready)}")
+    console.print()
+    console.print(
+        draw(spec, [host.plan for host in lab.hosts], console.width), highlight=False, markup=False, soft_wrap=True
+    )
+    console.print("\n[bold]What to try next[/]")
+    for command, what in _hints(lab):
+        console.print(f"  [cyan]{command}[/]  [dim]# {what}[/]", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _hints(lab: Lab) -> list[tuple[str, str]]:
+    name = "" if lab.name == "lab" else f" --name {lab.name}"
+    hints = []
+    first, last = lab.hosts[0], lab.hosts[-1]
+    if lab.spec.mode != "none":
+        if first.containers and last is not first:
+            target = last.container(0).address()
+            hints.append(
+                (f"overlayctl lab exec{name} {first.container(0).name} -- ping -c 3 {target}", "across the overlay")
+            )
+        hints += [
+            (f"overlayctl lab exec{name} h1 -- tcpdump -ni eth0 {_WATCH[lab.spec.mode]}", "what goes over the wire"),
+            (f"overlayctl lab exec{name} h1 -- ip route", "what overlayd told the kernel"),
+        ]
+    elif last is not first:
+        hints.append((f"overlayctl lab exec{name} h1 -- ping {last.public_ip}", "across the underlay"))
+    hints += [
+        (f"overlayctl lab exec{name} h1", "a shell on a host"),
+        (f"overlayctl lab status{name}", "what each daemon says"),
+        (f"overlayctl lab down{name}", "end it"),
+    ]
+    return hints
+
+
+def _exec(arguments: argparse.Namespace) -> int:
+    node = Lab.load(arguments.name).find(arguments.node)
+    command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
+    environment = dict(os.environ)
+    if isinstance(node, Host):
+        environment["OVERLAYD_CONTROL_SOCKET"] = str(node.socket_path)
+    if os.geteuid() != 0:
+        raise LabError("entering a namespace needs root: run with sudo")
+    sys.stdout.flush()
+    argv = node.enter(*(command or [os.environ.get("SHELL", "/bin/sh")]))
+    try:
+        os.execvpe(argv[0], argv, environment)  # noqa: S606  # the command takes our place, and its status is ours
+    except OSError as error:
+        raise LabError(f"{argv[0]}: {error.strerror}: apt install util-linux") from None
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    lab = Lab.load(arguments.name)
+    rows = [host_status(host) for host in lab.hosts]
+    if arguments.json:
+        print(json.dumps({"name": lab.name, "spec": lab.spec.mapping(), "hosts": rows}, indent=2))
+        return 0
+    table = Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1))
+    for column in ("host", "mode", "state", "pid", "subnet", "public IP", "peers", "packets out/in"):
+        right = column in ("pid", "peers", "packets out/in")
+        table.add_column(column, justify="right" if right else "left", no_wrap=True, overflow="fold")
+    for row in rows:
+        status = row["status"]
+        traffic = status.get("traffic") or {}
+        table.add_row(
+            row["name"],
+            str(status.get("mode", "-")),
+            row["state"],
+            str(row["pid"] or "-"),
+            "\n".join(row["subnets"]),
+            "\n".join(row["public_ips"]),
+            str(len(status["peers"])) if "peers" in status else "-",
+            f"{traffic['tx_packets']}/{traffic['rx_packets']}" if traffic else "-",
+        )
+    console = Console()
+    console.width = max(console.width, console.measure(table).maximum)  # better cut by the terminal than by us
+    console.print(table)
+    for row in rows:
+        for problem in row["status"].get("problems", ()):
+            console.print(f"{row['name']}: {problem}", style="yellow", markup=False, soft_wrap=True)
+    return 0
+
+
+def host_status(host: Host) -> dict[str, Any]:
+    """One host's row: what the lab knows, and under `status` what its daemon answers."""
+    pid = host.pid
+    try:
+        status = host.status() if pid else {}
+    except LabError as error:
+        status = {"state": "silent", "error": str(error)}
+    return {
+        "name": host.name,
+        "namespace": host.namespace,
+        "pid": pid,
+        "state": str(status.get("state", "no daemon" if pid is None else "silent")),
+        "subnets": [str(subnet) for subnet in host.subnets],
+        "public_ips": [str(address.ip) for address in host.plan.underlay],
+        "containers": {one.name: str(one.address()) for one in host.containers},
+        "status": status,
+    }
+
+
+def _down(arguments: argparse.Namespace) -> int:
+    wanted = states.names() if arguments.all else [arguments.name]
+    for name in wanted:
+        print(f"lab {name} is down" if Lab.end(name) else f"lab {name} was not up")
+    if not wanted:
+        print("no lab is up")
+    return 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    if os.geteuid() == 0:
+        reap()
+    names = states.names()
+    for name in names:
+        state = states.LabState.load(name)
+        if state is None:
+            print(f"{name}: its state cannot be read: overlayctl lab down --name {name}")
+        else:
+            spec = state.spec
+            owner = f", of pid {state.owner.pid}" if state.owner else ""
+            print(f"{name}: {spec.hosts} hosts with {spec.containers} containers each, mode {spec.mode}{owner}")
+    if not names:
+        print("no lab is up: overlayctl lab up")
+    return 0

@@ -1,0 +1,157 @@
+"""`overlayd`: the daemon, and what can be done without one: --check and --cleanup."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+import uvloop
+
+from overlayd import __version__
+from overlayd.cli.logs import set_up
+from overlayd.control.discovery import discover, make_backend
+from overlayd.control.lock import InstanceLock
+from overlayd.control.reconciler import Reconciler
+from overlayd.core.config import Option, options
+from overlayd.daemon import Daemon
+from overlayd.registry.base import RegistryError
+from overlayd.registry.static import StaticRegistry
+from overlayd.system.config_file import ConfigError, Loaded, Sources, load
+from overlayd.system.errors import HostError
+from overlayd.system.kernel import Kernel
+from overlayd.system.netlink import Netlink
+
+DEFAULT_CONFIG = Path("/etc/overlayd/overlayd.yaml")
+
+_ALIASES = {"--forward-rules": "--iptables-forward-rules"}  # flannel's name for what is not iptables here
+
+_EPILOG = """\
+Every setting can be a flag, an environment variable (--vxlan-port is OVERLAYD_VXLAN_PORT) or a line of the YAML file,
+in this order of precedence; config/overlayd.yaml shows them all. SIGHUP reloads, SIGTERM stops; kernel state stays
+after a stop, so that containers keep their network over a restart.
+
+exit status: 0 stopped when asked, 1 the host refused something, 2 the configuration is wrong
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    sources = _sources(given)
+    try:
+        loaded = load(sources)
+    except ConfigError as error:
+        if given.cleanup:  # what overlayd made can be removed whatever the configuration says
+            loaded = load(Sources(None, {("network",): "10.1.0.0/16"}))
+        else:
+            print("\n".join(error.lines), file=sys.stderr)
+            return 2
+    set_up(loaded.settings)
+    try:
+        if given.check:
+            return uvloop.run(_check(loaded))
+        if given.cleanup:
+            return uvloop.run(_cleanup(loaded))
+        uvloop.run(Daemon(sources, loaded).run())
+    except RegistryError as error:
+        print(f"overlayd: {error}", file=sys.stderr)
+        return 2
+    except HostError as error:
+        structlog.get_logger().error("overlayd ends", error=str(error))
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="overlayd",
+        description="An overlay network for containers: carries packets between hosts in user space (udp), through the"
+        " kernel (vxlan), or without an overlay (host-gw).",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"overlayd {__version__}")
+    parser.add_argument("--config", metavar="FILE", type=Path, help=f"YAML file (default: {DEFAULT_CONFIG} if there)")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--check", action="store_true", help="validate, print what would be done, change nothing")
+    action.add_argument("--cleanup", action="store_true", help="remove every device, route and rule that overlayd made")
+    settings = parser.add_argument_group("settings")
+    for option in options():
+        _add(settings, option)
+    return parser
+
+
+def _add(group: argparse._ArgumentGroup, option: Option) -> None:
+    default = "" if option.default is None or "default:" in option.description else f" (default: {_shown(option)})"
+    names = [option.flag] + ([_ALIASES[option.flag]] if option.flag in _ALIASES else [])
+    text = (option.description + default).replace("%", "%%")
+    destination = "/".join(option.path)
+    if option.boolean:  # --ip-masq and --ip-masq=false, as flannel takes them
+        group.add_argument(*names, dest=destination, nargs="?", const="true", metavar="true|false", help=text)
+    else:
+        group.add_argument(*names, dest=destination, metavar=option.path[-1].upper(), help=text)
+
+
+def _shown(option: Option) -> str:
+    return str(option.default).lower() if option.boolean else str(option.default)
+
+
+def _sources(given: argparse.Namespace) -> Sources:
+    file = given.config
+    if file is None and os.environ.get("OVERLAYD_CONFIG"):
+        file = Path(os.environ["OVERLAYD_CONFIG"])
+    if file is None and DEFAULT_CONFIG.exists():
+        file = DEFAULT_CONFIG
+    values = {option.path: getattr(given, "/".join(option.path)) for option in options()}
+    return Sources(file, {path: value for path, value in values.items() if value is not None}, dict(os.environ))
+
+
+async def _check(loaded: Loaded) -> int:
+    """Print the node, its peers and the operations that a start would do."""
+    settings = loaded.settings
+    leases = [entry.lease() for entry in settings.leases]
+    async with Netlink() as netlink:
+        node = await discover(settings, StaticRegistry(leases), netlink)
+        backend = make_backend(node, settings)
+        reconciler = Reconciler(Kernel(netlink))
+        reconciler.table.replace(leases)
+        peers = reconciler.peers(node)
+        print(f"mode      {node.mode}")
+        print(f"underlay  {node.underlay.name}, MTU {node.underlay.mtu}")
+        print(f"lease     {node.lease}")
+        print(f"overlay   {', '.join(backend.devices) or 'no device'}, MTU {node.overlay_mtu}")
+        for lease in peers:
+            print(f"peer      {lease}{f'  {lease.name}' if lease.name else ''}")
+        try:
+            operations, _ = await reconciler.plan(backend, settings)
+        except HostError as error:
+            print(f"the kernel's state cannot be compared: {error}")
+        else:
+            print("would do" if operations else "nothing to do")
+            for step in operations:
+                print(f"  {step}")
+    problems = [text for lease in peers if (text := node.problem(lease))]
+    for text in problems:
+        print(f"peer cannot be reached: {text}", file=sys.stderr)
+    return 2 if problems else 0
+
+
+async def _cleanup(loaded: Loaded) -> int:
+    with InstanceLock(Path(loaded.settings.control_socket)):
+        async with Netlink() as netlink:
+            reconciler = Reconciler(Kernel(netlink))
+            operations = await reconciler.cleanup()
+    for step in operations:
+        print(f"  {step}")
+    print(f"removed {len(operations) - len(reconciler.failures)} objects" if operations else "nothing of overlayd here")
+    for failure in reconciler.failures:
+        print(f"not removed: {failure}", file=sys.stderr)
+    return 1 if reconciler.failures else 0

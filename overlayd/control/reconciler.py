@@ -1,0 +1,138 @@
+"""Keeps the kernel as the leases want it.
+
+    desired = base of the backend + rules + the objects of every peer
+    a full comparison:  read what is there, diff, apply            at start, on reload, and every few seconds
+    a lease event:      diff the old lease's objects and the new one's, apply; nothing is read
+
+Both are the same diff, so there is one way of being right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import structlog
+
+from overlayd.backend.base import Backend
+from overlayd.core.config import Settings
+from overlayd.core.diff import Operation, diff
+from overlayd.core.firewall import ForeignChain, Side, Wanted, rulesets
+from overlayd.core.lease import Lease, LeaseEvent, LeaseTable
+from overlayd.core.node import Node
+from overlayd.core.state import KernelObject, KernelState, Link, Route, differences, state_of
+from overlayd.system.kernel import Failure, Kernel
+
+log = structlog.get_logger()
+
+
+def desired_state(
+    backend: Backend, settings: Settings, peers: Iterable[Lease], dropping: Iterable[ForeignChain]
+) -> KernelState:
+    """Every object that is to be in the kernel; pure."""
+    node = backend.node
+    objects: list[KernelObject] = [*backend.base(), *_unreachable(node), *rulesets(_rules(backend, settings), dropping)]
+    for lease in peers:
+        objects += backend.peer(lease)
+    return state_of(objects)
+
+
+def _unreachable(node: Node) -> list[Route]:
+    """What nobody leases is answered by the kernel itself with ICMP, and never leaves by the default route."""
+    return [Route(one.network) for one in node.ranges if node.lease.subnet_of(one.network.version) is not None]
+
+
+def _rules(backend: Backend, settings: Settings) -> Wanted:
+    node = backend.node
+    sides = []
+    for one in node.ranges:
+        subnet = node.lease.subnet_of(one.network.version)
+        if subnet is not None:
+            sides.append(Side(one.network, subnet))
+    return Wanted(
+        tuple(sides), backend.devices, backend.guarded, node.underlay.name, settings.ip_masq, settings.forward_rules
+    )
+
+
+class Reconciler:
+    """The lease table and the kernel state that follows from it, for one backend at a time."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self.table = LeaseTable()
+        self.repairs = 0
+        """Objects that a full comparison had to put right after the first one."""
+        self.failures: list[Failure] = []
+        """What the kernel refused at the last attempt."""
+        self._problems: dict[str, str] = {}
+
+    def peers(self, node: Node) -> list[Lease]:
+        """Every lease but this host's own."""
+        return [lease for lease in self.table if lease.key != node.lease.key]
+
+    async def plan(self, backend: Backend, settings: Settings) -> tuple[list[Operation], KernelState]:
+        """What a full comparison would do, and what is there now. Raises HostError."""
+        reading = await self._kernel.read()
+        desired = desired_state(backend, settings, self.peers(backend.node), reading.dropping)
+        return diff(reading.state, desired), reading.state
+
+    async def compare(self, backend: Backend, settings: Settings, *, repair: bool) -> list[Failure]:
+        """A full comparison, applied. `repair`: whatever differs was changed by somebody else. Raises HostError."""
+        async with self._kernel.lock:
+            operations, _ = await self.plan(backend, settings)
+            failures = await self._apply(operations, repair=repair)
+        if not any(isinstance(failure.operation.object, Link) for failure in failures):
+            backend.attach()
+        return failures
+
+    async def take(self, backend: Backend, events: Sequence[LeaseEvent]) -> list[Failure]:
+        """Bring the kernel and the backend from before these events to after them."""
+        node = backend.node
+        for event in events:
+            log.info(f"lease {event.kind}", lease=str(event.lease), name=event.lease.name or None)
+        self.report_problems(node)
+        foreign = [event for event in events if event.lease.key != node.lease.key]
+        old = state_of(thing for event in foreign if event.old is not None for thing in backend.peer(event.old))
+        new = state_of(thing for event in foreign if event.new is not None for thing in backend.peer(event.new))
+        backend.peers_changed(self.peers(node))
+        async with self._kernel.lock:
+            return await self._apply(diff(old, new), repair=False)
+
+    async def cleanup(self) -> list[Operation]:
+        """Remove every object of overlayd's. Raises HostError."""
+        async with self._kernel.lock:
+            operations = diff((await self._kernel.read()).state, {})
+            await self._apply(operations, repair=False)
+        return operations
+
+    async def _apply(self, operations: Sequence[Operation], *, repair: bool) -> list[Failure]:
+        for step in operations:
+            if repair:
+                self.repairs += 1
+                log.warning("kernel state repaired", operation=str(step), differs=_differs(step))
+            elif step.verb == "change" and isinstance(step.object, Link):
+                log.warning("device differs", device=step.object.name, differs=_differs(step))
+            elif step.verb == "delete" and isinstance(step.object, Link):
+                log.info("device removed", device=step.object.name)
+            else:
+                log.debug("kernel state", operation=str(step))
+        failures = await self._kernel.apply(operations)
+        known = {str(failure) for failure in self.failures}
+        for failure in failures:
+            if str(failure) not in known:
+                log.error("kernel refused", operation=str(failure.operation), reason=failure.reason)
+        self.failures = failures
+        return failures
+
+    def report_problems(self, node: Node) -> None:
+        """Say once of each peer why it cannot be reached, and once that it can again."""
+        problems = {lease.key: text for lease in self.peers(node) if (text := node.problem(lease))}
+        for key, text in problems.items():
+            if self._problems.get(key) != text:
+                log.error("peer cannot be reached", lease=key, reason=text)
+        for key in self._problems.keys() - problems.keys():
+            log.info("peer can be reached", lease=key)
+        self._problems = problems
+
+
+def _differs(step: Operation) -> str | None:
+    return "; ".join(differences(step.old, step.object)) if step.old is not None else None

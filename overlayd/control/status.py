@@ -1,0 +1,121 @@
+"""What the daemon says of itself."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from overlayd import __version__
+from overlayd.backend.base import Backend
+from overlayd.control.reconciler import Reconciler
+from overlayd.core.lease import Lease
+from overlayd.core.node import Node
+from overlayd.datapath.engine import Counters, Traffic
+from overlayd.registry.base import Registry
+from overlayd.system import nft
+from overlayd.system.errors import HostError
+from overlayd.system.netlink import Netlink
+
+
+class Running(Protocol):
+    """The parts of a running daemon that its state is read from."""
+
+    state: str
+    started: float
+    """Seconds since the epoch."""
+    reloads: int
+    reload_error: str | None
+    backend: Backend
+    reconciler: Reconciler
+    netlink: Netlink
+
+    @property
+    def registry(self) -> Registry:
+        """Where leases come from."""
+
+
+def describe_lease(lease: Lease) -> dict[str, Any]:
+    """A lease as JSON; absent things are null."""
+    return {
+        "name": lease.name or None,
+        "subnet": _text(lease.subnet),
+        "ipv6_subnet": _text(lease.ipv6_subnet),
+        "public_ip": _text(lease.public_ip),
+        "public_ipv6": _text(lease.public_ipv6),
+        "vtep_mac": lease.vtep_mac,
+    }
+
+
+def describe_peer(node: Node, lease: Lease, counters: Counters | None) -> dict[str, Any]:
+    """A peer: its lease, why it cannot be reached if so, and its traffic where an engine counts it."""
+    traffic = asdict(counters.peers.get(lease.key, Traffic())) if counters is not None else None
+    return {**describe_lease(lease), "problem": node.problem(lease), "traffic": traffic}
+
+
+async def describe(daemon: Running) -> dict[str, Any]:
+    """The whole state, for people and machines alike."""
+    backend, node = daemon.backend, daemon.backend.node
+    counters = backend.counters()
+    peers = [describe_peer(node, lease, counters) for lease in daemon.reconciler.peers(node)]
+    problems = [str(failure) for failure in daemon.reconciler.failures]
+    problems += [f"{peer['subnet'] or peer['ipv6_subnet']}: {peer['problem']}" for peer in peers if peer["problem"]]
+    return {
+        "version": __version__,
+        "pid": os.getpid(),
+        "state": daemon.state,
+        "uptime_seconds": round(time.time() - daemon.started, 3),
+        "mode": node.mode,
+        "engine": backend.engine,
+        "registry": daemon.registry.name,
+        "lease": describe_lease(node.lease),
+        "underlay": {
+            "interface": node.underlay.name,
+            "mtu": node.underlay.mtu,
+            "public_ip": _text(node.underlay.public_ip),
+            "public_ipv6": _text(node.underlay.public_ipv6),
+        },
+        "overlay": {
+            "interfaces": list(backend.devices),
+            "mtu": node.overlay_mtu,
+            "networks": [str(one.network) for one in node.ranges],
+        },
+        "traffic": asdict(counters.total) if counters is not None else await _device_traffic(daemon),
+        "drops": {
+            "tx": counters.tx_drops if counters is not None else {},
+            "rx": counters.rx_drops if counters is not None else await _firewall_drops(daemon),
+        },
+        "icmp": {"sent": counters.icmp_sent, "limited": counters.icmp_limited} if counters is not None else None,
+        "peers": peers,
+        "problems": problems,
+        "repairs": daemon.reconciler.repairs,
+        "reload": {"count": daemon.reloads, "error": daemon.reload_error},
+    }
+
+
+async def _device_traffic(daemon: Running) -> dict[str, int] | None:
+    """The kernel's counters of the overlay devices, in the engine's terms; None in host-gw mode."""
+    if not daemon.backend.devices:
+        return None
+    total = Traffic()
+    for device in daemon.backend.devices:
+        counts = await daemon.netlink.statistics(device)
+        total.tx_packets += counts.get("tx_packets", 0)
+        total.tx_bytes += counts.get("tx_bytes", 0)
+        total.rx_packets += counts.get("rx_packets", 0)
+        total.rx_bytes += counts.get("rx_bytes", 0)
+    return asdict(total)
+
+
+async def _firewall_drops(daemon: Running) -> dict[str, int]:
+    if not daemon.backend.guarded:
+        return {}
+    try:
+        return {text: packets for text, packets in (await nft.counters()).items() if packets}
+    except HostError:
+        return {}
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

@@ -1,0 +1,265 @@
+"""The daemon: builds the parts, joins them, guards their tasks.
+
+1. validate      settings, underlay, own lease: all of it before the host is touched
+2. take          the lock, the control socket, the backend's ports: what can be refused
+3. bring up      forwarding, kernel state, packets, subnet.env: ready
+4. follow        leases, reloads, the clock, until a signal or a task that ends
+5. let go        sockets and devices; kernel state stays, so that containers keep their network over a restart
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from overlayd.backend.base import Backend
+from overlayd.control.discovery import discover, make_backend
+from overlayd.control.lock import InstanceLock
+from overlayd.control.reconciler import Reconciler
+from overlayd.control.server import ControlServer
+from overlayd.control.status import describe
+from overlayd.core.config import Settings
+from overlayd.core.subnet_env import subnet_env
+from overlayd.registry.base import RegistryError, Snapshot
+from overlayd.registry.static import StaticRegistry
+from overlayd.system.config_file import ConfigError, Loaded, Sources, load
+from overlayd.system.errors import HostError
+from overlayd.system.files import read_sysctl, write_atomically, write_sysctl
+from overlayd.system.kernel import Kernel
+from overlayd.system.netlink import Netlink
+
+log = structlog.get_logger()
+
+_COMPARE_EVERY = 10.0  # seconds between full comparisons; flannel's host-gw re-checks its routes as often
+_LOOK_EVERY = (
+    1.0  # seconds between looks at the configuration files; stat() finds a replaced file and a moved link alike
+)
+
+RESTART_ONLY = ("control_socket", "healthz_ip", "healthz_port", "log_format", "log_level", "registry")
+
+
+class Daemon:
+    """One overlayd process. `run` returns when it was asked to stop."""
+
+    def __init__(self, sources: Sources, loaded: Loaded) -> None:
+        self._sources = sources
+        self._files = loaded.files
+        self.settings: Settings = loaded.settings
+        self.registry = StaticRegistry(entry.lease() for entry in self.settings.leases)
+        self.started = time.time()
+        self.state = "starting"
+        self.reloads = 0
+        self.reload_error: str | None = None
+        self.backend: Backend
+        self.reconciler: Reconciler
+        self.netlink: Netlink
+        self._stop = asyncio.Event()
+        self._changing = asyncio.Lock()
+        """Held while settings, backend or leases change, so that a reload and a lease event do not interleave."""
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. Raises HostError or RegistryError when it cannot begin or go on."""
+        async with Netlink() as self.netlink:
+            node = await discover(self.settings, self.registry, self.netlink)
+            self.backend = make_backend(node, self.settings)
+            with InstanceLock(Path(self.settings.control_socket)):
+                self.reconciler = Reconciler(Kernel(self.netlink))
+                server = ControlServer(self.status, self.reload)
+                try:
+                    await self._serve(server)
+                finally:
+                    self.state = "stopping"
+                    self.backend.stop()
+                    await server.close()
+
+    async def _serve(self, server: ControlServer) -> None:
+        self.backend.open()
+        await server.open(Path(self.settings.control_socket))
+        if self.settings.healthz_port:
+            await server.open_health(self.settings.healthz_ip, self.settings.healthz_port)
+        self._on_signals()
+        await self._bring_up()
+        self._tell()
+        self.state = "ready"
+        await self._guard(
+            self._follow_leases(), self._every(_COMPARE_EVERY, self._compare), self._every(_LOOK_EVERY, self._look())
+        )
+
+    # --- 3. bring up -----------------------------------------------------------------------------------------------
+
+    async def _bring_up(self) -> None:
+        self._forwarding()
+        self.reconciler.table.replace(entry.lease() for entry in self.settings.leases)
+        await self._install(self.backend)
+
+    async def _install(self, backend: Backend) -> None:
+        """The backend's kernel state and packets. Raises HostError when a device cannot be made."""
+        self.reconciler.report_problems(backend.node)
+        backend.peers_changed(self.reconciler.peers(backend.node))
+        failures = await self.reconciler.compare(backend, self.settings, repair=False)
+        fatal = [failure for failure in failures if failure.fatal]
+        if fatal:
+            raise HostError(fatal[0].reason)
+        write_atomically(Path(self.settings.subnet_file), subnet_env(backend.node, self.settings.ip_masq))
+
+    def _forwarding(self) -> None:
+        names = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
+        for family in self.backend.node.families:
+            name = names[family]
+            if read_sysctl(name) == "1":
+                continue
+            if self.settings.ip_forward == "set":
+                write_sysctl(name, "1")
+                log.info("forwarding turned on", sysctl=name.replace("/", "."))
+            else:
+                log.error(
+                    "forwarding is off: containers reach nobody",
+                    sysctl=name.replace("/", "."),
+                    remedy=f"sysctl -w {name.replace('/', '.')}=1, or ip_forward: set",
+                )
+
+    def _tell(self) -> None:
+        node = self.backend.node
+        log.info(
+            "ready",
+            mode=node.mode,
+            lease=str(node.lease),
+            underlay=node.underlay.name,
+            mtu=node.overlay_mtu,
+            peers=len(self.reconciler.peers(node)),
+            engine=self.backend.engine,
+            took=f"{time.time() - self.started:.3f}s",
+        )
+
+    # --- 4. follow -------------------------------------------------------------------------------------------------
+
+    async def _guard(self, *endless: Coroutine[Any, Any, None]) -> None:
+        """Run until asked to stop; an endless task that ends is an error."""
+        tasks = [asyncio.create_task(one) for one in endless]
+        stop = asyncio.create_task(self._stop.wait())
+        done, _ = await asyncio.wait([*tasks, stop], return_when=asyncio.FIRST_COMPLETED)
+        for task in [*tasks, stop]:
+            task.cancel()
+        await asyncio.gather(*tasks, stop, return_exceptions=True)
+        for task in done - {stop}:
+            raise task.exception() or HostError("a task of the daemon ended; this is a defect: please report it")
+        log.info("stopped; kernel state stays (overlayd --cleanup removes it)")
+
+    def _on_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        tasks: set[asyncio.Task[str | None]] = set()
+
+        def hangup() -> None:
+            task = loop.create_task(self.reload())
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+        loop.add_signal_handler(signal.SIGHUP, hangup)
+
+    async def _follow_leases(self) -> None:
+        async for update in self.registry.updates():
+            async with self._changing:
+                table = self.reconciler.table
+                events = table.replace(update.leases) if isinstance(update, Snapshot) else table.apply(update)
+                if events:
+                    await self.reconciler.take(self.backend, events)
+
+    async def _compare(self) -> None:
+        try:
+            async with self._changing:
+                await self.reconciler.compare(self.backend, self.settings, repair=True)
+        except HostError as error:
+            log.error("comparison failed", error=str(error))
+
+    async def _every(self, seconds: float, action: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            await action()
+
+    def _look(self) -> Callable[[], Coroutine[Any, Any, None]]:
+        """Reload when a configuration file is not the one that was read."""
+        seen = self._stamp()
+
+        async def look() -> None:
+            nonlocal seen
+            now = self._stamp()
+            if now != seen:
+                seen = now  # before the reload: a change that comes while it reads is seen at the next look
+                await self.reload()
+
+        return look
+
+    def _stamp(self) -> tuple[Any, ...]:
+        stamps = []
+        for file in self._files:
+            with suppress(OSError):
+                found = file.stat()
+                stamps.append((str(file), found.st_ino, found.st_mtime_ns, found.st_size))
+        return tuple(stamps)
+
+    # --- reload ----------------------------------------------------------------------------------------------------
+
+    async def reload(self) -> str | None:
+        """Read the configuration again. A bad one changes nothing; the error is given back, and kept for status."""
+        async with self._changing:
+            self.reload_error = None
+            try:
+                loaded = load(self._sources)
+                await self._change(loaded)
+            except (ConfigError, HostError, RegistryError) as error:
+                self.reload_error = str(error)
+            if self.reload_error is None:
+                self.reloads += 1
+                log.info("reloaded", leases=len(self.reconciler.table))
+            else:
+                for line in self.reload_error.splitlines():
+                    log.error("reload refused, the old configuration stays", error=line)
+            return self.reload_error
+
+    async def _change(self, loaded: Loaded) -> None:
+        """Go over to a new configuration as a whole, or come back to the old one. Raises HostError, RegistryError."""
+        new, old = loaded.settings, self.settings
+        leases = [entry.lease() for entry in new.leases]
+        node = await discover(new, StaticRegistry(leases), self.netlink)
+        for key in RESTART_ONLY:
+            if getattr(new, key) != getattr(old, key):
+                log.warning("takes effect at the next start", setting=key, value=str(getattr(new, key)))
+        former, known = self.backend, list(self.reconciler.table)
+        stays = (node, new.udp, new.vxlan) == (former.node, old.udp, old.vxlan)
+        try:
+            self.settings = new
+            if stays:
+                await self.reconciler.take(former, self.reconciler.table.replace(leases))
+            else:
+                former.stop()
+                self.backend = make_backend(node, new)
+                self.backend.open()
+                self.reconciler.table.replace(leases)
+                log.info("backend exchanged", mode=node.mode, lease=str(node.lease))
+            await self._install(self.backend)
+        except HostError:
+            if not stays:
+                self.backend.stop()
+                former.open()
+            self.backend, self.settings = former, old
+            self.reconciler.table.replace(known)
+            await self._install(former)
+            raise
+        self._files = loaded.files
+        self.registry.replace(leases)
+        self._forwarding()
+
+    # --- answers ---------------------------------------------------------------------------------------------------
+
+    async def status(self) -> dict[str, Any]:
+        """What `overlayctl status --json` prints."""
+        return await describe(self)

@@ -1,0 +1,81 @@
+"""The contract of a packet engine: what moves packets between the TUN and the underlay in udp mode.
+
+An engine works on bursts. The event loop calls `outbound` when the TUN can be read and `inbound` when a socket can;
+each call handles one bounded burst, blocks on nothing, raises nothing, and leaves what remains to the next wake-up, so
+that neither direction starves the other. Policy is not an engine's business: it gets a `ForwardingTable`, decides
+as `core.decide` does, and counts.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from overlayd.core.address import Family
+from overlayd.core.decide import ForwardingTable
+
+TUN_GONE = -1
+"""What `outbound` gives back when the device was deleted: the caller must stop watching it, or spin for ever."""
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Packets and bytes of container traffic, both directions as this host sees them."""
+
+    tx_packets: int = 0
+    tx_bytes: int = 0
+    rx_packets: int = 0
+    rx_bytes: int = 0
+
+
+@dataclass(slots=True)
+class Counters:
+    """One snapshot of everything an engine counts, since it was made."""
+
+    total: Traffic = field(default_factory=Traffic)
+    peers: dict[str, Traffic] = field(default_factory=dict)
+    """By `Peer.name`."""
+    tx_drops: dict[str, int] = field(default_factory=dict)
+    """By DropReason, of packets from the TUN."""
+    rx_drops: dict[str, int] = field(default_factory=dict)
+    """By DropReason, of datagrams from the underlay."""
+    icmp_sent: int = 0
+    icmp_limited: int = 0
+    """ICMP errors that the rate limit withheld."""
+
+
+class Engine(Protocol):
+    """What the udp backend needs of an engine."""
+
+    name: str
+
+    def replace_table(self, table: ForwardingTable) -> None:
+        """Decide by this table from the next packet on."""
+
+    def replace_tun(self, tun: int) -> None:
+        """Read and write this TUN from the next packet on: the old one is gone."""
+
+    def outbound(self) -> int:
+        """Carry one burst from the TUN to the underlay; the number of packets read, or TUN_GONE."""
+
+    def inbound(self, carrier: Family) -> int:
+        """Carry one burst from the underlay socket of that family to the TUN; the number of datagrams read."""
+
+    def counters(self) -> Counters:
+        """A snapshot."""
+
+
+class MakeEngine(Protocol):
+    """How an engine is made: on a TUN and one bound, non-blocking UDP socket for each carrier family."""
+
+    def __call__(self, tun: int, sockets: Mapping[Family, socket.socket], table: ForwardingTable) -> Engine:
+        """An engine that owns neither the TUN nor the sockets."""
+
+
+def choose(wanted: str, engines: Sequence[tuple[str, MakeEngine]]) -> MakeEngine:
+    """The engine of that name, or for "auto" the first, which is the fastest. Raises KeyError."""
+    if wanted == "auto":
+        return engines[0][1]
+    return dict(engines)[wanted]

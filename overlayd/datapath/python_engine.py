@@ -1,0 +1,189 @@
+"""The readable engine: one packet at a time, in Python. It is the oracle that faster ones are held against.
+
+outbound: read the TUN -> decide -> send to the peer's address          (or answer into the TUN, or drop)
+inbound:  receive a datagram -> decide -> write to the TUN              (or answer to the peer, or drop)
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+
+from overlayd.core.address import Family
+from overlayd.core.decide import (
+    Deliver,
+    Drop,
+    DropReason,
+    ForwardingTable,
+    Peer,
+    Reply,
+    Send,
+    TokenBucket,
+    decide_inbound,
+    decide_outbound,
+    too_big_for,
+)
+from overlayd.core.mtu import overhead
+from overlayd.datapath.engine import TUN_GONE, Counters, Traffic
+
+_BURST = 64
+"""Packets in one wake-up: enough to spread the loop's own cost, few enough to keep the other direction waiting briefly."""
+_PACKET_MAX = 65536  # more than any IP packet, so that no read ever truncates one
+_ICMP_RATE, _ICMP_BURST = 100, 50  # errors a second; the kernel's own limit is of the same kind (icmp_msgs_per_sec)
+
+
+class PythonEngine:
+    """See `datapath.engine.Engine`."""
+
+    name = "python"
+
+    def __init__(
+        self,
+        tun: int,
+        sockets: Mapping[Family, socket.socket],
+        table: ForwardingTable,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._tun = tun
+        self._sockets = dict(sockets)
+        self._table = table
+        self._now = now
+        self._icmp = TokenBucket(_ICMP_RATE, _ICMP_BURST, now())
+        self._counters = Counters()
+        self._peers: dict[str, Traffic] = self._counters.peers
+
+    def replace_table(self, table: ForwardingTable) -> None:
+        self._table = table
+        names = {send.peer.name for send in table.routes}
+        for name in self._peers.keys() - names:
+            del self._peers[name]
+
+    def replace_tun(self, tun: int) -> None:
+        self._tun = tun
+
+    def counters(self) -> Counters:
+        return deepcopy(self._counters)
+
+    # --- outbound --------------------------------------------------------------------------------------------------
+
+    def outbound(self) -> int:
+        for count in range(_BURST):
+            try:
+                packet = os.read(self._tun, _PACKET_MAX)
+            except BlockingIOError:
+                return count
+            except OSError as error:
+                if error.errno == errno.EINTR:
+                    continue
+                return TUN_GONE
+            verdict = decide_outbound(packet, self._table)
+            if verdict.__class__ is Send:
+                self._send(packet, verdict.peer)  # type: ignore[union-attr]
+            else:
+                self._not_sent(packet, verdict)
+        return _BURST
+
+    def _send(self, packet: bytes, peer: Peer) -> None:
+        try:
+            self._sockets[peer.carrier].sendto(packet, (peer.host, peer.port))
+        except BlockingIOError:
+            self._count(self._counters.tx_drops, DropReason.SEND_BUFFER_FULL)
+            return
+        except OSError as error:
+            self._refused(packet, peer, error)
+            return
+        size = len(packet)
+        total, own = self._counters.total, self._traffic(peer)
+        total.tx_packets += 1
+        total.tx_bytes += size
+        own.tx_packets += 1
+        own.tx_bytes += size
+
+    def _refused(self, packet: bytes, peer: Peer, error: OSError) -> None:
+        """EMSGSIZE: the path to the peer is narrower than the interface. Others: no route, interface down, ..."""
+        if error.errno != errno.EMSGSIZE:
+            self._count(self._counters.tx_drops, DropReason.SEND_ERROR)
+            return
+        mtu = self._path_mtu(peer) - overhead("udp", peer.carrier)
+        self._not_sent(packet, too_big_for(packet, mtu, self._table))  # type: ignore[arg-type]
+
+    def _path_mtu(self, peer: Peer) -> int:
+        """What the kernel has learnt about the path (ip(7), IP_MTU on a connected socket); a rare question."""
+        ipv4 = peer.carrier == 4
+        level, option = (socket.IPPROTO_IP, 14) if ipv4 else (socket.IPPROTO_IPV6, 24)  # IP_MTU, IPV6_MTU
+        with socket.socket(socket.AF_INET if ipv4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect((peer.host, peer.port))
+                return probe.getsockopt(level, option)
+            except OSError:
+                return 576 if ipv4 else 1280
+
+    def _not_sent(self, packet: bytes, verdict: Drop | Reply) -> None:
+        self._count(self._counters.tx_drops, verdict.reason)
+        if verdict.__class__ is Reply and self._may_answer():
+            try:
+                os.write(self._tun, verdict.packet)  # type: ignore[union-attr]
+            except OSError:
+                self._count(self._counters.rx_drops, DropReason.TUN_ERROR)
+
+    # --- inbound ---------------------------------------------------------------------------------------------------
+
+    def inbound(self, carrier: Family) -> int:
+        receive = self._sockets[carrier].recvfrom
+        for count in range(_BURST):
+            try:
+                packet, sender = receive(_PACKET_MAX)
+            except BlockingIOError:
+                return count
+            except OSError:  # an ICMP error about an earlier send; nothing was received
+                continue
+            verdict = decide_inbound(packet, sender[0], self._table)
+            if verdict.__class__ is Deliver:
+                self._deliver(packet, sender[0])
+            else:
+                self._not_delivered(verdict, carrier, sender)  # type: ignore[arg-type]
+        return _BURST
+
+    def _deliver(self, packet: bytes, host: str) -> None:
+        try:
+            os.write(self._tun, packet)
+        except OSError:
+            self._count(self._counters.rx_drops, DropReason.TUN_ERROR)
+            return
+        size = len(packet)
+        total, own = self._counters.total, self._traffic(self._table.peers[host])
+        total.rx_packets += 1
+        total.rx_bytes += size
+        own.rx_packets += 1
+        own.rx_bytes += size
+
+    def _not_delivered(self, verdict: Drop | Reply, carrier: Family, sender: tuple[str, int]) -> None:
+        self._count(self._counters.rx_drops, verdict.reason)
+        if verdict.__class__ is Reply and self._may_answer():
+            try:
+                self._sockets[carrier].sendto(verdict.packet, (sender[0], self._table.peers[sender[0]].port))  # type: ignore[union-attr]
+            except OSError:
+                self._count(self._counters.tx_drops, DropReason.SEND_ERROR)
+
+    # --- counting --------------------------------------------------------------------------------------------------
+
+    def _may_answer(self) -> bool:
+        if self._icmp.take(self._now()):
+            self._counters.icmp_sent += 1
+            return True
+        self._counters.icmp_limited += 1
+        return False
+
+    def _traffic(self, peer: Peer) -> Traffic:
+        try:
+            return self._peers[peer.name]
+        except KeyError:
+            return self._peers.setdefault(peer.name, Traffic())
+
+    @staticmethod
+    def _count(counts: dict[str, int], reason: DropReason) -> None:
+        counts[reason.value] = counts.get(reason.value, 0) + 1

@@ -1,0 +1,217 @@
+"""What a lab is made of: the specification, and the plan of names, addresses and settings that follows from it.
+
+All of it is pure: nothing here touches the machine. For two hosts with one container each the plan reads
+
+    h1c1 10.1.1.2 -- br0 10.1.1.1 [h1] eth0 192.0.2.1 ======== eth0 192.0.2.2 [h2] br0 10.1.2.1 -- h2c1 10.1.2.2
+
+The underlay is 192.0.2.0/24 (TEST-NET-1, RFC 5737) and fd00:192:0:2::/64; the overlay is 10.1.0.0/16 and
+fd00:10:1::/48, unless the settings say otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface
+from typing import Any, Literal, get_args
+
+from overlayd.core import mtu
+from overlayd.core.address import Address, Family, Interface, Mode, Network
+from overlayd.core.config import Settings, validate
+from overlayd.core.lease import Lease
+from overlayd.core.node import Node, Underlay
+
+Stack = Literal["ipv4", "ipv6", "dual"]
+LabMode = Literal[Mode, "none"]
+
+HOSTS_MAX = 250
+UNDERLAY: dict[Family, str] = {4: "192.0.2.{}/24", 6: "fd00:192:0:2::{:x}/64"}
+NETWORK = "10.1.0.0/16"
+IPV6_NETWORK = "fd00:10:1::/48"
+
+_PARTS = r"h\d+(c\d+)?|switch"
+
+
+class LabError(Exception):
+    """A lab cannot be built, found or used; the text says why and what to do."""
+
+
+def stack_families(stack: Stack) -> tuple[Family, ...]:
+    """The address families that ipv4, ipv6 or dual stand for."""
+    words: dict[Stack, tuple[Family, ...]] = {"ipv4": (4,), "ipv6": (6,), "dual": (4, 6)}
+    return words[stack]
+
+
+@dataclass(frozen=True)
+class LabSpec:
+    """What to build. Raises LabError for a value that cannot work."""
+
+    name: str = "lab"
+    """Names the lab on this machine; lower case letters, digits and hyphens."""
+    hosts: int = 2
+    """2 hosts are joined by a cable, any other number by a switch."""
+    containers: int = 1
+    """On each host."""
+    mode: LabMode = "udp"
+    """none builds the topology without any daemon; its bridges and containers have the underlay's MTU."""
+    family: Stack = "ipv4"
+    """Of the containers."""
+    underlay: Stack = "ipv4"
+    underlay_mtu: int = 1500
+    """Bytes of IP packet."""
+    offloads: bool = True
+    """False turns TSO, GSO and GRO off, so that the wire carries frames of at most the MTU."""
+    start: bool = True
+    """False leaves the daemons, whose configuration is written, to be started by hand: `host.start()`."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Merged into every host's configuration file; nested as there."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,30}", self.name):
+            raise LabError(f"name: {self.name!r} is no lab name; use up to 31 of a-z, 0-9 and -, no - in front")
+        for key, low, high in (("hosts", 1, HOSTS_MAX), ("containers", 0, 200), ("underlay_mtu", 576, mtu.MAXIMUM)):
+            if not low <= getattr(self, key) <= high:
+                raise LabError(f"{key}: {getattr(self, key)} is out of range; use {low} to {high}")
+        for key, words in (
+            ("mode", (*get_args(Mode), "none")),
+            ("family", get_args(Stack)),
+            ("underlay", get_args(Stack)),
+        ):
+            if getattr(self, key) not in words:
+                raise LabError(f"{key}: {getattr(self, key)} is not one of {', '.join(words)}")
+        if 6 in stack_families(self.underlay) and self.underlay_mtu < mtu.MINIMUM[6]:
+            raise LabError(
+                f"underlay_mtu: {self.underlay_mtu} is too small for IPv6; use {mtu.MINIMUM[6]} or more, or ipv4"
+            )
+
+    def namespace(self, part: str) -> str:
+        """The machine-wide name of the namespace that people call `part`: h1c1 is ovl-lab-h1c1."""
+        return f"ovl-{self.name}-{part}"
+
+    def mapping(self) -> dict[str, Any]:
+        """The specification as JSON takes it; `LabSpec(**mapping)` is its inverse."""
+        return asdict(self)
+
+
+def namespace_pattern(lab: str) -> re.Pattern[str]:
+    """Matches in full every namespace name of this lab, and none of another lab's."""
+    return re.compile(rf"ovl-{re.escape(lab)}-({_PARTS})")
+
+
+@dataclass(frozen=True)
+class ContainerPlan:
+    """A container: one namespace with one `eth0` on its host's bridge."""
+
+    name: str
+    namespace: str
+    addresses: tuple[Interface, ...]
+    gateways: tuple[Address, ...]
+
+
+@dataclass(frozen=True)
+class HostPlan:
+    """A host: `eth0` on the underlay, bridge `br0`, and a veth `cN` for its Nth container."""
+
+    name: str
+    namespace: str
+    underlay: tuple[Interface, ...]
+    bridge: tuple[Interface, ...]
+    lease: Lease
+    overlay_mtu: int
+    containers: tuple[ContainerPlan, ...]
+
+    def lease_entry(self) -> dict[str, str]:
+        """The host's row in the lease table, as YAML holds it."""
+        keys = ("name", "subnet", "ipv6_subnet", "public_ip", "public_ipv6")
+        return {key: str(value) for key in keys if (value := getattr(self.lease, key))}
+
+
+def configuration(spec: LabSpec) -> dict[str, Any]:
+    """What every host's configuration file holds, apart from paths: the lab's own keys, then the spec's settings."""
+    own: dict[str, Any] = {"iface": "eth0"}
+    if spec.mode != "none":
+        own["mode"] = spec.mode
+    if spec.family != "ipv6":
+        own["network"] = NETWORK
+    if spec.family != "ipv4":
+        own["ipv6_network"] = IPV6_NETWORK
+    return merged(own, spec.settings)
+
+
+def merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `extra` over it; mappings inside are merged likewise, everything else is replaced."""
+    result = dict(base)
+    for key, value in extra.items():
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def plan(spec: LabSpec) -> tuple[HostPlan, ...]:
+    """Names and addresses of every host and container. Raises LabError where the settings do not allow them."""
+    settings = validate(_as_text(configuration(spec)))
+    if not isinstance(settings, Settings):
+        raise LabError("settings: " + "; ".join(str(problem) for problem in settings))
+    return tuple(_host(spec, settings, number) for number in range(1, spec.hosts + 1))
+
+
+def _host(spec: LabSpec, settings: Settings, number: int) -> HostPlan:
+    name = f"h{number}"
+    underlay = tuple(ip_interface(UNDERLAY[family].format(number)) for family in stack_families(spec.underlay))
+    ranges = settings.ranges()
+    subnets: dict[int, Network] = {}
+    for one in ranges:
+        if one.count < spec.hosts:
+            raise LabError(
+                f"hosts: {spec.hosts} do not fit, {one.network} has {one.count} subnets; use a larger network"
+            )
+        subnet = one[number - 1]
+        if subnet.num_addresses < spec.containers + 3:
+            raise LabError(f"containers: {spec.containers} do not fit into {subnet}; use a shorter subnet_len")
+        subnets[one.network.version] = subnet
+    public: dict[int, Address] = {address.version: address.ip for address in underlay}
+    v4, v6, public4, public6 = subnets.get(4), subnets.get(6), public.get(4), public.get(6)
+    lease = Lease(
+        subnet=v4 if isinstance(v4, IPv4Network) else None,
+        ipv6_subnet=v6 if isinstance(v6, IPv6Network) else None,
+        public_ip=public4 if isinstance(public4, IPv4Address) else None,
+        public_ipv6=public6 if isinstance(public6, IPv6Address) else None,
+        name=name,
+    )
+    size = settings.mtu or spec.underlay_mtu
+    if spec.mode != "none":
+        link = Underlay("eth0", 1, spec.underlay_mtu, underlay, lease.public_ip, lease.public_ipv6)
+        size = Node(spec.mode, lease, link, ranges, settings.mtu).overlay_mtu
+    if lease.ipv6_subnet is not None and size < mtu.MINIMUM[6]:
+        raise LabError(f"underlay_mtu: {spec.underlay_mtu} leaves {size} for containers; IPv6 needs {mtu.MINIMUM[6]}")
+    return HostPlan(
+        name=name,
+        namespace=spec.namespace(name),
+        underlay=underlay,
+        bridge=tuple(_member(subnet, 1) for subnet in lease.subnets),
+        lease=lease,
+        overlay_mtu=size,
+        containers=tuple(
+            ContainerPlan(
+                name=f"{name}c{index}",
+                namespace=spec.namespace(f"{name}c{index}"),
+                addresses=tuple(_member(subnet, index + 1) for subnet in lease.subnets),
+                gateways=tuple(_member(subnet, 1).ip for subnet in lease.subnets),
+            )
+            for index in range(1, spec.containers + 1)
+        ),
+    )
+
+
+def _member(subnet: Network, offset: int) -> Interface:
+    return ip_interface(f"{subnet[offset]}/{subnet.prefixlen}")
+
+
+def _as_text(raw: Any) -> Any:
+    """The values as the YAML file will spell them, which is how the configuration reads them."""
+    if isinstance(raw, Mapping):
+        return {key: _as_text(value) for key, value in raw.items()}
+    if isinstance(raw, list | tuple):
+        return [_as_text(value) for value in raw]
+    return str(raw).lower() if isinstance(raw, bool) else "" if raw is None else str(raw)

@@ -1,0 +1,103 @@
+"""Builds the namespaces, cables and bridges of a plan, with the `ip` commands that a person would type.
+
+ 1. all namespaces, in one batch
+ 2. kernel settings, before any interface exists that would inherit the old ones
+ 3. the switch, if there is one; its cables reach into the hosts
+ 4. host by host: underlay, bridge, one veth for each container
+ 5. container by container: address and default route
+Nothing is created in the machine's own namespace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from overlayd.lab.namespace import Echo, Namespace, ip_batch
+from overlayd.lab.spec import ContainerPlan, HostPlan, LabSpec
+from overlayd.wire.mac import derive_mac
+
+_SYSCTLS = {
+    # A namespace inherits the machine's IPv4 settings; a lab must not depend on them.
+    "net/ipv4/ip_forward": 0,  # for the daemon to turn on
+    "net/ipv4/conf/all/rp_filter": 0,
+    "net/ipv4/conf/default/rp_filter": 2,  # loose, as systemd sets it on a usual Debian host
+    "net/ipv6/conf/all/disable_ipv6": 0,
+    "net/ipv6/conf/default/disable_ipv6": 0,
+    # No duplicate address detection: link-local addresses work at once, as `nodad` does for ours.
+    "net/ipv6/conf/all/accept_dad": 0,
+    "net/ipv6/conf/default/accept_dad": 0,
+}
+_NO_OFFLOADS = ("tso", "off", "gso", "off", "gro", "off")
+
+
+def build(spec: LabSpec, hosts: Sequence[HostPlan], echo: Echo) -> None:
+    """Create it all. Raises LabError at the first command that fails, and leaves to the caller what exists by then."""
+    switch = Namespace("switch", spec.namespace("switch"), echo)
+    parts = [Namespace(host.name, host.namespace, echo) for host in hosts]
+    inner = [Namespace(one.name, one.namespace, echo) for host in hosts for one in host.containers]
+    everything = [*parts, *inner, *([] if has_cable(spec) else [switch])]
+    ip_batch([f"netns add {one.namespace}" for one in everything], echo=echo)
+    for one in everything:
+        one.sysctl(_SYSCTLS)
+    if has_cable(spec):
+        parts[0].ip(f"link add eth0 type veth peer name eth0 netns {hosts[1].namespace}")
+    else:
+        switch.ip(*_switch(spec, hosts))
+        _offloads(spec, switch, *(host.name for host in hosts))
+    containers = iter(inner)
+    for part, host in zip(parts, hosts, strict=True):
+        part.ip(*_host(spec, host))
+        _offloads(spec, part, "eth0", *(f"c{index}" for index, _ in enumerate(host.containers, 1)))
+        for planned in host.containers:
+            container = next(containers)
+            container.ip(*_container(host, planned))
+            _offloads(spec, container, "eth0")
+
+
+def has_cable(spec: LabSpec) -> bool:
+    """Whether the hosts are joined by one veth; otherwise a namespace with a bridge is their switch."""
+    return spec.hosts == 2
+
+
+def _switch(spec: LabSpec, hosts: Sequence[HostPlan]) -> Iterator[str]:
+    yield "link set lo up"
+    yield f"link add br0 mtu {spec.underlay_mtu} type bridge stp_state 0 forward_delay 0"
+    yield "link set br0 up"
+    for host in hosts:
+        yield f"link add {host.name} type veth peer name eth0 netns {host.namespace}"
+        yield f"link set {host.name} mtu {spec.underlay_mtu} master br0 up"
+
+
+def _host(spec: LabSpec, host: HostPlan) -> Iterator[str]:
+    yield "link set lo up"
+    yield f"link set eth0 mtu {spec.underlay_mtu} up"
+    for address in host.underlay:
+        yield _address(f"{address}", "eth0")
+    # A bridge with no MAC of its own takes the lowest of its ports', and changes it when one comes or goes.
+    mac = derive_mac(f"{host.namespace} br0")
+    yield f"link add br0 address {mac} type bridge stp_state 0 forward_delay 0"
+    for index, container in enumerate(host.containers, 1):
+        yield f"link add c{index} type veth peer name eth0 netns {container.namespace}"
+        yield f"link set c{index} mtu {host.overlay_mtu} master br0 up"
+    yield f"link set br0 mtu {host.overlay_mtu} up"
+    for address in host.bridge:
+        yield _address(f"{address}", "br0")
+
+
+def _container(host: HostPlan, container: ContainerPlan) -> Iterator[str]:
+    yield "link set lo up"
+    yield f"link set eth0 mtu {host.overlay_mtu} up"
+    for address in container.addresses:
+        yield _address(f"{address}", "eth0")
+    for gateway in container.gateways:
+        yield f"route add default via {gateway}"
+
+
+def _address(interface: str, device: str) -> str:
+    return f"addr add {interface} dev {device}{' nodad' if ':' in interface else ''}"
+
+
+def _offloads(spec: LabSpec, part: Namespace, *devices: str) -> None:
+    if not spec.offloads:
+        for device in devices:
+            part.run("ethtool", "-K", device, *_NO_OFFLOADS)

@@ -1,0 +1,60 @@
+"""Files: read with a bound, written atomically; and the kernel's switches under /proc/sys."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from overlayd.system.errors import HostError
+
+_LIMIT = 64 * 1024 * 1024  # bytes; a table of 100,000 leases is 10 MB
+
+
+def read_text(path: Path) -> str:
+    """The file's text. Raises HostError with the remedy when it cannot be read or is absurdly large."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LIMIT + 1)
+        if len(data) > _LIMIT:
+            raise HostError(f"{path}: larger than {_LIMIT >> 20} MiB; is it the right file?")
+        return data.decode()
+    except UnicodeDecodeError:
+        raise HostError(f"{path}: is not UTF-8 text; is it the right file?") from None
+    except OSError as error:
+        raise HostError(f"{path}: {error.strerror}; check the path and its permissions") from None
+
+
+def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
+    """Replace the file as a whole: a reader sees the old text or the new one. Raises HostError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w") as file:
+                file.write(text)
+            Path(name).chmod(mode)
+            Path(name).replace(path)
+        except OSError:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise HostError(f"{path}: {error.strerror}; check the directory and its permissions") from None
+
+
+def read_sysctl(name: str) -> str | None:
+    """The value of net.ipv4.ip_forward and the like (with slashes: net/ipv4/ip_forward); None where there is none."""
+    try:
+        return Path("/proc/sys", name).read_text().strip()
+    except OSError:
+        return None
+
+
+def write_sysctl(name: str, value: str) -> None:
+    """Set a kernel switch. Raises HostError."""
+    try:
+        Path("/proc/sys", name).write_text(value)
+    except OSError as error:
+        raise HostError(
+            f"{name.replace('/', '.')} = {value}: {error.strerror}; set it with sysctl -w as root"
+        ) from None

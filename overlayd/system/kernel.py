@@ -1,0 +1,88 @@
+"""The kernel as a set of objects: read what is overlayd's, apply operations in order, a kind at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from overlayd.core.diff import Operation
+from overlayd.core.firewall import ForeignChain
+from overlayd.core.state import Address, KernelState, Link, Ruleset, SetElement, state_of
+from overlayd.system import nft
+from overlayd.system.errors import HostError
+from overlayd.system.netlink import Netlink
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An operation that the kernel refused."""
+
+    operation: Operation
+    reason: str
+
+    @property
+    def fatal(self) -> bool:
+        """Whether nothing can work without it: a device, or the rules that guard it."""
+        return isinstance(self.operation.object, Link | Ruleset) and self.operation.verb != "delete"
+
+    def __str__(self) -> str:
+        return f"{self.operation}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is there."""
+
+    state: KernelState
+    """Every object that is overlayd's."""
+    dropping: tuple[ForeignChain, ...]
+    """Forward chains of other firewalls whose policy is drop."""
+
+
+class Kernel:
+    """Reads and writes the objects of `core.state`. Writers are served one at a time."""
+
+    def __init__(self, netlink: Netlink) -> None:
+        self.netlink = netlink
+        self.lock = asyncio.Lock()
+        """Held by whoever reads, compares and applies, so that no other comparison works on stale state."""
+
+    async def read(self) -> Reading:
+        """Every object of overlayd's in this network namespace. Raises HostError."""
+        state = await self.netlink.read()
+        if not nft.available():
+            return Reading(state, ())
+        rules, dropping = await nft.read()
+        return Reading({**state, **state_of(rules)}, tuple(dropping))
+
+    async def apply(self, operations: Sequence[Operation]) -> list[Failure]:
+        """Do the operations in order. Gives back those refused; what does not depend on them is done."""
+        failures: list[Failure] = []
+        for family, group in groupby(operations, lambda step: _family(step)):
+            steps = list(group)
+            if family is Link:
+                failures += [failure for step in steps for failure in await self._one(step)]
+            elif family is Ruleset:
+                try:
+                    await nft.apply(steps)
+                except HostError as error:
+                    failures += [Failure(step, str(error)) for step in steps]
+            else:
+                failures += [Failure(step, reason) for step, reason in await self.netlink.batch(steps)]
+        return failures
+
+    async def _one(self, step: Operation) -> list[Failure]:
+        try:
+            await self.netlink.one(step)
+        except HostError as error:
+            return [Failure(step, str(error))]
+        return []
+
+
+def _family(step: Operation) -> type:
+    """Which way an operation goes to the kernel: one by one, in an nft transaction, or in netlink batches."""
+    if isinstance(step.object, Link | Address):
+        return Link
+    return Ruleset if isinstance(step.object, Ruleset | SetElement) else Operation

@@ -1,0 +1,143 @@
+"""nftables through `nft -j`: one process, one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Sequence
+from ipaddress import ip_address
+from typing import Any
+
+from overlayd.core.diff import Operation
+from overlayd.core.firewall import COMMENT, TABLE, ForeignChain
+from overlayd.core.state import KernelObject, Ruleset, SetElement
+from overlayd.system.errors import HostError
+
+_TIMEOUT = 30  # seconds; nft answers in milliseconds, or waits for a lock that nobody gives back
+
+Json = dict[str, Any]
+
+
+def available() -> bool:
+    """Whether there is an nft to run."""
+    return shutil.which("nft") is not None
+
+
+async def _nft(*arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
+    if not available():
+        raise HostError("nft: not found; install nftables (apt install nftables)")
+    process = await asyncio.create_subprocess_exec(
+        "nft",
+        *arguments,
+        stdin=asyncio.subprocess.PIPE if stdin is not None else asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(_TIMEOUT):
+            out, err = await process.communicate(stdin.encode() if stdin is not None else None)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise HostError(f"nft {' '.join(arguments)}: no answer in {_TIMEOUT} s") from None
+    return process.returncode or 0, out.decode(errors="replace"), err.decode(errors="replace")
+
+
+async def _list(*what: str) -> list[Json]:
+    """The objects of a listing; empty where there is none."""
+    status, out, err = await _nft("-j", "list", *what)
+    if status:
+        if "No such file" in err:
+            return []
+        raise HostError(f"nft list {' '.join(what)}: {err.strip().splitlines()[0] if err.strip() else status}")
+    listing: list[Json] = json.loads(out or "{}").get("nftables", [])
+    return listing
+
+
+def _ours(item: Json) -> bool:
+    return str(item.get("rule", {}).get("comment", "")).startswith(COMMENT)
+
+
+async def read() -> tuple[list[KernelObject], list[ForeignChain]]:
+    """Our tables, rules and set elements, and the foreign forward chains that drop by policy. Raises HostError."""
+    objects: list[KernelObject] = []
+    dropping: list[ForeignChain] = []
+    for item in await _list("chains"):
+        chain = item.get("chain", {})
+        if chain.get("hook") == "forward" and chain.get("family") in ("ip", "ip6", "inet") and chain["table"] != TABLE:
+            foreign = ForeignChain(chain["family"], chain["table"], chain["name"])
+            if chain.get("policy") == "drop" and chain.get("type") == "filter":
+                dropping.append(foreign)
+            rules = await _list("chain", foreign.family, foreign.table, foreign.chain)
+            comments = tuple(rule["rule"]["comment"] for rule in rules if _ours(rule))
+            if comments:
+                objects.append(Ruleset(foreign.family, foreign.table, foreign.chain, comments))
+    return [*objects, *await _read_own()], dropping
+
+
+async def _read_own() -> list[KernelObject]:
+    listing = await _list("table", "inet", TABLE)
+    if not listing:
+        return []
+    objects: list[KernelObject] = []
+    comments = []
+    for item in listing:
+        if "rule" in item:
+            # A rule that is not ours in our table counts too, so that it is noticed and goes.
+            comments.append(f"{item['rule']['chain']}: {item['rule'].get('comment', 'no comment')}")
+        elif "set" in item:
+            objects += [
+                SetElement(TABLE, item["set"]["name"], ip_address(element))
+                for element in item["set"].get("elem", [])
+                if isinstance(element, str)
+            ]
+    return [Ruleset("inet", TABLE, None, tuple(comments)), *objects]
+
+
+async def counters() -> dict[str, int]:
+    """Packets counted by each dropping rule of our own table, by the rule's text."""
+    counts: dict[str, int] = {}
+    for item in await _list("table", "inet", TABLE):
+        rule = item.get("rule", {})
+        expressions = rule.get("expr", [])
+        if _ours(item) and any("drop" in expression for expression in expressions):
+            text = rule["comment"].removeprefix(COMMENT).rsplit(" #", 1)[0]
+            counts[text] = sum(
+                expression["counter"]["packets"] for expression in expressions if "counter" in expression
+            )
+    return counts
+
+
+async def apply(operations: Sequence[Operation]) -> None:
+    """Do operations on rules and elements in one transaction. Raises HostError, and then nothing was done."""
+    commands: list[Json] = []
+    elements: dict[tuple[str, str], list[str]] = {}
+    for step in operations:
+        thing = step.object
+        if isinstance(thing, SetElement):
+            verb = "delete" if step.verb == "delete" else "add"
+            elements.setdefault((verb, thing.set), []).append(str(thing.address))
+        elif isinstance(thing, Ruleset):
+            if thing.chain is not None and step.verb != "add":
+                commands += await _delete_from_foreign(thing)
+            elif step.verb == "delete":
+                commands.append({"delete": {"table": {"family": thing.family, "name": thing.table}}})
+            if step.verb != "delete":
+                commands += json.loads(thing.definition)
+    for (verb, name), addresses in elements.items():
+        element = {"family": "inet", "table": TABLE, "name": name, "elem": addresses}
+        commands.append({verb: {"element": element}})
+    if not commands:
+        return
+    status, _, err = await _nft("-j", "-f", "-", stdin=json.dumps({"nftables": commands}))
+    if status:
+        lines = [line for line in err.splitlines() if line.strip()]
+        raise HostError(f"nft refused our rules: {lines[0] if lines else f'exit status {status}'}")
+
+
+async def _delete_from_foreign(ruleset: Ruleset) -> list[Json]:
+    assert ruleset.chain is not None
+    where = {"family": ruleset.family, "table": ruleset.table, "chain": ruleset.chain}
+    listing = await _list("chain", ruleset.family, ruleset.table, ruleset.chain)
+    return [{"delete": {"rule": {**where, "handle": item["rule"]["handle"]}}} for item in listing if _ours(item)]

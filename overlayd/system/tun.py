@@ -1,0 +1,102 @@
+"""TUN devices (linux/if_tun.h; Documentation/networking/tuntap.rst).
+
+The device is persistent: it, its address and its routes outlive the daemon, so that a restart is a pause and no more.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from contextlib import suppress
+
+from overlayd.system.errors import HostError
+
+_DEVICE = "/dev/net/tun"
+_TUNSETIFF = 0x400454CA
+_TUNSETPERSIST = 0x400454CB
+_IFF_TUN = 0x0001
+_IFF_NO_PI = 0x1000  # no 4-byte prefix: a read gives the IP packet and nothing else
+_IFREQ = struct.Struct("16sH22x")
+
+
+class Tun:
+    """An attached TUN: `fileno()` is non-blocking, one read or write is one IP packet. Close it to detach."""
+
+    def __init__(self, name: str) -> None:
+        """Attach to the device, making it where there is none. Raises HostError."""
+        self.name = name
+        try:
+            self._holder, self._fd = _open(name)
+        except OSError as error:
+            raise HostError(_explain(name, error)) from None
+        os.set_blocking(self._fd, False)
+
+    def fileno(self) -> int:
+        """The file descriptor, for the event loop and the engine."""
+        return self._fd
+
+    def persist(self, on: bool) -> None:
+        """Whether the device stays when nobody is attached."""
+        fcntl.ioctl(self._fd, _TUNSETPERSIST, int(on))
+
+    def close(self) -> None:
+        """Detach. Safe to call twice."""
+        if self._fd < 0:
+            return
+        if self._holder is not None:
+            with suppress(OSError):
+                self._holder.close()
+        else:
+            os.close(self._fd)
+        self._fd = -1
+
+
+def create(name: str) -> None:
+    """Make a persistent TUN that nobody is attached to. Raises HostError."""
+    tun = Tun(name)
+    tun.persist(True)
+    tun.close()
+
+
+class _Holder:
+    """What python-pytun gives us, as far as we use it."""
+
+    def close(self) -> None: ...
+
+    def fileno(self) -> int:
+        return -1
+
+
+def _open(name: str) -> tuple[_Holder | None, int]:
+    try:
+        import pytun
+    except ImportError:  # no wheel for this machine
+        fd = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(fd, _TUNSETIFF, _IFREQ.pack(name.encode(), _IFF_TUN | _IFF_NO_PI))
+        except OSError:
+            os.close(fd)
+            raise
+        return None, fd
+    try:
+        device = pytun.TunTapDevice(name=name, flags=pytun.IFF_TUN | pytun.IFF_NO_PI)
+    except pytun.Error as error:  # an OSError of its own making: errno and text are its two arguments
+        number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
+        raise OSError(number, str(error)) from None
+    os.set_inheritable(device.fileno(), False)
+    return device, device.fileno()
+
+
+def _explain(name: str, error: OSError) -> str:
+    hints = {
+        errno.EPERM: "overlayd needs CAP_NET_ADMIN (run it as root or from its unit)",
+        errno.EACCES: f"no access to {_DEVICE}; on Debian it is mode 0666",
+        errno.ENOENT: f"there is no {_DEVICE}: load the tun module (modprobe tun), or let the container have it",
+        errno.ENODEV: f"there is no driver behind {_DEVICE}: load the tun module (modprobe tun)",
+        errno.EBUSY: "another process is attached to it: is another overlayd running?",
+        errno.EINVAL: "a device of that name and another kind exists; remove it",
+    }
+    hint = hints.get(error.errno or 0, "see the kernel's message")
+    return f"TUN {name}: {os.strerror(error.errno or 0)}; {hint}"

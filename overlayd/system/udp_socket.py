@@ -1,0 +1,45 @@
+"""The UDP socket on the underlay (udp(7), ip(7), ipv6(7))."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from contextlib import suppress
+
+from overlayd.core.address import Address
+from overlayd.system.errors import HostError
+
+_BUFFER = 16 * 1024 * 1024  # bytes each way: a full burst of TCP from several peers fits
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # beyond net.core.[rw]mem_max; they take CAP_NET_ADMIN
+_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DO = 10, 23, 2
+
+
+def open_udp_socket(local: Address, port: int) -> socket.socket:
+    """A non-blocking socket bound to `local` and `port`. Raises HostError.
+
+    The outer packet carries DF, on purpose: a path too narrow then shows as EMSGSIZE, which becomes an ICMP error for
+    the container, where fragments would cost every packet and be lost behind many a firewall.
+    """
+    ipv4 = local.version == 4
+    sock = socket.socket(socket.AF_INET if ipv4 else socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        if ipv4:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DO)
+        else:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DO)
+        for option in (_SO_SNDBUFFORCE, _SO_RCVBUFFORCE):
+            with suppress(PermissionError):
+                sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
+        sock.bind((str(local), port))
+    except OSError as error:
+        sock.close()
+        hints = {
+            errno.EADDRINUSE: f"another program has the port (see ss -lunp 'sport = {port}')",
+            errno.EADDRNOTAVAIL: "no interface has that address",
+            errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE",
+        }
+        hint = hints.get(error.errno or 0, "see the kernel's message")
+        raise HostError(f"UDP {local} port {port}: {os.strerror(error.errno or 0)}; {hint}") from None
+    return sock
