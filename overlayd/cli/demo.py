@@ -210,13 +210,13 @@ def _show(setup: Mapping[str, Any], results: Sequence[Result]) -> None:
                 1,
             ),
         )
-    console.width = max(console.width, console.measure(table).maximum)
+    console.width = max(console.width, 80)
     console.print(table)
     for result in results:
         if result.error:
             console.print(f"{result.mode} failed: {result.error}", style="bold red", markup=False, soft_wrap=True)
     console.print(
-        f"Median (minimum-maximum) of {setup['rounds']} interleaved rounds; 0.5x is half of {BASELINE}'s. Two hosts in"
+        f"Median, and below it minimum-maximum, of {setup['rounds']} interleaved rounds; 0.5x is half of {BASELINE}'s. Two hosts in"
         f" namespaces of one machine share its {setup['cores']} cores: compare the modes, not with a network card.\n"
         f"Linux {setup['kernel']} {setup['machine']}, {setup['cores']} cores, Python {setup['python']},"
         f" {setup['congestion_control']}, offloads {setup['offloads']}, underlay MTU {setup['underlay_mtu']}.",
@@ -233,9 +233,10 @@ def _show(setup: Mapping[str, Any], results: Sequence[Result]) -> None:
 
 
 def cell(values: Sequence[float], base: Sequence[float], digits: int) -> str:
-    """A median with its minimum and maximum, and its ratio to the median of `base` where there is one."""
+    """Two lines: the median, with its ratio to the median of `base` where there is one; minimum and maximum."""
     if not values:
         return "-"
     median = statistics.median(values)
-    text = f"{median:.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
-    return f"{text} {median / statistics.median(base):.2f}x" if base and statistics.median(base) else text
+    ratio = f" {median / statistics.median(base):5.2f}x" if base and statistics.median(base) else ""
+    span = f"{min(values):.{digits}f}-{max(values):.{digits}f}"
+    return f"{median:.{digits}f}{ratio}\n[dim]{span}[/]"

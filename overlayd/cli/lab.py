@@ -13,6 +13,7 @@ from typing import Any
 import rich.box
 import yaml
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from overlayd.lab import Host, Lab, LabError, LabSpec, merged, reap
@@ -212,7 +213,8 @@ def _status(arguments: argparse.Namespace) -> int:
             f"{traffic['tx_packets']}/{traffic['rx_packets']}" if traffic else "-",
         )
     console = Console()
-    console.width = max(console.width, console.measure(table).maximum)  # better cut by the terminal than by us
+    wanted = Measurement.get(console, console.options.update(max_width=200), table).maximum
+    console.width = max(console.width, wanted)  # better cut by the terminal than by us
     console.print(table)
     for row in rows:
         for problem in row["status"].get("problems", ()):

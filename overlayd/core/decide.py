@@ -116,11 +116,11 @@ class ForwardingTable:
         self.peers = {send.peer.host: send.peer for send in self.routes}
 
 
-def decide_outbound(packet: bytes, table: ForwardingTable) -> Verdict:
+def decide_outbound(packet: bytes, table: ForwardingTable) -> Send | Drop | Reply:
     """The verdict on a packet that containers or the host sent into the TUN: Send, Reply or Drop."""
     header = ip.parse(packet)
-    if header.__class__ is not ip.Header:
-        return _MALFORMED[header]  # type: ignore[index]
+    if isinstance(header, ip.Malformed):
+        return _MALFORMED[header]
     version, source, destination = header[:3]
     if table.own.lookup(version, source) is None:
         return DROP[DropReason.SOURCE_NOT_OWN]
@@ -134,13 +134,13 @@ def decide_outbound(packet: bytes, table: ForwardingTable) -> Verdict:
     return send
 
 
-def decide_inbound(packet: bytes, outer_source: str, table: ForwardingTable) -> Verdict:
+def decide_inbound(packet: bytes, outer_source: str, table: ForwardingTable) -> Deliver | Drop | Reply:
     """The verdict on a datagram's payload that came from `outer_source`: Deliver, Reply or Drop."""
     if outer_source not in table.peers:
         return DROP[DropReason.STRANGER]
     header = ip.parse(packet)
-    if header.__class__ is not ip.Header:
-        return _MALFORMED[header]  # type: ignore[index]
+    if isinstance(header, ip.Malformed):
+        return _MALFORMED[header]
     version, source, destination = header[:3]
     holder = table.routes.lookup(version, source)
     if holder is None or holder.peer.host != outer_source:
@@ -152,17 +152,17 @@ def decide_inbound(packet: bytes, outer_source: str, table: ForwardingTable) -> 
     return DELIVER
 
 
-def too_big_for(packet: bytes, mtu: int, table: ForwardingTable) -> Verdict:
+def too_big_for(packet: bytes, mtu: int, table: ForwardingTable) -> Drop | Reply:
     """The verdict on an outbound packet that the underlay refused as too large: its path takes only `mtu` bytes."""
     header = ip.parse(packet)
-    if not isinstance(header, ip.Header):
+    if isinstance(header, ip.Malformed):
         return _MALFORMED[header]
     return _answer(DropReason.TOO_LONG, packet, header, table, mtu)
 
 
 def _answer(
     reason: DropReason, packet: bytes, header: ip.Header, table: ForwardingTable, mtu: int | None = None
-) -> Verdict:
+) -> Drop | Reply:
     """Reply with the ICMP error for `reason`, from this host's own overlay address, where the RFCs allow one."""
     router = table.routers.get(header.version)
     if router is None or not icmp.may_answer(packet, header):

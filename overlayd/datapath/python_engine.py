@@ -31,7 +31,7 @@ from overlayd.core.mtu import overhead
 from overlayd.datapath.engine import TUN_GONE, Counters, Traffic
 
 _BURST = 64
-"""Packets in one wake-up: enough to spread the loop's own cost, few enough to keep the other direction waiting briefly."""
+"""Packets in one wake-up: enough to spread the loop's own cost, few enough that the other direction hardly waits."""
 _PACKET_MAX = 65536  # more than any IP packet, so that no read ever truncates one
 _ICMP_RATE, _ICMP_BURST = 100, 50  # errors a second; the kernel's own limit is of the same kind (icmp_msgs_per_sec)
 
@@ -81,8 +81,8 @@ class PythonEngine:
                     continue
                 return TUN_GONE
             verdict = decide_outbound(packet, self._table)
-            if verdict.__class__ is Send:
-                self._send(packet, verdict.peer)  # type: ignore[union-attr]
+            if isinstance(verdict, Send):
+                self._send(packet, verdict.peer)
             else:
                 self._not_sent(packet, verdict)
         return _BURST
@@ -109,7 +109,7 @@ class PythonEngine:
             self._count(self._counters.tx_drops, DropReason.SEND_ERROR)
             return
         mtu = self._path_mtu(peer) - overhead("udp", peer.carrier)
-        self._not_sent(packet, too_big_for(packet, mtu, self._table))  # type: ignore[arg-type]
+        self._not_sent(packet, too_big_for(packet, mtu, self._table))
 
     def _path_mtu(self, peer: Peer) -> int:
         """What the kernel has learnt about the path (ip(7), IP_MTU on a connected socket); a rare question."""
@@ -124,9 +124,9 @@ class PythonEngine:
 
     def _not_sent(self, packet: bytes, verdict: Drop | Reply) -> None:
         self._count(self._counters.tx_drops, verdict.reason)
-        if verdict.__class__ is Reply and self._may_answer():
+        if isinstance(verdict, Reply) and self._may_answer():
             try:
-                os.write(self._tun, verdict.packet)  # type: ignore[union-attr]
+                os.write(self._tun, verdict.packet)
             except OSError:
                 self._count(self._counters.rx_drops, DropReason.TUN_ERROR)
 
@@ -142,10 +142,10 @@ class PythonEngine:
             except OSError:  # an ICMP error about an earlier send; nothing was received
                 continue
             verdict = decide_inbound(packet, sender[0], self._table)
-            if verdict.__class__ is Deliver:
+            if isinstance(verdict, Deliver):
                 self._deliver(packet, sender[0])
             else:
-                self._not_delivered(verdict, carrier, sender)  # type: ignore[arg-type]
+                self._not_delivered(verdict, carrier, sender)
         return _BURST
 
     def _deliver(self, packet: bytes, host: str) -> None:
@@ -163,9 +163,9 @@ class PythonEngine:
 
     def _not_delivered(self, verdict: Drop | Reply, carrier: Family, sender: tuple[str, int]) -> None:
         self._count(self._counters.rx_drops, verdict.reason)
-        if verdict.__class__ is Reply and self._may_answer():
+        if isinstance(verdict, Reply) and self._may_answer():
             try:
-                self._sockets[carrier].sendto(verdict.packet, (sender[0], self._table.peers[sender[0]].port))  # type: ignore[union-attr]
+                self._sockets[carrier].sendto(verdict.packet, (sender[0], self._table.peers[sender[0]].port))
             except OSError:
                 self._count(self._counters.tx_drops, DropReason.SEND_ERROR)
 

@@ -163,9 +163,7 @@ def _host(spec: LabSpec, settings: Settings, number: int) -> HostPlan:
     subnets: dict[int, Network] = {}
     for one in ranges:
         if one.count < spec.hosts:
-            raise LabError(
-                f"hosts: {spec.hosts} do not fit, {one.network} has {one.count} subnets; use a larger network"
-            )
+            raise LabError(f"hosts: {spec.hosts} do not fit: {one.network} has {one.count} subnets; use fewer")
         subnet = one[number - 1]
         if subnet.num_addresses < spec.containers + 3:
             raise LabError(f"containers: {spec.containers} do not fit into {subnet}; use a shorter subnet_len")

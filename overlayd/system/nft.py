@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from ipaddress import ip_address
@@ -24,19 +25,20 @@ def available() -> bool:
     return shutil.which("nft") is not None
 
 
-async def _nft(*arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
+async def _nft(*arguments: str, script: str | None = None) -> tuple[int, str, str]:
+    """Run nft; its exit status, output and error output. Raises HostError when it cannot be run or does not answer."""
     if not available():
         raise HostError("nft: not found; install nftables (apt install nftables)")
-    process = await asyncio.create_subprocess_exec(
-        "nft",
-        *arguments,
-        stdin=asyncio.subprocess.PIPE if stdin is not None else asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    # nft opens /dev/stdin by name, which fails on the socket that uvloop makes of a pipe: give it a file in memory.
+    with os.fdopen(os.memfd_create("nft"), "wb+") as stdin:
+        stdin.write((script or "").encode())
+        stdin.flush()
+        process = await asyncio.create_subprocess_exec(
+            "nft", *arguments, stdin=stdin, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
     try:
         async with asyncio.timeout(_TIMEOUT):
-            out, err = await process.communicate(stdin.encode() if stdin is not None else None)
+            out, err = await process.communicate()
     except TimeoutError:
         process.kill()
         await process.wait()
@@ -130,7 +132,7 @@ async def apply(operations: Sequence[Operation]) -> None:
         commands.append({verb: {"element": element}})
     if not commands:
         return
-    status, _, err = await _nft("-j", "-f", "-", stdin=json.dumps({"nftables": commands}))
+    status, _, err = await _nft("-j", "-f", "-", script=json.dumps({"nftables": commands}))
     if status:
         lines = [line for line in err.splitlines() if line.strip()]
         raise HostError(f"nft refused our rules: {lines[0] if lines else f'exit status {status}'}")
