@@ -59,7 +59,9 @@ def add_parser(subparsers: Any) -> None:
         help="the three modes side by side on this machine, in about a minute",
         description="Builds a lab for each mode and measures ping, TCP throughput and TCP request/response in turn.",
     )
-    parser.add_argument("--seconds", type=float, default=2.0, metavar="N", help="of each TCP measurement (default: 2)")
+    parser.add_argument(
+        "--seconds", type=float, default=2.0, metavar="N", help="of each TCP measurement; iperf3 rounds it (default: 2)"
+    )
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="default: 3")
     parser.add_argument("--offloads", choices=("on", "off"), default="on", help="TSO, GSO and GRO (default: on)")
     parser.add_argument("--json", action="store_true", help="print the results only, for programs")
@@ -216,8 +218,9 @@ def _show(setup: Mapping[str, Any], results: Sequence[Result]) -> None:
         if result.error:
             console.print(f"{result.mode} failed: {result.error}", style="bold red", markup=False, soft_wrap=True)
     console.print(
-        f"Median, and below it minimum-maximum, of {setup['rounds']} interleaved rounds; 0.5x is half of {BASELINE}'s. Two hosts in"
-        f" namespaces of one machine share its {setup['cores']} cores: compare the modes, not with a network card.\n"
+        f"Median, and below it minimum-maximum, of {setup['rounds']} interleaved rounds; 0.5x is half of {BASELINE}'s."
+        f" Two hosts in namespaces of one machine share its {setup['cores']} cores: compare the modes with each other,"
+        " not with a network card.\n"
         f"Linux {setup['kernel']} {setup['machine']}, {setup['cores']} cores, Python {setup['python']},"
         f" {setup['congestion_control']}, offloads {setup['offloads']}, underlay MTU {setup['underlay_mtu']}.",
         style="dim",

@@ -119,10 +119,12 @@ def throughput(
 ) -> Throughput:
     """iperf3 from client to server at `address`: TCP with cubic, one stream; `extra` are options of the client's.
 
+    iperf3 knows whole seconds only, and 0 is for ever: `seconds` is rounded, to 1 at least.
+
     Raises LabError when it fails.
     """
     need_tools("iperf3")
-    argv = ["iperf3", "-c", str(address), "-p", str(IPERF3_PORT), "-t", f"{seconds:g}", "-J", *extra]
+    argv = ["iperf3", "-c", str(address), "-p", str(IPERF3_PORT), "-t", str(max(1, round(seconds))), "-J", *extra]
     # BBR, the default of some machines, paces and probes: figures then say more about it than about the network.
     if "-u" not in extra and "-C" not in extra and "cubic" in congestion_controls(client):
         argv += ["-C", "cubic"]

@@ -1,0 +1,118 @@
+"""`overlayctl`: what an operator asks of a running daemon, and the lab and the demo."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from overlayd import __version__
+from overlayd.cli import demo, lab, render
+from overlayd.control.client import ControlError, ask
+from overlayd.core.config import Settings
+from overlayd.core.subnet_env import docker_options
+from overlayd.lab.spec import LabError
+from overlayd.system.errors import HostError
+from overlayd.system.files import read_text
+
+_SOCKET = Settings.model_fields["control_socket"].default
+_SUBNET_FILE = Settings.model_fields["subnet_file"].default
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status: 0, or 1 with one line that says what is wrong."""
+    given = _parser().parse_args(arguments)
+    try:
+        status = given.run(given)
+    except (ControlError, HostError, LabError, ValueError) as error:
+        print(f"overlayctl: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `overlayctl leases | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    assert isinstance(status, int)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="overlayctl",
+        description="Ask a running overlayd, build a lab of hosts on this machine, or see the demo.",
+        epilog="exit status: 0 well, 1 not, 2 wrong usage",
+    )
+    parser.add_argument("--version", action="version", version=f"overlayctl {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    status = commands.add_parser("status", help="mode, lease, peers and counters of the daemon on this host")
+    _asking(status)
+    status.set_defaults(run=_status)
+
+    leases = commands.add_parser("leases", help="every lease that the daemon knows")
+    _asking(leases)
+    leases.set_defaults(run=_leases)
+
+    reload = commands.add_parser("reload", help="have the daemon read its configuration again")
+    _asking(reload, with_json=False)
+    reload.set_defaults(run=_reload)
+
+    docker = commands.add_parser("docker-opts", help="print the options for dockerd that this host's lease calls for")
+    docker.add_argument("--subnet-file", type=Path, default=Path(_SUBNET_FILE), help="default: %(default)s")
+    docker.set_defaults(run=_docker_opts)
+
+    lab.add_parser(commands)
+    demo.add_parser(commands)
+    return parser
+
+
+def _asking(parser: argparse.ArgumentParser, *, with_json: bool = True) -> None:
+    socket = os.environ.get("OVERLAYD_CONTROL_SOCKET", _SOCKET)
+    parser.add_argument("--socket", type=Path, default=Path(socket), help="the daemon's control socket (%(default)s)")
+    if with_json:
+        parser.add_argument("--json", action="store_true", help="for machines")
+
+
+def _status(given: argparse.Namespace) -> int:
+    state = ask(given.socket, "/v1/status")
+    if given.json:
+        print(json.dumps(state, indent=2))
+    else:
+        Console().print(render.status(state))
+    return 0
+
+
+def _leases(given: argparse.Namespace) -> int:
+    state = ask(given.socket, "/v1/status")
+    rows = [{**state["lease"], "problem": None, "own": True}, *({**peer, "own": False} for peer in state["peers"])]
+    if given.json:
+        print(json.dumps([{key: value for key, value in row.items() if key != "traffic"} for row in rows], indent=2))
+    else:
+        Console().print(render.leases(rows))
+    return 0
+
+
+def _reload(given: argparse.Namespace) -> int:
+    error = ask(given.socket, "/v1/reload", "POST")["error"]
+    if error:
+        print(f"refused, the old configuration stays:\n{error}", file=sys.stderr)
+        return 1
+    print("reloaded")
+    return 0
+
+
+def _docker_opts(given: argparse.Namespace) -> int:
+    try:
+        print(" ".join(docker_options(read_text(given.subnet_file))))
+    except ValueError as error:
+        raise HostError(f"{given.subnet_file}: {error}; overlayd writes it when it is ready") from None
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

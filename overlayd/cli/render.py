@@ -1,0 +1,103 @@
+"""The daemon's state as people read it: tables and a few colours, from the JSON that machines get."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+Json = Mapping[str, Any]
+
+
+def status(state: Json) -> RenderableType:
+    """`overlayctl status`."""
+    overlay, underlay = state["overlay"], state["underlay"]
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_column(style="bold")
+    facts.add_column(overflow="fold")
+    well = state["state"] == "ready" and not state["problems"]
+    facts.add_row("state", Text(state["state"], style="green" if well else "red"))
+    facts.add_row("mode", state["mode"] + (f", {state['engine']} engine" if state["engine"] else ""))
+    facts.add_row("lease", _lease_text(state["lease"]))
+    facts.add_row("overlay", f"{', '.join(overlay['interfaces']) or 'no device'}, MTU {overlay['mtu']}")
+    facts.add_row("networks", ", ".join(overlay["networks"]))
+    facts.add_row("underlay", f"{underlay['interface']}, MTU {underlay['mtu']}")
+    facts.add_row("registry", state["registry"])
+    facts.add_row("up for", _duration(state["uptime_seconds"]))
+    if state["traffic"] is not None:
+        facts.add_row("traffic", _traffic(state["traffic"]))
+    for direction, title in (("tx", "drops out"), ("rx", "drops in")):
+        drops = state["drops"][direction]
+        if drops:
+            facts.add_row(title, ", ".join(f"{reason} {count}" for reason, count in sorted(drops.items())))
+    if state["repairs"]:
+        facts.add_row("repairs", str(state["repairs"]))
+    if state["reload"]["error"]:
+        facts.add_row("reload", Text(f"refused: {state['reload']['error']}", style="red"))
+    for problem in state["problems"]:
+        facts.add_row("problem", Text(problem, style="red"))
+    return Group(facts, Text(), _peers(state["peers"]))
+
+
+def leases(rows: Sequence[Json]) -> RenderableType:
+    """`overlayctl leases`."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("HOST", "SUBNET", "PUBLIC IP", "VTEP MAC", ""):
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        note = Text("this host", style="green") if row["own"] else Text(row["problem"] or "", style="red")
+        table.add_row(row["name"] or "-", _subnets(row), _publics(row), row["vtep_mac"], note)
+    return table
+
+
+def _peers(peers: Sequence[Json]) -> RenderableType:
+    if not peers:
+        return Text("no peers", style="yellow")
+    counted = any(peer["traffic"] for peer in peers)
+    table = Table(box=None, pad_edge=False)
+    for title in ("PEER", "SUBNET", "PUBLIC IP", *(("TRAFFIC",) if counted else ()), ""):
+        table.add_column(title, overflow="fold")
+    for peer in peers:
+        traffic = (_traffic(peer["traffic"]) if peer["traffic"] else "-",) if counted else ()
+        problem = Text(peer["problem"] or "", style="red")
+        table.add_row(peer["name"] or "-", _subnets(peer), _publics(peer), *traffic, problem)
+    return table
+
+
+def _lease_text(lease: Json) -> str:
+    return f"{_subnets(lease)} at {_publics(lease)}"
+
+
+def _subnets(lease: Json) -> str:
+    return ", ".join(lease[key] for key in ("subnet", "ipv6_subnet") if lease[key])
+
+
+def _publics(lease: Json) -> str:
+    return ", ".join(lease[key] for key in ("public_ip", "public_ipv6") if lease[key])
+
+
+def _traffic(traffic: Json) -> str:
+    return (
+        f"out {traffic['tx_packets']} packets {_bytes(traffic['tx_bytes'])},"
+        f" in {traffic['rx_packets']} packets {_bytes(traffic['rx_bytes'])}"
+    )
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
+    shown = [f"{value} {unit}" for value, unit in parts if value] or ["0 s"]
+    return " ".join(shown[:2])
