@@ -47,8 +47,9 @@ format: $(STAMP) ## put the code into its form
 	$(VENV)/bin/ruff check --fix .
 
 .PHONY: bench
-bench: install ## measure: packet decisions, and netlink with thousands of peers (root)
+bench: install ## measure decisions, sockets, and netlink with thousands of peers (root)
 	$(PYTHON) benchmarks/decide.py
+	$(PYTHON) benchmarks/sockets.py
 	$(PYTHON) benchmarks/netlink.py
 
 .PHONY: clean

@@ -220,9 +220,13 @@ class Host(Namespace):
         return "\n".join(f"  {line}" for line in self.log().splitlines()[-count:]) or f"  (nothing in {self.log_path})"
 
 
-def wait_ready(hosts: Sequence[Host], timeout: float = READY_TIMEOUT) -> None:
-    """Wait until every daemon is ready; raises LabError with the log of one that ended or took too long."""
+def wait_ready(hosts: Sequence[Host], timeout: float | None = None) -> None:
+    """Wait until every daemon is ready; raises LabError with the log of one that ended or took too long.
+
+    The default is READY_TIMEOUT and a second for each host, since they share the machine's cores while they start.
+    """
     waiting = list(hosts)
+    timeout = READY_TIMEOUT + len(waiting) if timeout is None else timeout
     deadline = time.monotonic() + timeout
     while waiting := [host for host in waiting if not host.check_ready()]:
         if time.monotonic() > deadline:

@@ -1,0 +1,35 @@
+"""Interleaved rounds and their summary."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+ROUNDS = 5
+
+
+def interleave(ways: Mapping[str, Callable[[], float]], rounds: int = ROUNDS) -> dict[str, list[float]]:
+    """Run each way once a round, in turn, after one round that does not count."""
+    figures: dict[str, list[float]] = {name: [] for name in ways}
+    for index in range(rounds + 1):
+        for name, way in ways.items():
+            figure = way()
+            if index:
+                figures[name].append(figure)
+    return figures
+
+
+def show(title: str, unit: str, figures: Mapping[str, list[float]], digits: int = 0) -> None:
+    """A table: each way with its median, its spread, and its ratio to the first one, round by round."""
+    table = Table(title=title, title_justify="left")
+    for column in ("", f"median {unit}", "min-max", "ratio"):
+        table.add_column(column, justify="left" if not column else "right")
+    base = next(iter(figures.values()))
+    for name, values in figures.items():
+        ratio = statistics.median(value / one for value, one in zip(values, base, strict=True))
+        spread = f"{min(values):,.{digits}f}-{max(values):,.{digits}f}"
+        table.add_row(name, f"{statistics.median(values):,.{digits}f}", spread, f"{ratio:.2f}")
+    Console().print(table)

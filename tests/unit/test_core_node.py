@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface
+
+import pytest
+
+from overlayd.core.address import Mode
+from overlayd.core.lease import Lease
+from overlayd.core.node import Node, Underlay
+from overlayd.core.subnets import SubnetRange
+
+PUBLIC_V4, PUBLIC_V6 = IPv4Address("192.168.77.1"), IPv6Address("fd77::1")
+SUBNET_V4, SUBNET_V6 = IPv4Network("10.5.1.0/24"), IPv6Network("fd05:0:0:1::/64")
+PEER = Lease(
+    subnet=IPv4Network("10.5.2.0/24"),
+    ipv6_subnet=IPv6Network("fd05:0:0:2::/64"),
+    public_ip=IPv4Address("192.168.77.2"),
+    public_ipv6=IPv6Address("fd77::2"),
+)
+
+
+def node(inner: str = "4", carriers: str = "4", mode: Mode = "udp", mtu: int | None = None) -> Node:
+    """A host with a subnet of each family in `inner` and an underlay address of each in `carriers`."""
+    v4, v6 = "4" in carriers, "6" in carriers
+    addresses = [ip_interface("192.168.77.1/24")] * v4 + [ip_interface("fd77::1/64")] * v6
+    return Node(
+        mode=mode,
+        lease=Lease(subnet=SUBNET_V4 if "4" in inner else None, ipv6_subnet=SUBNET_V6 if "6" in inner else None),
+        underlay=Underlay(
+            name="eth0",
+            index=2,
+            mtu=1500,
+            addresses=tuple(addresses),
+            public_ip=PUBLIC_V4 if v4 else None,
+            public_ipv6=PUBLIC_V6 if v6 else None,
+        ),
+        ranges=(SubnetRange.of(IPv4Network("10.5.0.0/16")),),
+        mtu_override=mtu,
+    )
+
+
+@pytest.mark.parametrize(
+    ("inner", "underlay", "families", "carriers"),
+    [
+        ("4", "4", (4,), (4,)),
+        ("6", "6", (6,), (6,)),
+        ("46", "46", (4, 6), (4, 6)),
+        ("4", "46", (4,), (4,)),
+        ("6", "46", (6,), (6,)),
+        ("4", "6", (4,), (6,)),  # IPv4 carried by IPv6
+        ("6", "4", (6,), (4,)),
+        ("46", "4", (4, 6), (4,)),
+        ("46", "6", (4, 6), (6,)),
+    ],
+)
+def test_carriers(inner: str, underlay: str, families: tuple[int, ...], carriers: tuple[int, ...]) -> None:
+    host = node(inner, underlay)
+    assert (host.families, host.carriers) == (families, carriers)
+
+
+def test_each_family_is_carried_by_itself_where_it_can_be() -> None:
+    dual = node("46", "46")
+    assert (dual.carrier(4), dual.carrier(6)) == (4, 6)
+    assert list(dual.reachable(PEER)) == [(PEER.subnet, PEER.public_ip), (PEER.ipv6_subnet, PEER.public_ipv6)]
+    only_v6 = node("46", "6")
+    assert (only_v6.carrier(4), only_v6.carrier(6)) == (6, 6)
+    assert list(only_v6.reachable(PEER)) == [(PEER.subnet, PEER.public_ipv6), (PEER.ipv6_subnet, PEER.public_ipv6)]
+
+
+@pytest.mark.parametrize(
+    ("mode", "inner", "underlay", "expected"),
+    [
+        ("udp", "4", "4", 1472),
+        ("udp", "4", "6", 1452),
+        ("udp", "46", "46", 1452),  # the narrower of two carriers
+        ("udp", "4", "46", 1472),  # the IPv6 address carries nothing
+        ("vxlan", "4", "4", 1450),
+        ("vxlan", "6", "6", 1430),
+        ("vxlan", "46", "46", 1430),
+        ("host-gw", "46", "46", 1500),
+    ],
+)
+def test_overlay_mtu(mode: Mode, inner: str, underlay: str, expected: int) -> None:
+    assert node(inner, underlay, mode).overlay_mtu == expected
+
+
+def test_configured_mtu_goes_before_the_computed_one() -> None:
+    assert node(mtu=1300).overlay_mtu == 1300
+
+
+def test_on_link() -> None:
+    underlay = node(carriers="46").underlay
+    assert underlay.on_link(ip_address("192.168.77.200"))
+    assert underlay.on_link(ip_address("fd77::dead"))
+    assert not underlay.on_link(ip_address("192.168.78.1"))
+    assert not underlay.on_link(ip_address("fd78::1"))
+    assert not node(carriers="4").underlay.on_link(ip_address("fd77::2"))
+
+
+# --- problems ---------------------------------------------------------------------------------------------------------
+
+V4_ONLY = Lease(subnet=PEER.subnet, public_ip=PEER.public_ip)
+V6_CARRIED = Lease(subnet=PEER.subnet, public_ipv6=PEER.public_ipv6)
+FAR = Lease(subnet=PEER.subnet, public_ip=IPv4Address("172.16.0.2"))
+
+
+@pytest.mark.parametrize(
+    ("host", "peer"),
+    [
+        (node("46", "46"), PEER),
+        (node("46", "46"), V4_ONLY),  # no IPv6 subnet to reach
+        (node("4", "6"), V6_CARRIED),
+        (node("4", "4"), Lease(ipv6_subnet=PEER.ipv6_subnet, public_ipv6=PEER.public_ipv6)),  # nothing in common
+        (node("4", "4", "udp"), FAR),
+        (node("4", "4", "vxlan"), FAR),
+        (node("46", "46", "host-gw"), PEER),
+        (node("4", "6", "host-gw"), V6_CARRIED),
+    ],
+)
+def test_no_problem(host: Node, peer: Lease) -> None:
+    assert host.problem(peer) is None
+
+
+@pytest.mark.parametrize(
+    ("host", "peer", "text"),
+    [
+        (
+            node("4", "4"),
+            V6_CARRIED,
+            "10.5.2.0/24 is carried over IPv4 from here and the lease has no public_ip; add it",
+        ),
+        (
+            node("4", "6"),
+            V4_ONLY,
+            "10.5.2.0/24 is carried over IPv6 from here and the lease has no public_ipv6; add it",
+        ),
+        (
+            node("46", "46"),
+            Lease(subnet=PEER.subnet, ipv6_subnet=PEER.ipv6_subnet, public_ip=PEER.public_ip),
+            "fd05:0:0:2::/64 is carried over IPv6 from here and the lease has no public_ipv6; add it",
+        ),
+        (
+            node("4", "46", "host-gw"),
+            FAR,
+            "172.16.0.2 is not on the link of eth0 (192.168.77.0/24, fd77::/64):"
+            " host-gw needs every peer on one link; use udp or vxlan",
+        ),
+        (
+            node("46", "4", "host-gw"),
+            PEER,
+            "fd05:0:0:2::/64 has no IPv6 next hop: host-gw needs public_ipv6 in every lease, or use udp or vxlan",
+        ),
+    ],
+)
+def test_problem(host: Node, peer: Lease, text: str) -> None:
+    assert host.problem(peer) == text
+
+
+def test_an_address_that_carries_nothing_need_not_be_on_the_link() -> None:
+    peer = Lease(ipv6_subnet=PEER.ipv6_subnet, public_ipv6=PEER.public_ipv6, public_ip=FAR.public_ip)
+    assert node("46", "46", "host-gw").problem(peer) is None
+
+
+def test_what_can_be_reached_of_a_peer_in_part() -> None:
+    """An obstacle to one of its subnets is none to the other."""
+    no_v6 = Lease(subnet=PEER.subnet, ipv6_subnet=PEER.ipv6_subnet, public_ip=PEER.public_ip)
+    host = node("46", "46")
+    assert list(host.reachable(no_v6)) == [(PEER.subnet, PEER.public_ip)]
+    assert (host.obstacle(no_v6, 4), host.obstacle(no_v6, 6)) == (None, host.problem(no_v6))
+    assert list(node("46", "4", "host-gw").reachable(PEER)) == [(PEER.subnet, PEER.public_ip)]
+    assert list(node("4", "4", "host-gw").reachable(FAR)) == []
+    assert list(node("4", "46").reachable(PEER)) == [(PEER.subnet, PEER.public_ip)], "no IPv6 containers here"
+
+
+# --- the address that this host sends from ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("addresses", "public", "local"),
+    [
+        (["192.168.77.1/24"], "192.168.77.1", "192.168.77.1"),
+        (["192.168.77.8/24", "192.168.77.1/24"], "192.168.77.1", "192.168.77.1"),
+        (["192.168.77.8/24", "192.168.77.9/24"], "203.0.113.5", "192.168.77.8"),  # behind a NAT
+        (["169.254.3.3/16", "192.168.77.8/24"], None, "192.168.77.8"),
+        (["fe80::1/64", "fd77::1/64"], "fd77::1", "fd77::1"),
+        (["fe80::1/64"], "fd77::1", None),
+        ([], "192.168.77.1", None),
+    ],
+)
+def test_local_address(addresses: list[str], public: str | None, local: str | None) -> None:
+    v6 = "fd77" in (public or "")
+    parsed = None if public is None else ip_address(public)
+    own = tuple(ip_interface(address) for address in addresses)
+    underlay = Underlay("eth0", 2, 1500, own, None if v6 else parsed, parsed if v6 else None)
+    assert underlay.local(6 if v6 else 4) == (None if local is None else ip_address(local))
