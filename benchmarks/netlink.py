@@ -24,7 +24,9 @@ BASE = int(IPv4Address("100.64.0.0"))  # beside the lab's own addresses
 
 def state(peers: int) -> KernelState:
     """A device, and neighbour, FDB entry and route for each peer."""
-    link = Link(DEVICE, 1450, mac="02:00:00:00:00:01", vxlan=Vxlan(1, 8472, IPv4Address("192.0.2.1"), underlay(), False))
+    link = Link(
+        DEVICE, 1450, mac="02:00:00:00:00:01", vxlan=Vxlan(1, 8472, IPv4Address("192.0.2.1"), underlay(), False)
+    )
     objects: list[KernelObject] = [link, Address(DEVICE, ip_interface("100.64.0.0/32"))]
     for index in range(1, peers + 1):
         subnet = IPv4Network((BASE + (index << 8), 24))
@@ -76,14 +78,20 @@ if __name__ == "__main__":
         results: dict[int, list[tuple[float, float, float]]] = {1: [], 150: []}
 
         def run(batch: int) -> float:
+            """Seconds to add everything; the other figures are kept."""
             figures = within(one.namespace, lambda: asyncio.run(timed(batch)))
             results[batch].append(figures)
             return figures[0]
 
         add = interleave({"150 messages to a send": lambda: run(150), "one message to a send": lambda: run(1)})
     show(f"Adding {PEERS:,} peers ({3 * PEERS:,} messages)", "s", add, digits=3)
-    show("and with 150 to a send", "s", {
-        "adding": [figures[0] for figures in results[150][1:]],
-        "reading all of it back": [figures[1] for figures in results[150][1:]],
-        "removing": [figures[2] for figures in results[150][1:]],
-    }, digits=3)
+    show(
+        "and with 150 to a send",
+        "s",
+        {
+            "adding": [figures[0] for figures in results[150][1:]],
+            "reading all of it back": [figures[1] for figures in results[150][1:]],
+            "removing": [figures[2] for figures in results[150][1:]],
+        },
+        digits=3,
+    )

@@ -13,10 +13,10 @@ from rich.console import Console
 
 from overlayd import __version__
 from overlayd.cli import demo, lab, render
-from overlayd.control.client import ControlError, ask
 from overlayd.core.config import Settings
 from overlayd.core.subnet_env import docker_options
 from overlayd.lab.spec import LabError
+from overlayd.system.control_client import ControlError, ask
 from overlayd.system.errors import HostError
 from overlayd.system.files import read_text
 

@@ -1,13 +1,15 @@
 """What becomes of a packet in udp mode: pure functions from bytes and a table to a verdict; the caller does the I/O.
 
 Outbound, a packet read from the TUN:      Inbound, a datagram from the underlay:
+                                            0. the outer source holds a lease
  1. its header is sound                     1. the header is sound and fills the datagram
  2. its source is of this host's subnet     2. the inner source's lease is held by the outer source
  3. its destination has a lease             3. the inner destination is of this host's subnet
  4. it fits the overlay MTU                 4. it fits the overlay MTU
 
-1 comes first because everything else reads the header. Nothing is edited on the way, the TTL least of all: each
-host's kernel takes its hop when it forwards. Loops end at 2 and 3: what came from the overlay may not go back there.
+Who owns an address is one question with one answer: this host's own subnets and the peers' stand in one table, and the
+longest prefix decides. So what was delivered here can never be sent on: no packet loops. Nothing is edited on the way,
+the TTL least of all: each host's kernel takes its hop when it forwards.
 """
 
 from __future__ import annotations
@@ -92,6 +94,7 @@ class Reply:
 Verdict = Send | Deliver | Drop | Reply
 
 DELIVER = Deliver()
+"""Also what the table holds for this host's own subnets."""
 DROP = {reason: Drop(reason) for reason in DropReason}
 _MALFORMED = {malformed: Drop(DropReason(malformed.value)) for malformed in ip.Malformed}
 
@@ -99,21 +102,24 @@ _MALFORMED = {malformed: Drop(DropReason(malformed.value)) for malformed in ip.M
 class ForwardingTable:
     """What decisions look at: replaced as a whole when a lease changes, never changed in place."""
 
-    __slots__ = ("mtu", "own", "peers", "routers", "routes")
+    __slots__ = ("mtu", "owners", "peers", "routers")
 
     def __init__(
         self, own: Iterable[Network], routers: Iterable[Address], mtu: int, routes: Iterable[tuple[Network, Peer]]
     ):
-        """`own`: this host's subnets; `routers`: its address in the overlay for each family, the source of ICMP
+        """Raises ValueError when two networks are the same.
+
+        `own`: this host's subnets; `routers`: its address in the overlay for each family, the source of ICMP
         errors; `mtu`: the overlay MTU in bytes; `routes`: every leased subnet with the peer that holds it.
         `peers` then names the peer behind each underlay address.
-        Raises ValueError when two routes name the same network."""
-        self.own: PrefixTable[bool] = PrefixTable((network, True) for network in own)
+        """
+        routes = list(routes)
         self.routers: dict[int, int] = {router.version: int(router) for router in routers}
         self.mtu = mtu
         # The verdict itself is what the table holds: the common case allocates nothing.
-        self.routes: PrefixTable[Send] = PrefixTable((network, Send(peer)) for network, peer in routes)
-        self.peers = {send.peer.host: send.peer for send in self.routes}
+        entries: list[tuple[Network, Send | Deliver]] = [(network, Send(peer)) for network, peer in routes]
+        self.owners = PrefixTable([*entries, *((network, DELIVER) for network in own)])
+        self.peers = {peer.host: peer for _, peer in routes}
 
 
 def decide_outbound(packet: bytes, table: ForwardingTable) -> Send | Drop | Reply:
@@ -122,16 +128,16 @@ def decide_outbound(packet: bytes, table: ForwardingTable) -> Send | Drop | Repl
     if isinstance(header, ip.Malformed):
         return _MALFORMED[header]
     version, source, destination = header[:3]
-    if table.own.lookup(version, source) is None:
+    if table.owners.lookup(version, source) is not DELIVER:
         return DROP[DropReason.SOURCE_NOT_OWN]
-    send = table.routes.lookup(version, destination)
-    if send is None:
-        if table.own.lookup(version, destination):
-            return DROP[DropReason.DESTINATION_OWN]
+    owner = table.owners.lookup(version, destination)
+    if owner is None:
         return _answer(DropReason.NO_LEASE, packet, header, table)
+    if isinstance(owner, Deliver):
+        return DROP[DropReason.DESTINATION_OWN]
     if len(packet) > table.mtu:
         return _answer(DropReason.TOO_LONG, packet, header, table)
-    return send
+    return owner
 
 
 def decide_inbound(packet: bytes, outer_source: str, table: ForwardingTable) -> Deliver | Drop | Reply:
@@ -142,10 +148,10 @@ def decide_inbound(packet: bytes, outer_source: str, table: ForwardingTable) -> 
     if isinstance(header, ip.Malformed):
         return _MALFORMED[header]
     version, source, destination = header[:3]
-    holder = table.routes.lookup(version, source)
-    if holder is None or holder.peer.host != outer_source:
+    holder = table.owners.lookup(version, source)
+    if not isinstance(holder, Send) or holder.peer.host != outer_source:
         return DROP[DropReason.SPOOFED_SOURCE]
-    if table.own.lookup(version, destination) is None:
+    if table.owners.lookup(version, destination) is not DELIVER:
         return DROP[DropReason.DESTINATION_NOT_OWN]
     if len(packet) > table.mtu:
         return _answer(DropReason.TOO_LONG, packet, header, table)

@@ -3,8 +3,9 @@
 table inet overlayd, ours alone:
     set vteps4, vteps6     the underlay addresses of peers (vxlan mode), elements kept one by one
     chain guard            what comes to the VXLAN port and VNI from an address that is no peer's is dropped
-    chain inner            what leaves the overlay device with a source outside the network, or for a destination
-                           outside this host's subnet, is dropped: the underlay cannot be reached through the overlay
+    chain inner            what leaves the overlay device is dropped unless its source lies in the network, outside this
+                           host's own subnet, and its destination in this host's subnet: neither the underlay nor a
+                           family that the overlay does not have can be reached through the overlay
     chain postrouting      masquerading with flannel's meaning
 
 An `accept` in a table of ours cannot overrule the drop policy of another table's chain, such as Docker's FORWARD.
@@ -77,12 +78,7 @@ def own_table(
         ("guard", f"VXLAN from a host without a lease (IPv{item.carrier})", _guard(item)) for item in guarded
     ]
     for device in devices:
-        for side in sides:
-            inside = [_equal(_meta("iifname"), device), *_protocol(side)]
-            rules += [
-                ("inner", f"{device}: source outside {side.network}", [*inside, *_not_source(side.network), *_drop()]),
-                ("inner", f"{device}: destination outside {side.subnet}", [*inside, *_not_to(side.subnet), *_drop()]),
-            ]
+        rules += [("inner", f"{device}: {text}", match) for text, match in _inner(device, sides)]
     if masquerade:
         rules += [("postrouting", text, match) for side in sides for text, match in _masquerade(side)]
     if not rules:
@@ -159,6 +155,23 @@ def forward_accepts(
     return Ruleset(chain.family, chain.table, chain.chain, tuple(comments), json.dumps(commands))
 
 
+def _inner(device: str, sides: tuple[Side, ...]) -> list[tuple[str, list[Json]]]:
+    entered = _equal(_meta("iifname"), device)
+    rules: list[tuple[str, list[Json]]] = []
+    for side in sides:
+        source, destination = _field(side.protocol, "saddr"), _field(side.protocol, "daddr")
+        for text, match in (
+            (f"source outside {side.network}", _differs(source, side.network)),
+            (f"source inside {side.subnet}", _equal(source, _prefix(side.subnet))),
+            (f"destination outside {side.subnet}", _differs(destination, side.subnet)),
+        ):
+            rules.append((text, [entered, *_protocol(side), match, *_drop()]))
+    protocols = ["ipv4" if side.network.version == 4 else "ipv6" for side in sides]
+    others = [{"match": {"op": "!=", "left": _meta("nfproto"), "right": protocol}} for protocol in protocols]
+    rules.append(("no such family here", [entered, *others, *_drop()]))
+    return rules
+
+
 def _guard(item: Guarded) -> list[Json]:
     source = _field("ip" if item.carrier == 4 else "ip6", "saddr")
     return [
@@ -179,7 +192,7 @@ def _masquerade(side: Side) -> list[tuple[str, list[Json]]]:
     address, length = multicast.split("/")
     from_subnet, to_subnet = _equal(source, _prefix(side.subnet)), _equal(destination, _prefix(side.subnet))
     from_network, to_network = _equal(source, _prefix(side.network)), _equal(destination, _prefix(side.network))
-    not_from_network = {"match": {"op": "!=", "left": source, "right": _prefix(side.network)}}
+    not_from_network = _differs(source, side.network)
     marked = {"match": {"op": "==", "left": {"&": [_meta("mark"), _MASQUERADE_MARK]}, "right": _MASQUERADE_MARK}}
     not_multicast = {
         "match": {"op": "!=", "left": destination, "right": {"prefix": {"addr": address, "len": int(length)}}}
@@ -205,14 +218,8 @@ def _protocol(side: Side) -> list[Json]:
     return [_equal(_meta("nfproto"), "ipv4" if side.network.version == 4 else "ipv6")]
 
 
-def _not_source(network: Network) -> list[Json]:
-    name = "ip" if network.version == 4 else "ip6"
-    return [{"match": {"op": "!=", "left": _field(name, "saddr"), "right": _prefix(network)}}]
-
-
-def _not_to(network: Network) -> list[Json]:
-    name = "ip" if network.version == 4 else "ip6"
-    return [{"match": {"op": "!=", "left": _field(name, "daddr"), "right": _prefix(network)}}]
+def _differs(left: Json, network: Network) -> Json:
+    return {"match": {"op": "!=", "left": left, "right": _prefix(network)}}
 
 
 def _drop() -> list[Json]:

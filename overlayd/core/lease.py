@@ -112,8 +112,3 @@ class LeaseTable:
     def get(self, key: str) -> Lease | None:
         """The lease with this key, or None."""
         return self._leases.get(key)
-
-    def owned_by(self, *publics: Address | None) -> list[Lease]:
-        """The leases whose underlay address is one of `publics`, in table order."""
-        wanted = {public for public in publics if public is not None}
-        return [lease for lease in self if wanted & {lease.public_ip, lease.public_ipv6}]

@@ -68,12 +68,12 @@ class SubnetRange:
                 raise SubnetRuleError(field, f"lies outside {network}; choose a subnet inside it")
             start = default_base if given is None else int(given)
             if start % step:
-                aligned = ip_network((start - start % step, subnet_len))
-                raise SubnetRuleError(field, f"is not the base of a /{subnet_len}; did you mean {aligned[0]}?")
+                aligned = type(network.network_address)(start - start % step)
+                raise SubnetRuleError(field, f"is not the base of a /{subnet_len}; did you mean {aligned}?")
             bounds.append(ip_network((type(network.network_address)(start), subnet_len)))
         first, last = bounds
         if first.network_address > last.network_address:  # type: ignore[operator]  # one family, checked above
-            raise SubnetRuleError("subnet_max", f"{last[0]} lies below subnet_min {first[0]}; exchange them")
+            raise SubnetRuleError("subnet_max", f"lies below subnet_min {first[0]}; exchange them")
         return cls(network, subnet_len, first, last)
 
     def check(self, subnet: Network) -> str | None:

@@ -58,7 +58,7 @@ class PythonEngine:
 
     def replace_table(self, table: ForwardingTable) -> None:
         self._table = table
-        names = {send.peer.name for send in table.routes}
+        names = {peer.name for peer in table.peers.values()}
         for name in self._peers.keys() - names:
             del self._peers[name]
 

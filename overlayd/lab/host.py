@@ -6,11 +6,8 @@ its own. Ready means that the control socket answers GET /v1/status with "state"
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
 import signal as signals
-import socket
 import subprocess
 import sys
 import time
@@ -24,7 +21,9 @@ import yaml
 from overlayd.core.address import Address, Family, Network
 from overlayd.lab.namespace import Echo, Namespace
 from overlayd.lab.spec import ContainerPlan, HostPlan, LabError, merged
-from overlayd.lab.state import STOP_TIMEOUT, LabState, Process, write_whole
+from overlayd.lab.state import STOP_TIMEOUT, LabState, Process
+from overlayd.system.control_client import ControlError, ask
+from overlayd.system.files import write_atomically
 
 if TYPE_CHECKING:
     from overlayd.lab.lab import Lab
@@ -111,7 +110,7 @@ class Host(Namespace):
     def write_config(self, mapping: Mapping[str, Any]) -> None:
         """Replace the configuration file; the daemon reads it at its start and on SIGHUP."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        write_whole(self.config_path, yaml.safe_dump(dict(mapping), sort_keys=False))
+        write_atomically(self.config_path, yaml.safe_dump(dict(mapping), sort_keys=False))
 
     @property
     def process(self) -> Process | None:
@@ -197,9 +196,9 @@ class Host(Namespace):
     def status(self) -> dict[str, Any]:
         """The daemon's answer to GET /v1/status. Raises LabError when it does not answer."""
         try:
-            return _get(self.socket_path, "/v1/status")
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise LabError(f"{self.name}: no status on {self.socket_path}: {error}; see {self.log_path}") from None
+            return ask(self.socket_path, "/v1/status")
+        except ControlError as error:
+            raise LabError(f"{self.name}: no status: {error}; see {self.log_path}") from None
 
     def check_ready(self) -> bool:
         """Whether the daemon is ready; raises LabError with its last log lines if it has ended."""
@@ -233,27 +232,3 @@ def wait_ready(hosts: Sequence[Host], timeout: float | None = None) -> None:
             host = waiting[0]
             raise LabError(f"{host.name}: overlayd is not ready after {timeout:g} s:\n{host.last_lines()}")
         time.sleep(_POLL)
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=5)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
-
-
-def _get(path: Path, target: str) -> dict[str, Any]:
-    connection = _UnixConnection(path)
-    try:
-        connection.request("GET", target)
-        response = connection.getresponse()
-        answer = json.loads(response.read())
-        if not isinstance(answer, dict):
-            raise ValueError(f"{target} answered {response.status} with no JSON object")
-        return answer
-    finally:
-        connection.close()

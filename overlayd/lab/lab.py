@@ -22,8 +22,9 @@ from overlayd.lab import state as states
 from overlayd.lab.host import Container, Host, wait_ready
 from overlayd.lab.namespace import Echo, Namespace, need_root, need_tools, silent
 from overlayd.lab.spec import LabError, LabSpec, configuration, plan
-from overlayd.lab.state import LabState, Process, write_whole
+from overlayd.lab.state import LabState, Process
 from overlayd.lab.topology import build, has_cable
+from overlayd.system.files import write_atomically
 
 Progress = Callable[[str], None]
 
@@ -122,7 +123,7 @@ class Lab:
     def write_leases(self, entries: Sequence[Mapping[str, Any]]) -> None:
         """Replace the lease table that all hosts share, at once and whole."""
         text = yaml.safe_dump({"leases": [dict(entry) for entry in entries]}, sort_keys=False)
-        write_whole(self.directory / "leases.yaml", text)
+        write_atomically(self.directory / "leases.yaml", text)
 
     def leases(self) -> list[dict[str, Any]]:
         """The rows of the lease table."""

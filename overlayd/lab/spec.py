@@ -18,9 +18,10 @@ from typing import Any, Literal, get_args
 
 from overlayd.core import mtu
 from overlayd.core.address import Address, Family, Interface, Mode, Network
-from overlayd.core.config import Settings, validate
+from overlayd.core.config import Settings
 from overlayd.core.lease import Lease
 from overlayd.core.node import Node, Underlay
+from overlayd.core.validation import validate
 
 Stack = Literal["ipv4", "ipv6", "dual"]
 LabMode = Literal[Mode, "none"]

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from overlayd.lab.namespace import NETNS_DIR, ip_batch
 from overlayd.lab.spec import LabError, LabSpec, namespace_pattern
+from overlayd.system.files import write_atomically
 
 RUN_DIR = Path("/run/overlayd-lab")
 STOP_TIMEOUT = 10.0
@@ -101,7 +102,7 @@ class LabState:
             "owner": _pair(self.owner),
             "daemons": {name: _pair(process) for name, process in self.daemons.items()},
         }
-        write_whole(self.directory / "lab.json", json.dumps(data, indent=1))
+        write_atomically(self.directory / "lab.json", json.dumps(data, indent=1))
 
     @classmethod
     def load(cls, name: str) -> LabState | None:
@@ -117,13 +118,6 @@ class LabState:
 
 def _pair(process: Process | None) -> list[int] | None:
     return [process.pid, process.started] if process else None
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replace a file so that a reader sees the old text or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 @contextlib.contextmanager

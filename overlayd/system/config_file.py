@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
-from overlayd.core.config import Option, Problem, Settings, dotted, options, validate
-from overlayd.core.config import Path as Place
+from overlayd.core.config import Option, Settings, options
+from overlayd.core.validation import Path as Place
+from overlayd.core.validation import Problem, dotted, validate
 from overlayd.system.errors import HostError
 from overlayd.system.files import read_text
 

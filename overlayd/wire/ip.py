@@ -33,7 +33,6 @@ PROTO_ICMP = 1
 PROTO_UDP = 17
 PROTO_ICMPV6 = 58
 
-_IPV4_DF = 0x4000
 _IPV4_OFFSET = 0x1FFF
 
 
@@ -61,8 +60,6 @@ class Header(NamedTuple):
     """Bytes, IPv4 options included; 40 for IPv6, extension headers not included."""
     protocol: int
     """IPv4 protocol, or the IPv6 next header that follows the fixed header."""
-    dont_fragment: bool
-    """IPv4's DF bit; always true for IPv6, whose routers never fragment."""
     fragment_offset: int
     """IPv4, in units of 8 bytes; 0 for IPv6 (a fragment header is an extension header)."""
 
@@ -93,7 +90,6 @@ def parse(packet: bytes) -> Header | Malformed:
             int.from_bytes(packet[16:20], "big"),
             header_length,
             packet[9],
-            bool(fragment & _IPV4_DF),
             fragment & _IPV4_OFFSET,
         )
     if version == 6:
@@ -108,7 +104,6 @@ def parse(packet: bytes) -> Header | Malformed:
             int.from_bytes(packet[24:40], "big"),
             IPV6_HEADER,
             packet[6],
-            True,
             0,
         )
     return Malformed.VERSION

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from overlayd.core.config import LeaseEntry, Option, Problem, Settings, dotted, options, validate, without_empty
+from overlayd.core.config import LeaseEntry, Option, Settings, options
 from overlayd.core.lease import Lease
+from overlayd.core.validation import Problem, dotted, validate, without_empty
 
 BASE = {"network": "10.1.0.0/16"}
 DUAL = {**BASE, "ipv6_network": "fd00:10::/48"}
@@ -188,7 +189,7 @@ NOT_FOR_HOSTS = "is multicast, loopback or link-local; an overlay needs private 
         ("public_ipv6", "fe80::1", UNREACHABLE),
         ("public_ipv6", "fe80::1%eth0", UNREACHABLE),
         ("public_ipv6", "ff02::1", UNREACHABLE),
-        ("public_ipv6", "fd77::1%eth0", NOT_V6),
+        ("public_ipv6", "fd77::1%eth0", "has a zone, which means nothing to other hosts; leave out what follows the %"),
         ("public_ipv6", "::ffff:192.168.0.1", "is an IPv4 address in IPv6 clothes; write public_ip: 192.168.0.1"),
         ("mtu", "575", NO_MTU),
         ("mtu", "65536", NO_MTU),

@@ -139,15 +139,3 @@ def test_one_event_changes_one_lease(held: list[Lease], lease: Lease) -> None:
     assert table.apply(LeaseEvent(lease, None)) == [], "gone already"
     expected.pop(lease.key, None)
     assert {one.key: one for one in table} == expected
-
-
-def test_owned_by() -> None:
-    public_v6 = IPv6Address("fd00::1")
-    mine, other = Lease(subnet=V4, public_ip=ONE), Lease(ipv6_subnet=V6, public_ipv6=public_v6)
-    table = LeaseTable()
-    table.replace([mine, other])
-    assert table.owned_by(ONE) == [mine]
-    assert table.owned_by(None, public_v6) == [other]
-    assert table.owned_by(public_v6, ONE) == [mine, other]
-    assert table.owned_by(OTHER) == []
-    assert table.owned_by(None) == [], "a missing address is nobody's"

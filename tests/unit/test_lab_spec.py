@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from overlayd.core.config import Settings, validate
+from overlayd.core.config import Settings
+from overlayd.core.validation import validate
 from overlayd.lab.drawing import draw
 from overlayd.lab.spec import LabError, LabSpec, configuration, merged, namespace_pattern, plan
 

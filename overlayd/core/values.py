@@ -1,0 +1,165 @@
+"""One parser for each kind of value that can be set: text in, value out, ValueError with the remedy.
+
+Text is what comes in, wherever a value is given: the grammar is the same for a flag, a variable and a line of YAML.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_network
+from typing import TypeVar
+
+from pydantic import BeforeValidator
+
+from overlayd.core import mtu
+from overlayd.core.address import Address, Network
+
+T = TypeVar("T")
+
+
+def parser(parse: Callable[[str], T]) -> BeforeValidator:
+    """A value that is text in every source; what is a default already passes through."""
+
+    def accept(value: object) -> object:
+        if isinstance(value, str):
+            return parse(value.strip())
+        if isinstance(value, Mapping | list):
+            raise ValueError("takes a single value, not a list or a mapping")
+        return value  # a default, already of its type
+
+    return BeforeValidator(accept)
+
+
+def integer(low: int, high: int) -> BeforeValidator:
+    """A whole number between the two, both included."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[+-]?[0-9]{1,12}", text):
+            raise ValueError(f"is no whole number; use {low} to {high}")
+        if not low <= int(text) <= high:
+            raise ValueError(f"is out of range; use {low} to {high}")
+        return int(text)
+
+    return parser(parse)
+
+
+def boolean(text: str) -> bool:
+    """true, yes, on, or their opposites."""
+    words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+    if text.lower() not in words:
+        raise ValueError("is neither true nor false")
+    return words[text.lower()]
+
+
+def choice(*words: str) -> BeforeValidator:
+    """One of these words; a near miss is told which was meant."""
+
+    def parse(text: str) -> str:
+        if text in words:
+            return text
+        close = difflib.get_close_matches(text, words, 1)
+        raise ValueError(f"is not one of {', '.join(words)}" + (f"; did you mean {close[0]}?" if close else ""))
+
+    return parser(parse)
+
+
+def _zoneless(text: str) -> str:
+    if "%" in text:
+        raise ValueError("a zone means something on one host only")
+    return text
+
+
+def network(version: int) -> BeforeValidator:
+    """A network of that family: without host bits, and one that an overlay can have."""
+
+    def parse(text: str) -> Network:
+        example = "10.1.0.0/16" if version == 4 else "fd00:10:1::/48"
+        try:
+            network = ip_network(_zoneless(text), strict=False)
+        except ValueError:
+            raise ValueError(f"is no IPv{version} network; write it like {example}") from None
+        if "/" not in text:
+            raise ValueError(f"has no prefix length; write it like {example}")
+        if network.version != version:
+            raise ValueError(f"is an IPv{network.version} network where an IPv{version} one belongs")
+        if text.split("/")[0] != str(network[0]) and ip_network(text.split("/")[0]) != ip_network(network[0]):
+            raise ValueError(f"has host bits set; did you mean {network}?")
+        if network.is_multicast or network.is_loopback or network.is_link_local:
+            raise ValueError("is multicast, loopback or link-local; an overlay needs private or global addresses")
+        return network
+
+    return parser(parse)
+
+
+def address(version: int) -> BeforeValidator:
+    """An address of that family, without a zone."""
+    kind = IPv4Address if version == 4 else IPv6Address
+
+    def parse(text: str) -> Address:
+        try:
+            return kind(_zoneless(text))
+        except ValueError:
+            raise ValueError(f"is no IPv{version} address") from None
+
+    return parser(parse)
+
+
+def public(version: int) -> BeforeValidator:
+    """An address of that family that other hosts can send to."""
+    kind = IPv4Address if version == 4 else IPv6Address
+
+    def parse(text: str) -> Address:
+        try:
+            address = kind(text)
+        except ValueError:
+            other = "public_ipv6" if version == 4 else "public_ip"
+            raise ValueError(f"is no IPv{version} address (for the other family there is {other})") from None
+        broadcast = address == IPv4Address("255.255.255.255")
+        if broadcast or address.is_multicast or address.is_unspecified or address.is_loopback or address.is_link_local:
+            raise ValueError("is not an address that other hosts can send to")
+        if "%" in text:
+            raise ValueError("has a zone, which means nothing to other hosts; leave out what follows the %")
+        if isinstance(address, IPv6Address) and address.ipv4_mapped:
+            raise ValueError(f"is an IPv4 address in IPv6 clothes; write public_ip: {address.ipv4_mapped}")
+        return address
+
+    return parser(parse)
+
+
+def mtu_bytes(text: str) -> int:
+    """An MTU in bytes."""
+    if not re.fullmatch("[0-9]{1,6}", text) or not mtu.MINIMUM[4] <= int(text) <= mtu.MAXIMUM:
+        raise ValueError(f"is no MTU; leave it out to have it computed, or use {mtu.MINIMUM[4]} to {mtu.MAXIMUM}")
+    return int(text)
+
+
+def regex(text: str) -> str:
+    """A regular expression."""
+    try:
+        re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"is no regular expression: {error}") from None
+    return text
+
+
+def interface_name(text: str) -> str:
+    """An interface's name or one of its addresses."""
+    if len(text) > 45 or re.search(r"[\s/]", text):
+        raise ValueError("is neither an interface name nor an address")
+    return text
+
+
+def host_name(text: str) -> str:
+    """What people call a host; it is shown in terminals, so it holds nothing but letters, digits, dots and hyphens."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,253}", text):
+        raise ValueError("is no host name; use letters, digits, dots and hyphens")
+    return text
+
+
+def file_name(text: str) -> str:
+    """A path."""
+    if "\0" in text:
+        raise ValueError("is no file name")
+    return text
