@@ -14,8 +14,8 @@ from overlayd.core.diff import Operation, diff
 from overlayd.core.state import Address, FdbEntry, KernelObject, KernelState, Link, Neighbour, Route, Vxlan, state_of
 from overlayd.lab import hosts
 from overlayd.lab.namespace import within
-from overlayd.system import netlink as system
 from overlayd.system.kernel import Kernel
+from overlayd.system.netlink import Netlink
 
 PEERS = 5_000
 DEVICE = "ovl.1"
@@ -47,8 +47,7 @@ def underlay() -> int:
 
 async def timed(batch: int) -> tuple[float, float, float]:
     """Seconds to add everything, to read it all back, and to remove it."""
-    system._BATCH = batch
-    async with system.Netlink() as connection:
+    async with Netlink(batch) as connection:
         kernel = Kernel(connection)
         wanted = state(PEERS)
         first, later = _split(diff({}, wanted))

@@ -1,0 +1,86 @@
+"""The connection that the floors above use."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+from pyroute2 import IPRoute
+
+from overlayd.core.diff import Operation
+from overlayd.core.state import KernelState
+from overlayd.core.underlay import HostInterface
+from overlayd.system.netlink.batches import BATCH, BatchWriter
+from overlayd.system.netlink.links import LinkWriter
+from overlayd.system.netlink.reader import Reader
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Netlink:
+    """A connection to the kernel's rtnetlink. Use it as an asynchronous context manager.
+
+    pyroute2's own asynchronous form cannot run on uvloop, whose datagram transports take IP only. So one thread of our
+    own speaks netlink, a job at a time; the event loop, and with it the packets of udp mode, never waits for a dump.
+    """
+
+    def __init__(self, batch: int = BATCH) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="netlink")
+        self._batch = batch
+        self._route: IPRoute
+        self._reader: Reader
+        self._links: LinkWriter
+        self._batches: BatchWriter
+
+    async def __aenter__(self) -> Netlink:
+        await self._do(self._open)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._do(self._close)
+        self._thread.shutdown()
+
+    async def _do(self, job: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Run a job on the netlink thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, partial(job, *arguments, **named))
+
+    def _open(self) -> None:
+        self._route = IPRoute()
+        self._reader, self._links = Reader(self._route), LinkWriter(self._route)
+        self._batches = BatchWriter(self._batch)
+
+    def _close(self) -> None:
+        self._route.close()
+        self._batches.close()
+
+    async def interfaces(self) -> list[HostInterface]:
+        """Every interface of the host with its addresses, in the kernel's order."""
+        return await self._do(self._reader.interfaces)
+
+    async def egress(self, destination: str) -> int | None:
+        """The index of the interface through which the kernel would send to this address; None where it would not."""
+        return await self._do(self._reader.egress, destination)
+
+    async def read(self) -> KernelState:
+        """All devices, addresses, neighbours, FDB entries and routes that are overlayd's."""
+        return await self._do(self._reader.read)
+
+    async def statistics(self, name: str) -> dict[str, int]:
+        """The kernel's counters of a device: rx_packets, rx_bytes, rx_dropped and so on. Empty without the device."""
+        return await self._do(self._reader.statistics, name)
+
+    async def one(self, step: Operation) -> None:
+        """Do one operation on a device or an address. Raises HostError."""
+        await self._do(self._links.one, step)
+
+    async def batch(self, operations: Sequence[Operation]) -> list[tuple[Operation, str]]:
+        """Do operations on routes, neighbours and FDB entries, in order, packed many to a send.
+
+        Gives back those that the kernel refused, each with the reason; the others are done.
+        """
+        return await self._do(self._batches.apply, operations)

@@ -1,0 +1,162 @@
+"""Dumps of the kernel's state, as objects of core.state."""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from overlayd.core.state import (
+    Address,
+    FdbEntry,
+    KernelObject,
+    KernelState,
+    Link,
+    Neighbour,
+    Route,
+    Vxlan,
+    state_of,
+)
+from overlayd.core.underlay import HostInterface
+from overlayd.system.netlink.links import LINK_GROUP
+from overlayd.wire import rtnetlink
+
+_IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
+_RTN_UNREACHABLE = 7
+_RT_TABLE_MAIN = 254
+_RTNH_F_ONLINK = 4
+_NUD_PERMANENT = 0x80
+
+
+class Reader:
+    """Reads through one connection."""
+
+    def __init__(self, route: IPRoute) -> None:
+        self._route = route
+
+    def interfaces(self) -> list[HostInterface]:
+        """Every interface of the host with its addresses, in the kernel's order."""
+        addresses: dict[int, list[Any]] = {}
+        for message in self._route.get_addr():
+            attributes = dict(message["attrs"])
+            # A point-to-point address names its own end IFA_LOCAL, the other end IFA_ADDRESS.
+            own = attributes.get("IFA_LOCAL", attributes.get("IFA_ADDRESS"))
+            addresses.setdefault(message["index"], []).append(ip_interface(f"{own}/{message['prefixlen']}"))
+        found = []
+        for message in self._route.get_links():
+            attributes = dict(message["attrs"])
+            found.append(
+                HostInterface(
+                    name=attributes["IFLA_IFNAME"],
+                    index=message["index"],
+                    mtu=attributes.get("IFLA_MTU", 0),
+                    up=bool(message["flags"] & _IFF_UP),
+                    loopback=bool(message["flags"] & _IFF_LOOPBACK),
+                    ours=attributes.get("IFLA_GROUP") == LINK_GROUP,
+                    addresses=tuple(addresses.get(message["index"], ())),
+                )
+            )
+        return found
+
+    def egress(self, destination: str) -> int | None:
+        """The index of the interface that the kernel would send to this address through, if it would."""
+        try:
+            reply = self._route.route("get", dst=destination)
+        except NetlinkError:
+            return None
+        return next((dict(message["attrs"]).get("RTA_OIF") for message in reply), None)
+
+    def read(self) -> KernelState:
+        """All devices, addresses, neighbours, FDB entries and routes that are overlayd's."""
+        names: dict[int, str] = {}
+        ours: dict[int, str] = {}
+        objects: list[KernelObject] = []
+        for message in self._route.get_links():
+            attributes = dict(message["attrs"])
+            names[message["index"]] = attributes["IFLA_IFNAME"]
+            if attributes.get("IFLA_GROUP") == LINK_GROUP:
+                ours[message["index"]] = attributes["IFLA_IFNAME"]
+                objects.append(_link(message, attributes))
+        if ours:
+            objects += self._read_attached(ours)
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for message in self._route.get_routes(family=family):
+                if message["proto"] == rtnetlink.ROUTE_PROTOCOL and message["table"] == _RT_TABLE_MAIN:
+                    objects.append(_route(message, names, ours))
+        return state_of(objects)
+
+    def _read_attached(self, ours: dict[int, str]) -> list[KernelObject]:
+        objects: list[KernelObject] = []
+        for message in self._route.get_addr():
+            attributes = dict(message["attrs"])
+            address = ip_interface(f"{attributes['IFA_ADDRESS']}/{message['prefixlen']}")
+            if message["index"] in ours and not address.is_link_local:  # link-local ones are the kernel's own
+                objects.append(Address(ours[message["index"]], address))
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for message in self._route.get_neighbours(family=family):
+                if message["ifindex"] in ours and message["state"] & _NUD_PERMANENT:
+                    attributes = dict(message["attrs"])
+                    if "NDA_LLADDR" in attributes:
+                        ip = ip_address(attributes["NDA_DST"])
+                        objects.append(Neighbour(ours[message["ifindex"]], ip, attributes["NDA_LLADDR"]))
+        entries: dict[tuple[str, str], FdbEntry] = {}
+        for message in self._route.fdb("dump"):
+            attributes = dict(message["attrs"])
+            if message["ifindex"] in ours and message["state"] & _NUD_PERMANENT and "NDA_DST" in attributes:
+                entry = FdbEntry(ours[message["ifindex"]], attributes["NDA_LLADDR"], ip_address(attributes["NDA_DST"]))
+                entries[entry.link, entry.mac] = entry
+        return [*objects, *entries.values()]
+
+    def statistics(self, name: str) -> dict[str, int]:
+        """The kernel's counters of a device; empty without the device."""
+        try:
+            reply = self._route.link("get", ifname=name)
+        except NetlinkError:
+            return {}
+        return dict(dict(reply[0]["attrs"]).get("IFLA_STATS64", {})) if reply else {}
+
+
+def _link(message: Any, attributes: dict[str, Any]) -> Link:
+    info = dict(dict(attributes.get("IFLA_LINKINFO", {"attrs": []}))["attrs"])
+    kind = info.get("IFLA_INFO_KIND")
+    vxlan = None
+    if kind == "vxlan":
+        data = dict(info["IFLA_INFO_DATA"]["attrs"])
+        local = data.get("IFLA_VXLAN_LOCAL") or data.get("IFLA_VXLAN_LOCAL6") or "0.0.0.0"
+        vxlan = Vxlan(
+            vni=data.get("IFLA_VXLAN_ID", 0),
+            port=data.get("IFLA_VXLAN_PORT", 0),
+            local=ip_address(local),
+            underlay=data.get("IFLA_VXLAN_LINK", 0),
+            learning=bool(data.get("IFLA_VXLAN_LEARNING", 0)),
+            gbp="IFLA_VXLAN_GBP" in data,
+        )
+    return Link(
+        name=attributes["IFLA_IFNAME"],
+        mtu=attributes["IFLA_MTU"],
+        up=bool(message["flags"] & _IFF_UP),
+        mac=attributes.get("IFLA_ADDRESS") if kind == "vxlan" else None,
+        txqueuelen=attributes.get("IFLA_TXQLEN") if kind == "tun" else None,
+        vxlan=vxlan,
+    )
+
+
+def _route(message: Any, names: dict[int, str], ours: dict[int, str]) -> Route:
+    attributes = dict(message["attrs"])
+    version = 4 if message["family"] == socket.AF_INET else 6
+    default = "0.0.0.0" if version == 4 else "::"
+    destination = ip_network(f"{attributes.get('RTA_DST', default)}/{message['dst_len']}")
+    if message["type"] == _RTN_UNREACHABLE:
+        return Route(destination)
+    via = attributes.get("RTA_GATEWAY") or (attributes.get("RTA_VIA") or {}).get("addr")
+    index = attributes.get("RTA_OIF", 0)
+    return Route(
+        destination,
+        link=names.get(index, f"#{index}"),
+        gateway=ip_address(via) if via else None,
+        onlink=bool(message["flags"] & _RTNH_F_ONLINK),
+        own_link=index in ours,
+    )
