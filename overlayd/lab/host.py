@@ -126,11 +126,16 @@ class Host(Namespace):
         process = self.process
         return process.pid if process else None
 
-    def start(self, wait: bool = True, environment: Mapping[str, str] | None = None) -> None:
-        """Start the daemon, and wait until it is ready. Raises LabError with its last log lines if that fails."""
+    def start(
+        self, wait: bool = True, environment: Mapping[str, str] | None = None, under: Sequence[str] = ()
+    ) -> None:
+        """Start the daemon, and wait until it is ready. Raises LabError with its last log lines if that fails.
+
+        `under` is a command that runs the daemon in its own way, such as setpriv with less privilege.
+        """
         if self.pid is not None:
             raise LabError(f"{self.name}: overlayd runs already, as pid {self.pid}; stop it first")
-        argv = self.enter(sys.executable, "-m", "overlayd", "--config", str(self.config_path))
+        argv = self.enter(*under, sys.executable, "-m", "overlayd", "--config", str(self.config_path))
         # The file decides: settings in this process's own environment are not for the lab's daemons.
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("OVERLAYD_")}
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
