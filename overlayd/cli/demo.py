@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from overlayd.cli.render import invocation
 from overlayd.core.address import FAMILIES, Mode
 from overlayd.lab import Lab, LabError, LabSpec, measure
 from overlayd.lab.lab import unique_name
@@ -229,8 +230,8 @@ def _show(setup: Mapping[str, Any], results: Sequence[Result]) -> None:
     )
     console.print("\n[bold]What to try next[/]")
     for command, what in (
-        ("overlayctl lab up --mode udp", "a lab of your own, with what to type in it"),
-        ("overlayctl demo --offloads off", "with no frame above 1500 bytes anywhere on the way"),
+        (f"{invocation()} lab up --mode udp", "a lab of your own, with what to type in it"),
+        (f"{invocation()} demo --offloads off", "with no frame above 1500 bytes anywhere on the way"),
     ):
         console.print(f"  [cyan]{command}[/]  [dim]# {what}[/]", highlight=False, soft_wrap=True)
 

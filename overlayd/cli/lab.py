@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from overlayd.cli.render import invocation
 from overlayd.lab import Host, Lab, LabError, LabSpec, merged, reap
 from overlayd.lab import state as states
 from overlayd.lab.drawing import draw
@@ -157,18 +158,21 @@ def _hints(lab: Lab) -> list[tuple[str, str]]:
         if first.containers and last is not first:
             target = last.container(0).address()
             hints.append(
-                (f"overlayctl lab exec{name} {first.container(0).name} -- ping -c 3 {target}", "across the overlay")
+                (f"{invocation()} lab exec{name} {first.container(0).name} -- ping -c 3 {target}", "across the overlay")
             )
         hints += [
-            (f"overlayctl lab exec{name} h1 -- tcpdump -ni eth0 {_WATCH[lab.spec.mode]}", "what goes over the wire"),
-            (f"overlayctl lab exec{name} h1 -- ip route", "what overlayd told the kernel"),
+            (
+                f"{invocation()} lab exec{name} h1 -- tcpdump -ni eth0 {_WATCH[lab.spec.mode]}",
+                "what goes over the wire",
+            ),
+            (f"{invocation()} lab exec{name} h1 -- ip route", "what overlayd told the kernel"),
         ]
     elif last is not first:
-        hints.append((f"overlayctl lab exec{name} h1 -- ping {last.public_ip}", "across the underlay"))
+        hints.append((f"{invocation()} lab exec{name} h1 -- ping {last.public_ip}", "across the underlay"))
     hints += [
-        (f"overlayctl lab exec{name} h1", "a shell on a host"),
-        (f"overlayctl lab status{name}", "what each daemon says"),
-        (f"overlayctl lab down{name}", "end it"),
+        (f"{invocation()} lab exec{name} h1", "a shell on a host"),
+        (f"{invocation()} lab status{name}", "what each daemon says"),
+        (f"{invocation()} lab down{name}", "end it"),
     ]
     return hints
 

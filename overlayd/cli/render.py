@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -10,6 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 Json = Mapping[str, Any]
+
+
+def invocation() -> str:
+    """How the person who runs this command would type it again."""
+    typed = sys.argv[0] if Path(sys.argv[0]).name == "overlayctl" else "overlayctl"
+    return f"sudo {typed}" if "SUDO_USER" in os.environ else typed
 
 
 def status(state: Json) -> RenderableType:

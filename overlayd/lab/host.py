@@ -126,9 +126,7 @@ class Host(Namespace):
         process = self.process
         return process.pid if process else None
 
-    def start(
-        self, wait: bool = True, environment: Mapping[str, str] | None = None, under: Sequence[str] = ()
-    ) -> None:
+    def start(self, wait: bool = True, environment: Mapping[str, str] | None = None, under: Sequence[str] = ()) -> None:
         """Start the daemon, and wait until it is ready. Raises LabError with its last log lines if that fails.
 
         `under` is a command that runs the daemon in its own way, such as setpriv with less privilege.
