@@ -60,7 +60,7 @@ class Lab:
         lab = cls(state, echo)
         _claim(state)
         try:
-            progress(f"namespaces and cables of {spec.hosts} hosts with {spec.containers} container{"s" * (spec.containers != 1)} each")
+            progress(f"namespaces and cables of {spec.hosts} hosts with {spec.containers} containers each")
             build(spec, [host.plan for host in lab.hosts], echo)
             lab.write_leases([host.plan.lease_entry() for host in lab.hosts])
             for host in lab.hosts:
