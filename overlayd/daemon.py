@@ -116,6 +116,8 @@ class Daemon:
             if read_sysctl(name) == "1":
                 continue
             if self.settings.ip_forward == "set":
+                if family == 6:
+                    self._keep_router_advertisements()
                 write_sysctl(name, "1")
                 log.info("forwarding turned on", sysctl=name.replace("/", "."))
             else:
@@ -124,6 +126,14 @@ class Daemon:
                     sysctl=name.replace("/", "."),
                     remedy=f"sysctl -w {name.replace('/', '.')}=1, or ip_forward: set",
                 )
+
+    def _keep_router_advertisements(self) -> None:
+        """A host that forwards IPv6 ignores router advertisements, and loses the default route that came by them,
+        unless accept_ra is 2 (ip-sysctl.rst)."""
+        name = f"net/ipv6/conf/{self.backend.node.underlay.name}/accept_ra"
+        if read_sysctl(name) == "1":
+            write_sysctl(name, "2")
+            log.info("router advertisements stay accepted", sysctl=name.replace("/", "."))
 
     def _tell(self) -> None:
         node = self.backend.node
@@ -170,8 +180,12 @@ class Daemon:
             async with self._changing:
                 table = self.reconciler.table
                 events = table.replace(update.leases) if isinstance(update, Snapshot) else table.apply(update)
-                if events:
+                if not events:
+                    continue
+                try:
                     await self.reconciler.take(self.backend, events)
+                except HostError as error:  # the table is right; the next comparison brings the kernel after it
+                    log.error("lease events not applied", error=str(error))
 
     async def _compare(self) -> None:
         try:

@@ -39,7 +39,7 @@ class ControlServer:
             await web.UnixSite(runner, str(path)).start()
             path.chmod(0o660)  # noqa: ASYNC240
         except OSError as error:
-            raise HostError(f"{path}: {error.strerror}; check the directory, or set control_socket") from None
+            raise HostError(f"{path}: {error.strerror or error}; check the directory, or set control_socket") from None
         self._path = path
 
     async def open_health(self, host: str, port: int) -> None:

@@ -24,8 +24,10 @@ class Failure:
 
     @property
     def fatal(self) -> bool:
-        """Whether nothing can work without it: a device, or the rules that guard it."""
-        return isinstance(self.operation.object, Link | Ruleset) and self.operation.verb != "delete"
+        """Whether nothing can work without it: a device, or the table of rules that guards it."""
+        thing = self.operation.object
+        essential = isinstance(thing, Link) or (isinstance(thing, Ruleset) and thing.chain is None)
+        return essential and self.operation.verb != "delete"
 
     def __str__(self) -> str:
         return f"{self.operation}: {self.reason}"

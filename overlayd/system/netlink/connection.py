@@ -9,10 +9,12 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 
 from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
 from overlayd.core.diff import Operation
 from overlayd.core.state import KernelState
 from overlayd.core.underlay import HostInterface
+from overlayd.system.errors import HostError
 from overlayd.system.netlink.batches import BATCH, BatchWriter
 from overlayd.system.netlink.links import LinkWriter
 from overlayd.system.netlink.reader import Reader
@@ -45,9 +47,12 @@ class Netlink:
         self._thread.shutdown()
 
     async def _do(self, job: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-        """Run a job on the netlink thread."""
+        """Run a job on the netlink thread. Raises HostError when the kernel or the socket refuses it."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, partial(job, *arguments, **named))
+        try:
+            return await loop.run_in_executor(self._thread, partial(job, *arguments, **named))
+        except (NetlinkError, OSError) as error:
+            raise HostError(f"netlink: {error}; try again, and see the kernel's log (dmesg)") from error
 
     def _open(self) -> None:
         self._route = IPRoute()
