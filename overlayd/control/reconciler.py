@@ -107,8 +107,7 @@ class Reconciler:
     async def _apply(self, operations: Sequence[Operation], *, repair: bool) -> list[Failure]:
         for step in operations:
             if repair:
-                self.repairs += 1
-                log.warning("kernel state repaired", operation=str(step), differs=_differs(step))
+                log.debug("kernel state to repair", operation=str(step))
             elif step.verb == "change" and isinstance(step.object, Link):
                 log.warning("device differs", device=step.object.name, differs=_differs(step))
             elif step.verb == "delete" and isinstance(step.object, Link):
@@ -116,6 +115,11 @@ class Reconciler:
             else:
                 log.debug("kernel state", operation=str(step))
         failures = await self._kernel.apply(operations)
+        refused = {failure.operation for failure in failures}
+        for step in operations if repair else ():
+            if step not in refused:
+                self.repairs += 1
+                log.warning("kernel state repaired", operation=str(step), differs=_differs(step))
         known = {str(failure) for failure in self.failures}
         for failure in failures:
             if str(failure) not in known:

@@ -46,23 +46,28 @@ def diff(actual: KernelState, desired: KernelState) -> list[Operation]:
     kernel takes it along. Works on whole states and, for a lease event, on the few objects of one lease.
     """
     rebuilt = {key for key, thing in desired.items() if key in actual and _needs_rebuild(actual[key], thing)}
-    emptied = rebuilt | {key for key, thing in desired.items() if key in actual and _is_emptied(actual[key], thing)}
+    losing = {
+        key: (actual[key], thing)
+        for key, thing in desired.items()
+        if isinstance(thing, Link | Ruleset) and key in actual and actual[key] != thing
+    }
+    lost = {
+        key
+        for key, thing in actual.items()
+        if thing.parent in rebuilt or (thing.parent in losing and _loses(*losing[thing.parent], thing))
+    }
     first: list[Operation] = [Operation("delete", actual[key]) for key in rebuilt]
     steps: list[Operation] = []
     for key, wanted in desired.items():
         there = None if key in rebuilt else actual.get(key)
         # What stands under another parent than the wanted one (a route on another device) is changed in place,
         # unless its present parent takes it away.
-        if there is None or there.parent in emptied:
+        if there is None or there.key in lost:
             steps.append(Operation("add", wanted))
         elif there != wanted:
             steps.append(Operation("change", wanted, there))
-    takes_along = emptied | (actual.keys() - desired.keys())
-    last = [
-        Operation("delete", thing)
-        for key, thing in actual.items()
-        if key not in desired and not (thing.parent in takes_along and thing.parent in actual)
-    ]
+    gone = {key: thing for key, thing in actual.items() if key not in desired}
+    last = [Operation("delete", thing) for key, thing in gone.items() if key not in lost and thing.parent not in gone]
     steps.sort(key=lambda step: _RANK[type(step.object)])
     last.sort(key=lambda step: -_RANK[type(step.object)])
     return first + steps + last
@@ -84,8 +89,10 @@ def apply_to(state: KernelState, operations: list[Operation]) -> KernelState:
             del result[thing.key]
             result = {key: child for key, child in result.items() if child.parent != thing.key}
         else:
-            if step.old is not None and _is_emptied(step.old, thing):
-                result = {key: child for key, child in result.items() if child.parent != thing.key}
+            old = result.get(thing.key, thing)
+            lost = [key for key, child in result.items() if child.parent == thing.key and _loses(old, thing, child)]
+            for key in lost:
+                del result[key]
             result[thing.key] = thing
     return result
 
@@ -98,6 +105,8 @@ def _needs_rebuild(actual: KernelObject, wanted: KernelObject) -> bool:
     return False
 
 
-def _is_emptied(actual: KernelObject, wanted: KernelObject) -> bool:
-    """Whether changing the object in place loses all that hangs on it: a table of rules is written as a whole."""
-    return isinstance(wanted, Ruleset) and wanted.chain is None and actual != wanted
+def _loses(old: KernelObject, new: KernelObject, child: KernelObject) -> bool:
+    """Whether the kernel forgets `child` when the object that it hangs on is changed in place from `old` to `new`."""
+    if isinstance(old, Link) and isinstance(new, Link):
+        return old.mac != new.mac and isinstance(child, Neighbour)  # permanent ones too (neigh_changeaddr)
+    return isinstance(new, Ruleset) and new.chain is None and old != new  # a table of rules is written as a whole

@@ -68,7 +68,7 @@ class LinkWriter:
             if link.vxlan is not None and old.vxlan is not None and link.vxlan.learning != old.vxlan.learning:
                 request = {"kind": "vxlan", "vxlan_id": link.vxlan.vni, "vxlan_learning": int(link.vxlan.learning)}
                 self._route.link("set", index=index, **request)
-            self._set(index, link)
+            self._set(index, link, old)
         except NetlinkError as error:
             raise HostError(_explain_link(link, error)) from None
 
@@ -82,12 +82,13 @@ class LinkWriter:
             if error.code != errno.ENODEV:
                 raise HostError(_explain_link(link, error)) from None
 
-    def _set(self, index: int, link: Link) -> None:
-        request: dict[str, Any] = {"mtu": link.mtu, "state": "up" if link.up else "down"}
-        if link.mac is not None:
-            request["address"] = link.mac
-        if link.txqueuelen is not None:
-            request["txqlen"] = link.txqueuelen
+    def _set(self, index: int, link: Link, old: Link | None = None) -> None:
+        """What differs from `old` and nothing else: the kernel drops a device's neighbours for a MAC that it had."""
+        request: dict[str, Any] = {"state": "up" if link.up else "down"}
+        for key, field in (("mtu", "mtu"), ("address", "mac"), ("txqlen", "txqueuelen")):
+            wanted = getattr(link, field)
+            if wanted is not None and (old is None or wanted != getattr(old, field)):
+                request[key] = wanted
         self._route.link("set", index=index, **request)
 
     def _quiet_ipv6(self, index: int) -> None:
