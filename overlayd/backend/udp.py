@@ -115,6 +115,7 @@ class UdpBackend:
                 asyncio.get_running_loop().remove_reader(sock.fileno())
             sock.close()
         self._sockets.clear()
+        self._engine = None  # it holds the sockets that are closed now
 
     def peers_changed(self, peers: Iterable[Lease]) -> None:
         self._table = self._make_table(peers)

@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 
 from overlayd.core.config import Settings
+from overlayd.core.validation import printable
 
 
 def set_up(settings: Settings) -> None:
@@ -16,7 +17,7 @@ def set_up(settings: Settings) -> None:
     processors: list[Any] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
-        _without_empty,
+        _presentable,
     ]
     if settings.log_format == "json":
         processors += [structlog.processors.EventRenamer("msg"), structlog.processors.JSONRenderer()]
@@ -35,5 +36,8 @@ def set_up(settings: Settings) -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="level=warning msg=%(message)r from=%(name)s")
 
 
-def _without_empty(_: Any, __: str, event: Any) -> Any:
-    return {key: value for key, value in event.items() if value is not None}
+def _presentable(_: Any, __: str, event: Any) -> Any:
+    """Nothing that is not there, and nothing that breaks a line."""
+    return {
+        key: printable(value) if isinstance(value, str) else value for key, value in event.items() if value is not None
+    }

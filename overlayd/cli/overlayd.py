@@ -16,11 +16,11 @@ from overlayd.cli.logs import set_up
 from overlayd.control.discovery import discover, make_backend
 from overlayd.control.lock import InstanceLock
 from overlayd.control.reconciler import Reconciler
-from overlayd.core.config import Option, options
+from overlayd.core.config import Option, Settings, options
 from overlayd.daemon import Daemon
 from overlayd.registry.base import RegistryError
 from overlayd.registry.static import StaticRegistry
-from overlayd.system.config_file import ConfigError, Loaded, Sources, load
+from overlayd.system.config_file import ConfigError, Loaded, Sources, control_socket, load
 from overlayd.system.errors import HostError
 from overlayd.system.kernel import Kernel
 from overlayd.system.netlink import Netlink
@@ -44,20 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     sources = _sources(given)
     try:
-        loaded = load(sources)
-    except ConfigError as error:
         if given.cleanup:  # what overlayd made can be removed whatever the configuration says
-            loaded = load(Sources(None, {("network",): "10.1.0.0/16"}))
-        else:
-            print("\n".join(error.lines), file=sys.stderr)
-            return 2
-    set_up(loaded.settings)
-    try:
+            set_up(Settings())
+            return uvloop.run(_cleanup(control_socket(sources)))
+        loaded = load(sources)
+        set_up(loaded.settings)
         if given.check:
             return uvloop.run(_check(loaded))
-        if given.cleanup:
-            return uvloop.run(_cleanup(loaded))
         uvloop.run(Daemon(sources, loaded).run())
+    except ConfigError as error:
+        print("\n".join(error.lines), file=sys.stderr)
+        return 2
     except RegistryError as error:
         print(f"overlayd: {error}", file=sys.stderr)
         return 2
@@ -144,8 +141,8 @@ async def _check(loaded: Loaded) -> int:
     return 2 if problems else 0
 
 
-async def _cleanup(loaded: Loaded) -> int:
-    with InstanceLock(Path(loaded.settings.control_socket)):
+async def _cleanup(socket: Path) -> int:
+    with InstanceLock(socket):
         async with Netlink() as netlink:
             reconciler = Reconciler(Kernel(netlink))
             operations = await reconciler.cleanup()

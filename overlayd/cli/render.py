@@ -28,26 +28,26 @@ def status(state: Json) -> RenderableType:
     facts.add_column(style="bold")
     facts.add_column(overflow="fold")
     well = state["state"] == "ready" and not state["problems"]
-    facts.add_row("state", Text(state["state"], style="green" if well else "red"))
-    facts.add_row("mode", state["mode"] + (f", {state['engine']} engine" if state["engine"] else ""))
-    facts.add_row("lease", _lease_text(state["lease"]))
-    facts.add_row("overlay", f"{', '.join(overlay['interfaces']) or 'no device'}, MTU {overlay['mtu']}")
-    facts.add_row("networks", ", ".join(overlay["networks"]))
-    facts.add_row("underlay", f"{underlay['interface']}, MTU {underlay['mtu']}")
-    facts.add_row("registry", state["registry"])
-    facts.add_row("up for", _duration(state["uptime_seconds"]))
+    _row(facts, "state", Text(state["state"], style="green" if well else "red"))
+    _row(facts, "mode", Text(state["mode"] + (f", {state['engine']} engine" if state["engine"] else "")))
+    _row(facts, "lease", _lease_text(state["lease"]))
+    _row(facts, "overlay", f"{', '.join(overlay['interfaces']) or 'no device'}, MTU {overlay['mtu']}")
+    _row(facts, "networks", ", ".join(overlay["networks"]))
+    _row(facts, "underlay", f"{underlay['interface']}, MTU {underlay['mtu']}")
+    _row(facts, "registry", state["registry"])
+    _row(facts, "up for", _duration(state["uptime_seconds"]))
     if state["traffic"] is not None:
-        facts.add_row("traffic", _traffic(state["traffic"]))
+        _row(facts, "traffic", _traffic(state["traffic"]))
     for direction, title in (("tx", "drops out"), ("rx", "drops in")):
         drops = state["drops"][direction]
         if drops:
-            facts.add_row(title, ", ".join(f"{reason} {count}" for reason, count in sorted(drops.items())))
+            _row(facts, title, ", ".join(f"{reason} {count}" for reason, count in sorted(drops.items())))
     if state["repairs"]:
-        facts.add_row("repairs", str(state["repairs"]))
+        _row(facts, "repairs", str(state["repairs"]))
     if state["reload"]["error"]:
-        facts.add_row("reload", Text(f"refused: {state['reload']['error']}", style="red"))
+        _row(facts, "reload", Text(f"refused: {state['reload']['error']}", style="red"))
     for problem in state["problems"]:
-        facts.add_row("problem", Text(problem, style="red"))
+        _row(facts, "problem", Text(problem, style="red"))
     return Group(facts, Text(), _peers(state["peers"]))
 
 
@@ -58,8 +58,13 @@ def leases(rows: Sequence[Json]) -> RenderableType:
         table.add_column(title, overflow="fold")
     for row in rows:
         note = Text("this host", style="green") if row["own"] else Text(row["problem"] or "", style="red")
-        table.add_row(row["name"] or "-", _subnets(row), _publics(row), row["vtep_mac"], note)
+        _row(table, row["name"] or "-", _subnets(row), _publics(row), row["vtep_mac"], note)
     return table
+
+
+def _row(table: Table, *cells: str | Text) -> None:
+    """A row of plain text: what comes from files and from other hosts is never markup."""
+    table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in cells))
 
 
 def _peers(peers: Sequence[Json]) -> RenderableType:
@@ -72,7 +77,7 @@ def _peers(peers: Sequence[Json]) -> RenderableType:
     for peer in peers:
         traffic = (_traffic(peer["traffic"]) if peer["traffic"] else "-",) if counted else ()
         problem = Text(peer["problem"] or "", style="red")
-        table.add_row(peer["name"] or "-", _subnets(peer), _publics(peer), *traffic, problem)
+        _row(table, peer["name"] or "-", _subnets(peer), _publics(peer), *traffic, problem)
     return table
 
 

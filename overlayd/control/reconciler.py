@@ -108,7 +108,7 @@ class Reconciler:
         for step in operations:
             if repair:
                 log.debug("kernel state to repair", operation=str(step))
-            elif step.verb == "change" and isinstance(step.object, Link):
+            elif step.old is not None and isinstance(step.object, Link):
                 log.warning("device differs", device=step.object.name, differs=_differs(step))
             elif step.verb == "delete" and isinstance(step.object, Link):
                 log.info("device removed", device=step.object.name)
@@ -122,7 +122,8 @@ class Reconciler:
                 log.warning("kernel state repaired", operation=str(step), differs=_differs(step))
         known = {str(failure) for failure in self.failures}
         for failure in failures:
-            if str(failure) not in known:
+            raised = failure.fatal and not repair  # whoever asked for it ends with it, and says so
+            if str(failure) not in known and not raised:
                 log.error("kernel refused", operation=str(failure.operation), reason=failure.reason)
         self.failures = failures
         return failures
@@ -134,7 +135,8 @@ class Reconciler:
             if self._problems.get(key) != text:
                 log.error("peer cannot be reached", lease=key, reason=text)
         for key in self._problems.keys() - problems.keys():
-            log.info("peer can be reached", lease=key)
+            if self.table.get(key) is not None:
+                log.info("peer can be reached", lease=key)
         self._problems = problems
 
 

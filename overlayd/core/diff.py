@@ -8,7 +8,7 @@ its set elements with it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from overlayd.core.state import (
@@ -29,11 +29,14 @@ _RANK = {kind: rank for rank, kind in enumerate(_FOUNDATIONS_FIRST)}
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One step. `add`: it is not there. `change`: it is there and differs (`old`). `delete`: it must go."""
+    """One step. `add`: it is not there. `change`: it is there and differs. `delete`: it must go.
+
+    `old` is what stands there before a change, or stood there before a device is made anew.
+    """
 
     verb: Literal["add", "change", "delete"]
     object: KernelObject
-    old: KernelObject | None = None
+    old: KernelObject | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return f"{ {'add': '+', 'change': '~', 'delete': '-'}[self.verb] } {self.object}"
@@ -63,7 +66,7 @@ def diff(actual: KernelState, desired: KernelState) -> list[Operation]:
         # What stands under another parent than the wanted one (a route on another device) is changed in place,
         # unless its present parent takes it away.
         if there is None or there.key in lost:
-            steps.append(Operation("add", wanted))
+            steps.append(Operation("add", wanted, actual[key] if key in rebuilt else None))
         elif there != wanted:
             steps.append(Operation("change", wanted, there))
     gone = {key: thing for key, thing in actual.items() if key not in desired}

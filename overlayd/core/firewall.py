@@ -8,29 +8,36 @@ table inet overlayd, ours alone:
                            family that the overlay does not have can be reached through the overlay
     chain postrouting      masquerading with flannel's meaning
 
+    chains mark, unmark    the overlay's packets carry a mark while they are forwarded, where that is needed:
+
 An `accept` in a table of ours cannot overrule the drop policy of another table's chain, such as Docker's FORWARD.
-So where a foreign forward chain has policy drop, rules that accept the overlay's packets, and no others, stand at its
-head.
+So where a foreign forward chain has policy drop, rules that accept marked packets from and to this host's subnet, and
+no others, stand at its head. Which packets are the overlay's is decided in our own table, by interface, address and
+connection; the foreign rules use only what `iptables` can read and show, so that its owner can go on with it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
+from overlayd.core import nft_json as nft
 from overlayd.core.address import Address, Family, Network
+from overlayd.core.nft_json import Json
 from overlayd.core.state import Ruleset, SetElement
 
 TABLE = "overlayd"
 COMMENT = "overlayd: "
 """How every rule of ours begins its comment, in whatever table it stands."""
 
-_MASQUERADE_MARK = 0x4000  # packets that Kubernetes already marked for masquerading, as flannel leaves them alone
+FORWARD_MARK = 0x02000000
+"""The bit that the overlay's packets carry between our two forward chains, and lose again."""
 
-Json = dict[str, Any]
+_EARLY, _LATE = -500, 500  # priorities before and after any filter chain
+
+_MASQUERADE_MARK = 0x4000  # packets that Kubernetes already marked for masquerading, as flannel leaves them alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +77,14 @@ def vtep_element(address: Address) -> SetElement:
 
 
 def own_table(
-    sides: Iterable[Side], devices: tuple[str, ...], guarded: Iterable[Guarded], masquerade: bool
+    sides: Iterable[Side],
+    devices: tuple[str, ...],
+    guarded: Iterable[Guarded],
+    masquerade: bool,
+    marked: Iterable[tuple[str, list[Json]]] = (),
 ) -> Ruleset | None:
-    """Our own table; None where nothing is wanted in it. `devices` are the overlay's (none in host-gw mode)."""
+    """Our own table; None where nothing is wanted in it. `devices` are the overlay's (none in host-gw mode), `marked`
+    what forwarded packets must match to be marked (`overlay_packets`)."""
     sides, guarded = tuple(sides), tuple(guarded)
     rules: list[tuple[str, str, list[Json]]] = [
         ("guard", f"VXLAN from a host without a lease (IPv{item.carrier})", _guard(item)) for item in guarded
@@ -81,11 +93,19 @@ def own_table(
         rules += [("inner", f"{device}: {text}", match) for text, match in _inner(device, sides)]
     if masquerade:
         rules += [("postrouting", text, match) for side in sides for text, match in _masquerade(side)]
+    set_mark = {"mangle": {"key": nft.meta("mark"), "value": {"|": [nft.meta("mark"), FORWARD_MARK]}}}
+    rules += [("mark", text, [*match, nft.counter(), set_mark]) for text, match in marked]
+    if any(chain == "mark" for chain, _, _ in rules):
+        others = 0xFFFFFFFF - FORWARD_MARK
+        clear_mark = {"mangle": {"key": nft.meta("mark"), "value": {"&": [nft.meta("mark"), others]}}}
+        rules.append(("unmark", "the mark is for the forward hook alone", [_is_marked(), clear_mark]))
     if not rules:
         return None
     chains = {
         "guard": {"type": "filter", "hook": "input", "prio": -10, "policy": "accept"},
         "inner": {"type": "filter", "hook": "prerouting", "prio": -290, "policy": "accept"},
+        "mark": {"type": "filter", "hook": "forward", "prio": _EARLY, "policy": "accept"},
+        "unmark": {"type": "filter", "hook": "forward", "prio": _LATE, "policy": "accept"},
         "postrouting": {"type": "nat", "hook": "postrouting", "prio": 100, "policy": "accept"},
     }
     used = {chain for chain, _, _ in rules}
@@ -107,46 +127,41 @@ def own_table(
     return Ruleset("inet", TABLE, None, tuple(comments), json.dumps(commands))
 
 
-def forward_accepts(
-    chain: ForeignChain, sides: Iterable[Side], devices: tuple[str, ...], underlay: str
-) -> Ruleset | None:
-    """Our rules at the head of somebody else's forward chain: the overlay's packets, matched by interface and address.
+def overlay_packets(sides: Iterable[Side], devices: tuple[str, ...], underlay: str) -> Iterator[tuple[str, list[Json]]]:
+    """What forwarded packets match that the overlay needs, by interface and address.
 
-    Accepted are packets between containers here and the network's, over the overlay's devices (in host-gw mode, the
-    underlay's); what containers here send elsewhere; and the answers to it.
+    These are packets from the network to containers here, over the overlay's devices (in host-gw mode, the underlay's);
+    what containers here send, wherever to; and the answers to it.
     """
-    paths = devices or (underlay,)
+    for side in sides:
+        network, subnet = side.network, side.subnet
+        source, destination = nft.field(side.protocol, "saddr"), nft.field(side.protocol, "daddr")
+        to_subnet = nft.equal(destination, nft.prefix(subnet))
+        for path in devices or (underlay,):
+            incoming = [nft.equal(nft.meta("iifname"), path), nft.equal(source, nft.prefix(network))]
+            yield f"{path}: {network} to {subnet}", [*incoming, to_subnet]
+        elsewhere = [
+            {"match": {"op": "!=", "left": nft.meta("iifname"), "right": device}} for device in (*devices, underlay)
+        ]
+        yield f"from {subnet}", [*elsewhere, nft.equal(source, nft.prefix(subnet))]
+        known = {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}}
+        yield f"answers to {subnet}", [known, to_subnet]
+
+
+def forward_accepts(chain: ForeignChain, sides: Iterable[Side]) -> Ruleset | None:
+    """Our rules at the head of somebody else's forward chain: marked packets from and to this host's subnet pass."""
     rules: list[tuple[str, list[Json]]] = []
     for side in sides:
         if chain.family in ("ip", "ip6") and chain.family != side.protocol:
             continue
-        network, subnet, name = side.network, side.subnet, side.protocol
-        for path in paths:
-            incoming = [_equal(_meta("iifname"), path), _equal(_field(name, "saddr"), _prefix(network))]
-            rules.append((f"{network} to {subnet}", [*incoming, _equal(_field(name, "daddr"), _prefix(subnet))]))
-        outside = {"set": [*devices, underlay]} if devices else underlay
-        rules += [
-            (
-                f"from {subnet}",
-                [
-                    {"match": {"op": "!=", "left": _meta("iifname"), "right": outside}},
-                    _equal(_field(name, "saddr"), _prefix(subnet)),
-                ],
-            ),
-            (
-                f"answers to {subnet}",
-                [
-                    {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}},
-                    _equal(_field(name, "daddr"), _prefix(subnet)),
-                ],
-            ),
-        ]
+        for text, field in ((f"to {side.subnet}", "daddr"), (f"from {side.subnet}", "saddr")):
+            rules.append((text, [nft.equal(nft.field(side.protocol, field), nft.prefix(side.subnet)), _is_marked()]))
     if not rules:
         return None
     comments: list[str] = []
     commands: list[Json] = []
     for text, match in rules:
-        expressions = [*match, _counter(), {"accept": None}]
+        expressions = [*match, nft.counter(), {"accept": None}]
         comment = _comment(text, expressions)
         comments.append(comment)
         rule = {"family": chain.family, "table": chain.table, "chain": chain.chain}
@@ -156,49 +171,50 @@ def forward_accepts(
 
 
 def _inner(device: str, sides: tuple[Side, ...]) -> list[tuple[str, list[Json]]]:
-    entered = _equal(_meta("iifname"), device)
+    entered = nft.equal(nft.meta("iifname"), device)
     rules: list[tuple[str, list[Json]]] = []
     for side in sides:
-        source, destination = _field(side.protocol, "saddr"), _field(side.protocol, "daddr")
+        source, destination = nft.field(side.protocol, "saddr"), nft.field(side.protocol, "daddr")
         for text, match in (
-            (f"source outside {side.network}", _differs(source, side.network)),
-            (f"source inside {side.subnet}", _equal(source, _prefix(side.subnet))),
-            (f"destination outside {side.subnet}", _differs(destination, side.subnet)),
+            (f"source outside {side.network}", nft.differs(source, side.network)),
+            (f"source inside {side.subnet}", nft.equal(source, nft.prefix(side.subnet))),
+            (f"destination outside {side.subnet}", nft.differs(destination, side.subnet)),
         ):
-            rules.append((text, [entered, *_protocol(side), match, *_drop()]))
+            rules.append((text, [entered, *_protocol(side), match, *nft.drop()]))
     protocols = ["ipv4" if side.network.version == 4 else "ipv6" for side in sides]
-    others = [{"match": {"op": "!=", "left": _meta("nfproto"), "right": protocol}} for protocol in protocols]
-    rules.append(("no such family here", [entered, *others, *_drop()]))
+    others = [{"match": {"op": "!=", "left": nft.meta("nfproto"), "right": protocol}} for protocol in protocols]
+    rules.append(("no such family here", [entered, *others, *nft.drop()]))
     return rules
 
 
 def _guard(item: Guarded) -> list[Json]:
-    source = _field("ip" if item.carrier == 4 else "ip6", "saddr")
+    source = nft.field("ip" if item.carrier == 4 else "ip6", "saddr")
     return [
-        _equal(_meta("nfproto"), "ipv4" if item.carrier == 4 else "ipv6"),
-        _equal(_field("udp", "dport"), item.port),
+        nft.equal(nft.meta("nfproto"), "ipv4" if item.carrier == 4 else "ipv6"),
+        nft.equal(nft.field("udp", "dport"), item.port),
         # RFC 7348: behind 8 bytes of UDP header, flags and 3 reserved bytes, the VNI: bit 96 of the transport header.
         # Another VNI on the same port belongs to somebody else's device.
-        _equal({"payload": {"base": "th", "offset": 96, "len": 24}}, item.vni),
+        nft.equal({"payload": {"base": "th", "offset": 96, "len": 24}}, item.vni),
         {"match": {"op": "!=", "left": source, "right": f"@vteps{item.carrier}"}},
-        *_drop(),
+        *nft.drop(),
     ]
 
 
 def _masquerade(side: Side) -> list[tuple[str, list[Json]]]:
     name = side.protocol
-    source, destination = _field(name, "saddr"), _field(name, "daddr")
+    source, destination = nft.field(name, "saddr"), nft.field(name, "daddr")
     multicast = "224.0.0.0/4" if name == "ip" else "ff00::/8"
     address, length = multicast.split("/")
-    from_subnet, to_subnet = _equal(source, _prefix(side.subnet)), _equal(destination, _prefix(side.subnet))
-    from_network, to_network = _equal(source, _prefix(side.network)), _equal(destination, _prefix(side.network))
-    not_from_network = _differs(source, side.network)
-    marked = {"match": {"op": "==", "left": {"&": [_meta("mark"), _MASQUERADE_MARK]}, "right": _MASQUERADE_MARK}}
+    subnet, network = nft.prefix(side.subnet), nft.prefix(side.network)
+    from_subnet, to_subnet = nft.equal(source, subnet), nft.equal(destination, subnet)
+    from_network, to_network = nft.equal(source, network), nft.equal(destination, network)
+    not_from_network = nft.differs(source, side.network)
+    marked = nft.has_mark(_MASQUERADE_MARK)
     not_multicast = {
         "match": {"op": "!=", "left": destination, "right": {"prefix": {"addr": address, "len": int(length)}}}
     }
-    leave: list[Json] = [_counter(), {"return": None}]
-    masquerade: list[Json] = [_counter(), {"masquerade": {"flags": "fully-random"}}]
+    leave: list[Json] = [nft.counter(), {"return": None}]
+    masquerade: list[Json] = [nft.counter(), {"masquerade": {"flags": "fully-random"}}]
     return [
         (f"{name}: already marked", [*_protocol(side), marked, *leave]),
         (f"{name}: subnet to network", [from_subnet, to_network, *leave]),
@@ -209,41 +225,17 @@ def _masquerade(side: Side) -> list[tuple[str, list[Json]]]:
     ]
 
 
+def _protocol(side: Side) -> list[Json]:
+    return [nft.equal(nft.meta("nfproto"), "ipv4" if side.network.version == 4 else "ipv6")]
+
+
 def _comment(text: str, expressions: list[Json]) -> str:
     digest = hashlib.sha256(json.dumps(expressions, sort_keys=True).encode()).hexdigest()[:8]
     return f"{COMMENT}{text} #{digest}"
 
 
-def _protocol(side: Side) -> list[Json]:
-    return [_equal(_meta("nfproto"), "ipv4" if side.network.version == 4 else "ipv6")]
-
-
-def _differs(left: Json, network: Network) -> Json:
-    return {"match": {"op": "!=", "left": left, "right": _prefix(network)}}
-
-
-def _drop() -> list[Json]:
-    return [_counter(), {"drop": None}]
-
-
-def _counter() -> Json:
-    return {"counter": {"packets": 0, "bytes": 0}}
-
-
-def _equal(left: Json, right: Any) -> Json:
-    return {"match": {"op": "==", "left": left, "right": right}}
-
-
-def _meta(key: str) -> Json:
-    return {"meta": {"key": key}}
-
-
-def _field(protocol: str, field: str) -> Json:
-    return {"payload": {"protocol": protocol, "field": field}}
-
-
-def _prefix(network: Network) -> Json:
-    return {"prefix": {"addr": str(network.network_address), "len": network.prefixlen}}
+def _is_marked() -> Json:
+    return nft.has_mark(FORWARD_MARK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,8 +253,9 @@ class Wanted:
 
 def rulesets(wanted: Wanted, dropping: Iterable[ForeignChain]) -> list[Ruleset]:
     """Every ruleset that is wanted, given the foreign forward chains that drop by policy."""
+    dropping = tuple(dropping) if wanted.forward_accept else ()
+    marked = overlay_packets(wanted.sides, wanted.devices, wanted.underlay) if dropping else ()
     inner = wanted.devices if wanted.guarded else ()  # elsewhere the daemon's own checks, or none are needed
-    found = [own_table(wanted.sides, inner, wanted.guarded, wanted.masquerade)]
-    if wanted.forward_accept:
-        found += [forward_accepts(chain, wanted.sides, wanted.devices, wanted.underlay) for chain in dropping]
+    found = [own_table(wanted.sides, inner, wanted.guarded, wanted.masquerade, marked)]
+    found += [forward_accepts(chain, wanted.sides) for chain in dropping]
     return [ruleset for ruleset in found if ruleset is not None]

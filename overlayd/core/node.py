@@ -87,7 +87,7 @@ class Node:
         if self.mode == "host-gw" and inner > carrier:
             return f"{subnet} has no IPv6 next hop: host-gw needs public_ipv6 in every lease, or use udp or vxlan"
         if self.mode == "host-gw" and not self.underlay.on_link(public):
-            networks = ", ".join(str(own.network) for own in self.underlay.addresses)
+            networks = ", ".join(str(own.network) for own in self.underlay.addresses if not own.ip.is_link_local)
             return (
                 f"{public} is not on the link of {self.underlay.name} ({networks}):"
                 " host-gw needs every peer on one link; use udp or vxlan"

@@ -15,7 +15,7 @@ import yaml
 
 from overlayd.core.config import Option, Settings, options
 from overlayd.core.validation import Path as Place
-from overlayd.core.validation import Problem, dotted, validate
+from overlayd.core.validation import Problem, dotted, printable, validate
 from overlayd.system.errors import HostError
 from overlayd.system.files import read_text
 
@@ -26,8 +26,8 @@ class ConfigError(Exception):
     """The configuration is wrong: one line for each mistake, with file, line, place, value and remedy."""
 
     def __init__(self, lines: list[str]) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = lines
+        self.lines = [printable(line) for line in lines]
+        super().__init__("\n".join(self.lines))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,17 @@ def load(sources: Sources) -> Loaded:
     if isinstance(result, Settings):
         return Loaded(result, tuple(files))
     raise ConfigError([_line(problem, places, known) for problem in result])
+
+
+def control_socket(sources: Sources) -> Path:
+    """Where the daemon of these sources has its control socket, whatever else is wrong in them."""
+    if ("control_socket",) in sources.flags:
+        return Path(sources.flags["control_socket",])
+    if "OVERLAYD_CONTROL_SOCKET" in sources.environment:
+        return Path(sources.environment["OVERLAYD_CONTROL_SOCKET"])
+    raw = _read_yaml(sources.file, {}, []) if sources.file is not None else {}
+    named = raw.get("control_socket")
+    return Path(named if isinstance(named, str) and named.strip() else Settings().control_socket)
 
 
 def _line(problem: Problem, places: Mapping[Place, str], known: Mapping[tuple[str, ...], Option]) -> str:

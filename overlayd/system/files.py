@@ -35,7 +35,7 @@ def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
                 file.write(text)
             Path(name).chmod(mode)
             Path(name).replace(path)
-        except OSError:
+        except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:

@@ -60,20 +60,37 @@ class Kernel:
         return Reading({**state, **state_of(rules)}, tuple(dropping))
 
     async def apply(self, operations: Sequence[Operation]) -> list[Failure]:
-        """Do the operations in order. Gives back those refused; what does not depend on them is done."""
+        """Do the operations in order. Gives back those refused; what does not depend on them is done.
+
+        A fatal refusal ends it: what follows would stand on nothing, or on somebody else's device. Devices that were
+        made on the way are removed again, and with them all that hangs on them.
+        """
         failures: list[Failure] = []
+        made: list[Operation] = []
         for family, group in groupby(operations, lambda step: _family(step)):
             steps = list(group)
-            if family is Link:
-                failures += [failure for step in steps for failure in await self._one(step)]
-            elif family is Ruleset:
-                try:
-                    await nft.apply(steps)
-                except HostError as error:
-                    failures += [Failure(step, str(error)) for step in steps]
-            else:
+            if family is Ruleset:
+                failures += await self._rules(steps)
+            elif family is Operation:
                 failures += [Failure(step, reason) for step, reason in await self.netlink.batch(steps)]
+            for step in steps if family is Link else ():
+                failures += await self._one(step)
+                if failures and failures[-1].fatal:
+                    break
+                if step.verb == "add" and isinstance(step.object, Link):
+                    made.append(step)
+            if any(failure.fatal for failure in failures):
+                for step in made:
+                    await self._one(Operation("delete", step.object))
+                break
         return failures
+
+    async def _rules(self, steps: Sequence[Operation]) -> list[Failure]:
+        try:
+            await nft.apply(steps)
+        except HostError as error:
+            return [Failure(step, str(error)) for step in steps]
+        return []
 
     async def _one(self, step: Operation) -> list[Failure]:
         try:

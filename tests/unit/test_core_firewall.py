@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from overlayd.core.firewall import (
+    FORWARD_MARK,
     ForeignChain,
     Guarded,
     Side,
     Wanted,
     forward_accepts,
+    overlay_packets,
     own_table,
     rulesets,
     vtep_element,
@@ -229,7 +231,7 @@ def test_elements_stand_in_the_set_that_the_guard_reads() -> None:
 
 def test_comments_name_every_rule_in_order_and_end_in_a_digest() -> None:
     own = own_table([V4, V6], (DEVICE,), [GUARDED], masquerade=True)
-    foreign = forward_accepts(DOCKER, [V4], (DEVICE,), UNDERLAY)
+    foreign = forward_accepts(DOCKER, [V4])
     assert own is not None
     assert foreign is not None
     assert own.comments == tuple(f"{rule['chain']}: {rule['comment']}" for rule in rules_of(own))
@@ -268,29 +270,58 @@ FORWARDED = [
 ]
 
 
+def forwarded(packet: Packet, chain: ForeignChain = DOCKER, devices: tuple[str, ...] = (DEVICE,)) -> str | None:
+    """What becomes of a packet that meets our marking chain and then the foreign chain."""
+    table = own_table([V4, V6], devices, [], False, overlay_packets([V4, V6], devices, UNDERLAY))
+    if verdict(table, "mark", packet) == "mangle":
+        packet = replace(packet, mark=packet.mark | FORWARD_MARK)
+    return verdict(forward_accepts(chain, [V4, V6]), chain.chain, packet)
+
+
 @pytest.mark.parametrize(("packet", "expected"), [*FORWARDED, (Packet("10.5.2.7", "10.5.1.7", UNDERLAY), None)])
 def test_forward_accepts_the_overlays_packets_and_no_others(packet: Packet, expected: str | None) -> None:
-    assert verdict(forward_accepts(DOCKER, [V4, V6], (DEVICE,), UNDERLAY), "FORWARD", packet) == expected
+    assert forwarded(packet) == expected
 
 
 def test_host_gw_packets_come_over_the_underlay() -> None:
-    ruleset = forward_accepts(DOCKER, [V4], (), UNDERLAY)
-    assert verdict(ruleset, "FORWARD", Packet("10.5.2.7", "10.5.1.7", UNDERLAY)) == "accept"
-    assert verdict(ruleset, "FORWARD", Packet("10.5.1.7", "10.5.2.7", BRIDGE)) == "accept"
-    assert verdict(ruleset, "FORWARD", Packet("192.168.77.9", "10.5.1.7", UNDERLAY)) is None
+    assert forwarded(Packet("10.5.2.7", "10.5.1.7", UNDERLAY), devices=()) == "accept"
+    assert forwarded(Packet("10.5.1.7", "10.5.2.7", BRIDGE), devices=()) == "accept"
+    assert forwarded(Packet("192.168.77.9", "10.5.1.7", UNDERLAY), devices=()) is None
+
+
+def test_another_users_mark_opens_nothing_but_this_hosts_subnet() -> None:
+    assert forwarded(Packet("172.17.0.2", "8.8.8.8", "docker0", mark=FORWARD_MARK)) is None
+
+
+def test_the_mark_is_gone_when_the_packet_has_been_forwarded() -> None:
+    table = own_table([V4], (DEVICE,), [], False, overlay_packets([V4], (DEVICE,), UNDERLAY))
+    assert table is not None
+    [rule] = [rule for rule in rules_of(table) if rule["chain"] == "unmark"]
+    assert rule["expr"][-1]["mangle"]["value"] == {"&": [{"meta": {"key": "mark"}}, 0xFFFFFFFF - FORWARD_MARK]}
+    assert verdict(table, "unmark", Packet("10.5.2.7", "10.5.1.7", mark=FORWARD_MARK | 1)) == "mangle"
+    assert verdict(table, "unmark", Packet("10.5.2.7", "10.5.1.7", mark=1)) is None
+
+
+def test_iptables_can_read_the_foreign_rules() -> None:
+    """iptables-nft gives up on a chain with a connection state or a set in it, and drops a second interface."""
+    ruleset = forward_accepts(DOCKER, [V4])
+    assert ruleset is not None
+    assert "ct" not in ruleset.definition.replace("protocol", "")
+    assert '"set"' not in ruleset.definition
+    assert "iifname" not in ruleset.definition
 
 
 @pytest.mark.parametrize(
     ("family", "v4", "v6"), [("ip", "accept", None), ("ip6", None, "accept"), ("inet", "accept", "accept")]
 )
 def test_a_chain_gets_the_rules_of_its_family(family: str, v4: str | None, v6: str | None) -> None:
-    ruleset = forward_accepts(ForeignChain(family, "filter", "FORWARD"), [V4, V6], (DEVICE,), UNDERLAY)
-    assert verdict(ruleset, "FORWARD", Packet("10.5.2.7", "10.5.1.7")) == v4
-    assert verdict(ruleset, "FORWARD", Packet("fd05:0:0:2::7", "fd05:0:0:1::7")) == v6
+    chain = ForeignChain(family, "filter", "FORWARD")
+    assert forwarded(Packet("10.5.2.7", "10.5.1.7"), chain) == v4
+    assert forwarded(Packet("fd05:0:0:2::7", "fd05:0:0:1::7"), chain) == v6
 
 
 def test_no_rules_for_a_chain_of_another_family() -> None:
-    assert forward_accepts(ForeignChain("ip6", "filter", "FORWARD"), [V4], (DEVICE,), UNDERLAY) is None
+    assert forward_accepts(ForeignChain("ip6", "filter", "FORWARD"), [V4]) is None
 
 
 # --- all of it --------------------------------------------------------------------------------------------------------
@@ -302,7 +333,8 @@ def test_rulesets() -> None:
     own, foreign = rulesets(wanted, [DOCKER, docker6])
     assert (own.table, own.chain) == ("overlayd", None)
     assert (foreign.table, foreign.chain) == ("filter", "FORWARD")
-    assert rulesets(replace(wanted, forward_accept=False), [DOCKER]) == [own]
-    assert rulesets(wanted, []) == [own]
+    [alone] = rulesets(wanted, [])
+    assert rulesets(replace(wanted, forward_accept=False), [DOCKER]) == [alone]
+    assert set(alone.comments) < set(own.comments), "marks are set only where a foreign chain asks for them"
     udp = replace(wanted, devices=("flannel0",), guarded=())
     assert rulesets(udp, []) == []  # the daemon checks each packet itself

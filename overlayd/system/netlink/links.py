@@ -42,7 +42,8 @@ class LinkWriter:
                 self._change_link(thing, step.old)
 
     def _add_link(self, link: Link) -> None:
-        """Make a device, whole and ours from its first moment, and bring it up."""
+        """Make a device, whole and ours from its first moment, and bring it up; or leave none."""
+        index = None
         try:
             if link.vxlan is None:
                 self._refuse_foreign(link)
@@ -55,6 +56,8 @@ class LinkWriter:
             self._quiet_ipv6(index)
             self._set(index, link)
         except NetlinkError as error:
+            if index is not None:
+                self._route.link("del", index=index)
             raise HostError(_explain_link(link, error)) from None
 
     def _refuse_foreign(self, link: Link) -> None:
