@@ -71,9 +71,15 @@ def diff(actual: KernelState, desired: KernelState) -> list[Operation]:
             steps.append(Operation("change", wanted, there))
     gone = {key: thing for key, thing in actual.items() if key not in desired}
     last = [Operation("delete", thing) for key, thing in gone.items() if key not in lost and thing.parent not in gone]
+    # An address that goes makes way before routes come: the kernel takes no gateway that is an address of its own; a
+    # host that gives its subnet to a peer would have one. The address that replaces it is there by then, so that the
+    # device is never without any, which would cost it all its routes.
+    early = [step for step in last if isinstance(step.object, Address) and step.object.parent in desired]
+    last = [step for step in last if step not in early]
     steps.sort(key=lambda step: _RANK[type(step.object)])
     last.sort(key=lambda step: -_RANK[type(step.object)])
-    return first + steps + last
+    count = sum(_RANK[type(step.object)] <= _RANK[Address] for step in steps)
+    return [*first, *steps[:count], *early, *steps[count:], *last]
 
 
 def apply_to(state: KernelState, operations: list[Operation]) -> KernelState:
