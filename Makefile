@@ -3,8 +3,8 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/installed
-# iperf3, tcpdump and tshark measure and look; docker.io's iptables is the firewall that tests hold overlayd against.
-PACKAGES := python3-venv iproute2 nftables iptables ethtool iperf3 iputils-ping tshark
+# iperf3 and tshark measure and look; iptables and curl are other people's programs that tests run beside overlayd.
+PACKAGES := python3-venv iproute2 nftables iptables ethtool iperf3 iputils-ping tshark curl
 
 .PHONY: help
 help: ## show this list

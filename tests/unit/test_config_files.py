@@ -41,7 +41,7 @@ def test_the_example_shows_every_option_and_no_other() -> None:
     assert {".".join(path) for path in shown()} == {".".join(option.path) for option in options()}
 
 
-@pytest.mark.parametrize("option", options(), ids=lambda option: ".".join(option.path))
+@pytest.mark.parametrize("option", list(options()), ids=lambda option: ".".join(option.path))
 def test_the_example_shows_the_default(option: object) -> None:
     path, default = option.path, option.default  # type: ignore[attr-defined]
     hidden, value = shown()[path]
