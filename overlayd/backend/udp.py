@@ -42,6 +42,14 @@ _TXQUEUELEN = 1000  # packets; twice the default, so that a burst survives a lat
 
 ENGINES: tuple[tuple[str, MakeEngine], ...] = (("python", PythonEngine),)
 """Fastest first."""
+NO_NATIVE = ""
+"""Why the native engine is not among them."""
+try:
+    from overlayd.datapath.native_engine import NativeEngine
+except ImportError as error:  # built without a C compiler
+    NO_NATIVE = str(error)
+else:
+    ENGINES = (("native", NativeEngine), *ENGINES)
 
 
 class UdpBackend:
@@ -79,23 +87,33 @@ class UdpBackend:
     def attach(self) -> None:
         if self._tun is not None:
             return
-        self._tun = Tun(DEVICE)
+        name, make = self._choose()
+        self._tun = Tun(DEVICE, vnet_header=name == "native")
         # Our ICMP errors enter through the TUN with this host's own overlay address as their source. The kernel takes
         # such a packet for a spoofed one unless told otherwise; the engine lets none in from the underlay.
         try:
             write_sysctl(f"net/ipv4/conf/{DEVICE}/accept_local", "1")
         except HostError as error:
             log.warning("ICMP errors from the engine will not reach containers", error=str(error))
-        make = choose(self._settings.engine, ENGINES)
         if self._engine is None:
             self._engine = make(self._tun.fileno(), self._sockets, self._table)
-            log.info("packet engine", engine=self._engine.name, offloads="none")
+            log.info("packet engine", engine=self._engine.name, offloads=self._engine.offloads)
         else:
             self._engine.replace_tun(self._tun.fileno())
         loop = asyncio.get_running_loop()
         loop.add_reader(self._tun.fileno(), self._outbound, self._engine)
         for carrier, sock in self._sockets.items():
             loop.add_reader(sock.fileno(), partial(self._engine.inbound, carrier))
+
+    def _choose(self) -> tuple[str, MakeEngine]:
+        wanted = self._settings.engine
+        if NO_NATIVE and wanted == "native":
+            raise HostError(
+                f"udp.engine: native is not installed ({NO_NATIVE}); install a C compiler, then overlayd anew"
+            )
+        if NO_NATIVE and wanted == "auto" and self._engine is None:
+            log.warning("the native engine is not installed: packets take the slow way", reason=NO_NATIVE)
+        return choose(wanted, ENGINES)
 
     def _outbound(self, engine: Engine) -> None:
         if engine.outbound() == TUN_GONE:

@@ -42,6 +42,13 @@ class PrefixTable(Generic[T]):
                 return value
         return None
 
+    def levels(self) -> Iterator[tuple[int, int, list[tuple[int, T]]]]:
+        """(family, prefix length, [(first address, value)]) for each length in use, the longest first."""
+        for version, levels in self._levels.items():
+            for shift, level in levels:
+                length = (32 if version == 4 else 128) - shift
+                yield version, length, [(prefix << shift, value) for prefix, value in level.items()]
+
     def __len__(self) -> int:
         return self._size
 

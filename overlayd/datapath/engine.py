@@ -14,10 +14,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from overlayd.core.address import Family
-from overlayd.core.decide import ForwardingTable
+from overlayd.core.decide import ForwardingTable, Peer
 
 TUN_GONE = -1
 """What `outbound` gives back when the device was deleted: the caller must stop watching it, or spin for ever."""
+
+ICMP_RATE, ICMP_BURST = 100, 50
+"""ICMP errors a second; the kernel's own limit is of the same kind (icmp_msgs_per_sec)."""
 
 
 @dataclass(slots=True)
@@ -51,6 +54,10 @@ class Engine(Protocol):
 
     name: str
 
+    @property
+    def offloads(self) -> str:
+        """What the kernel does for it, for the log: names with commas between, or none."""
+
     def replace_table(self, table: ForwardingTable) -> None:
         """Decide by this table from the next packet on."""
 
@@ -74,8 +81,20 @@ class MakeEngine(Protocol):
         """An engine that owns neither the TUN nor the sockets."""
 
 
-def choose(wanted: str, engines: Sequence[tuple[str, MakeEngine]]) -> MakeEngine:
+def choose(wanted: str, engines: Sequence[tuple[str, MakeEngine]]) -> tuple[str, MakeEngine]:
     """The engine of that name, or for "auto" the first, which is the fastest. Raises KeyError."""
     if wanted == "auto":
-        return engines[0][1]
-    return dict(engines)[wanted]
+        return engines[0]
+    return wanted, dict(engines)[wanted]
+
+
+def path_mtu(peer: Peer) -> int:
+    """What the kernel has learnt about the path (ip(7), IP_MTU on a connected socket); a rare question."""
+    ipv4 = peer.carrier == 4
+    level, option = (socket.IPPROTO_IP, 14) if ipv4 else (socket.IPPROTO_IPV6, 24)  # IP_MTU, IPV6_MTU
+    with socket.socket(socket.AF_INET if ipv4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((peer.host, peer.port))
+            return probe.getsockopt(level, option)
+        except OSError:
+            return 576 if ipv4 else 1280

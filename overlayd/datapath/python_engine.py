@@ -28,18 +28,18 @@ from overlayd.core.decide import (
     too_big_for,
 )
 from overlayd.core.mtu import overhead
-from overlayd.datapath.engine import TUN_GONE, Counters, Traffic
+from overlayd.datapath.engine import ICMP_BURST, ICMP_RATE, TUN_GONE, Counters, Traffic, path_mtu
 
 _BURST = 64
 """Packets in one wake-up: enough to spread the loop's own cost, few enough that the other direction hardly waits."""
 _PACKET_MAX = 65536  # more than any IP packet, so that no read ever truncates one
-_ICMP_RATE, _ICMP_BURST = 100, 50  # errors a second; the kernel's own limit is of the same kind (icmp_msgs_per_sec)
 
 
 class PythonEngine:
     """See `datapath.engine.Engine`."""
 
     name = "python"
+    offloads = "none"
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class PythonEngine:
         self._sockets = dict(sockets)
         self._table = table
         self._now = now
-        self._icmp = TokenBucket(_ICMP_RATE, _ICMP_BURST, now())
+        self._icmp = TokenBucket(ICMP_RATE, ICMP_BURST, now())
         self._counters = Counters()
         self._peers: dict[str, Traffic] = self._counters.peers
 
@@ -108,19 +108,8 @@ class PythonEngine:
         if error.errno != errno.EMSGSIZE:
             self._count(self._counters.tx_drops, DropReason.SEND_ERROR)
             return
-        mtu = self._path_mtu(peer) - overhead("udp", peer.carrier)
+        mtu = path_mtu(peer) - overhead("udp", peer.carrier)
         self._not_sent(packet, too_big_for(packet, mtu, self._table))
-
-    def _path_mtu(self, peer: Peer) -> int:
-        """What the kernel has learnt about the path (ip(7), IP_MTU on a connected socket); a rare question."""
-        ipv4 = peer.carrier == 4
-        level, option = (socket.IPPROTO_IP, 14) if ipv4 else (socket.IPPROTO_IPV6, 24)  # IP_MTU, IPV6_MTU
-        with socket.socket(socket.AF_INET if ipv4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.connect((peer.host, peer.port))
-                return probe.getsockopt(level, option)
-            except OSError:
-                return 576 if ipv4 else 1280
 
     def _not_sent(self, packet: bytes, verdict: Drop | Reply) -> None:
         self._count(self._counters.tx_drops, verdict.reason)

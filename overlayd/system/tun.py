@@ -17,18 +17,26 @@ _DEVICE = "/dev/net/tun"
 _TUNSETIFF = 0x400454CA
 _TUNSETPERSIST = 0x400454CB
 _IFF_TUN = 0x0001
+_TUNSETOFFLOAD = 0x400454D0
 _IFF_NO_PI = 0x1000  # no 4-byte prefix: a read gives the IP packet and nothing else
+_IFF_VNET_HDR = 0x4000  # but a struct virtio_net_hdr before each, where that is asked for
 _IFREQ = struct.Struct("16sH22x")
 
 
 class Tun:
     """An attached TUN: `fileno()` is non-blocking, one read or write is one IP packet. Close it to detach."""
 
-    def __init__(self, name: str) -> None:
-        """Attach to the device, making it where there is none. Raises HostError."""
+    def __init__(self, name: str, vnet_header: bool = False) -> None:
+        """Attach to the device, making it where there is none. Raises HostError.
+
+        With `vnet_header` each packet has a virtio-net header before it, and whoever reads may turn offloads on.
+        """
         self.name = name
         try:
-            self._holder, self._fd = _open(name)
+            self._holder, self._fd = _open(name, _IFF_VNET_HDR if vnet_header else 0)
+            # Offloads belong to the device and outlive their reader; the header belongs to the open file. Whoever came
+            # before may have been killed: without this, a reader that knows no superpackets would be given some.
+            fcntl.ioctl(self._fd, _TUNSETOFFLOAD, 0)
         except OSError as error:
             raise HostError(_explain(name, error)) from None
         os.set_blocking(self._fd, False)
@@ -69,19 +77,19 @@ class _Holder:
         return -1
 
 
-def _open(name: str) -> tuple[_Holder | None, int]:
+def _open(name: str, flags: int) -> tuple[_Holder | None, int]:
     try:
         import pytun
     except ImportError:  # no wheel for this machine
         fd = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
         try:
-            fcntl.ioctl(fd, _TUNSETIFF, _IFREQ.pack(name.encode(), _IFF_TUN | _IFF_NO_PI))
+            fcntl.ioctl(fd, _TUNSETIFF, _IFREQ.pack(name.encode(), _IFF_TUN | _IFF_NO_PI | flags))
         except OSError:
             os.close(fd)
             raise
         return None, fd
     try:
-        device = pytun.TunTapDevice(name=name, flags=pytun.IFF_TUN | pytun.IFF_NO_PI)
+        device = pytun.TunTapDevice(name=name, flags=pytun.IFF_TUN | pytun.IFF_NO_PI | flags)
     except pytun.Error as error:  # an OSError of its own making: errno and text are its two arguments
         number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
         raise OSError(number, str(error)) from None

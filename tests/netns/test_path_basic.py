@@ -17,7 +17,7 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-from wire import FAMILIES, MODES, Capture, eventually, ping_text, tcp_carries, udp_echo
+from wire import ENGINES, FAMILIES, MODES, Capture, eventually, ping_text, tcp_carries, udp_echo
 
 from overlayd.lab import Host, hosts
 
@@ -27,21 +27,22 @@ OVERHEAD = {("udp", 4): 28, ("udp", 6): 48, ("vxlan", 4): 50, ("vxlan", 6): 70, 
 Path = tuple[Host, Host, int]
 
 
-def cases() -> Iterator[tuple[str, str, str, int]]:
-    """Mode, families inside and underneath, and the one that is tried; host-gw has no next hop for 6 over 4."""
-    for mode, (inside, underlay), family in itertools.product(MODES, STACKS, FAMILIES):
+def cases() -> Iterator[tuple[str, str, str, str, int]]:
+    """Mode, engine, families inside and underneath, and the one that is tried; host-gw has no next hop for 6 over 4."""
+    ways = [("udp", engine) for engine in ENGINES] + [(mode, "auto") for mode in MODES if mode != "udp"]
+    for (mode, engine), (inside, underlay), family in itertools.product(ways, STACKS, FAMILIES):
         if inside in ("dual", f"ipv{family}") and (mode != "host-gw" or inside == "ipv4" or underlay != "ipv4"):
-            yield mode, inside, underlay, family
+            yield mode, engine, inside, underlay, family
 
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(case, id=f"{case[0]}: {case[1]} over {case[2]}, IPv{case[3]}") for case in cases()],
+    params=[pytest.param(case, id="{} {}: {} over {}, IPv{}".format(*case)) for case in cases()],
 )
 def path(request: pytest.FixtureRequest) -> Iterator[Path]:
     """Two hosts with a container each, and the family to try; shared by all tests of one case."""
-    mode, inside, underlay, family = request.param
-    with hosts(2, mode=mode, family=inside, underlay=underlay) as (a, b):
+    mode, engine, inside, underlay, family = request.param
+    with hosts(2, mode=mode, family=inside, underlay=underlay, settings={"udp": {"engine": engine}}) as (a, b):
         yield a, b, family
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from wire import FAMILIES, MODES, Capture, ping_text, tcp_carries
+from wire import ENGINES, FAMILIES, MODES, Capture, ping_text, tcp_carries
 
 from overlayd.lab import Host, hosts
 
@@ -48,9 +48,9 @@ def test_an_unleased_subnet_is_answered_and_never_leaves_the_host(pair: Pair, fa
 # --- the engine's own answers -----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def udp() -> Iterator[Pair]:
-    with hosts(2, mode="udp", family="dual", underlay="dual") as (a, b):
+@pytest.fixture(scope="module", params=ENGINES)
+def udp(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    with hosts(2, mode="udp", family="dual", underlay="dual", settings={"udp": {"engine": request.param}}) as (a, b):
         yield a, b
 
 

@@ -34,6 +34,7 @@ __all__ = ["ICMP", "ICMPV6", "UDP", "ipv4", "ipv6", "packet", "rfc1071"]
 
 FAMILIES = (4, 6)
 MODES = ("udp", "vxlan", "host-gw")
+ENGINES = ("native", "python")
 UDP_PORT, VXLAN_PORT = 8285, 8472
 
 _ETH_P_ALL = 0x0003  # <linux/if_ether.h>

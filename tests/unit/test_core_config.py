@@ -206,7 +206,7 @@ NOT_FOR_HOSTS = "is multicast, loopback or link-local; an overlay needs private 
         ("udp.port", "1e3", WHOLE_PORT),
         ("udp.port", "1" * 13, WHOLE_PORT),
         ("udp.port", "9000²", WHOLE_PORT),
-        ("udp.engine", "pyton", "is not one of auto, python; did you mean python?"),
+        ("udp.engine", "pyton", "is not one of auto, native, python; did you mean python?"),
         ("vxlan.port", "65536", PORT_RANGE),
         ("vxlan.vni", "0", "is out of range; use 1 to 16777215"),
         ("vxlan.vni", "16777216", "is out of range; use 1 to 16777215"),

@@ -1,0 +1,1153 @@
+/* The packet engine in C: one call carries one burst, with the GIL released.
+ *
+ * outbound: read the TUN until it is empty or the burst is full -> check and look up, once for a superpacket -> cut it
+ *           -> gather runs (datagrams of one size to one peer) -> sendmmsg with UDP_SEGMENT
+ * inbound:  recvmmsg with UDP_GRO -> check and look up every datagram -> join packets of a flow -> write to the TUN
+ *
+ * What is rare and needs an ICMP answer goes into a small ring that Python empties after the burst (`Engine.refused`).
+ * No memory is allocated in a burst. Docstrings stand in native.pyi.
+ */
+#define _GNU_SOURCE
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <errno.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "native_packet.h"
+#include "native_table.h"
+
+/* --- constants -------------------------------------------------------------------------------------------------- */
+
+#ifndef UDP_SEGMENT
+#define UDP_SEGMENT 103 /* <linux/udp.h> */
+#endif
+#ifndef UDP_GRO
+#define UDP_GRO 104
+#endif
+#ifndef SOL_UDP
+#define SOL_UDP 17
+#endif
+
+enum {
+    UDP_PAYLOAD_MAX = 65507, /* 65535 less IPv4 and UDP headers */
+    TUN_GONE = -1,
+    REFUSED = 1 << 20, /* added to a burst's count when `Engine.refused` has something */
+
+    TX_READS = 64,              /* of the TUN in one burst */
+    TX_BYTES = 1 << 20,         /* and no more than this */
+    TX_ARENA = 384 << 10,       /* read before a flush; small enough to stay in the second-level cache */
+    TX_ALIGN = 64,
+    TX_HEADERS = 256 << 10,     /* headers of cut segments before a flush */
+    RUNS = 64,                  /* messages in one sendmmsg */
+    RUN_SEGMENTS = 128,         /* UDP_MAX_SEGMENTS; 64 before Linux 6.9 */
+    RUN_SEGMENTS_OLD = 64,
+    RUN_PARTS = 2 * RUN_SEGMENTS,
+
+    RX_MESSAGES = 64, /* in one recvmmsg */
+    RX_FEW = 8,       /* when they are large */
+    RX_LARGE = 16 << 10,
+    RX_BYTES = 1 << 20, /* in one burst, and no more than */
+    RX_BURST = 128,     /* messages */
+    RX_BUFFER = 65536,
+
+    RING = 64,         /* refused packets kept for an answer */
+    RING_BYTES = 1280, /* of each: more than any ICMP error quotes */
+    JOIN_FAILURES = 16, /* superpackets in a row that the TUN refuses before we stop making them */
+};
+
+/* --- structs ---------------------------------------------------------------------------------------------------- */
+
+struct traffic {
+    uint64_t tx_packets, tx_bytes, rx_packets, rx_bytes;
+};
+
+struct refused {
+    uint8_t direction; /* 0 outbound by decision, 1 inbound by decision, 2 outbound by EMSGSIZE */
+    int peer;          /* index in the table of that moment; the receiver, or for inbound the sender */
+    uint32_t length, kept;
+    uint8_t bytes[RING_BYTES];
+};
+
+struct run {
+    int peer;
+    uint32_t size, segments, bytes;
+    bool closed; /* by a shorter last one */
+};
+
+struct batch { /* of one socket */
+    int socket;
+    unsigned count;
+    struct mmsghdr messages[RUNS];
+    struct run runs[RUNS];
+    struct iovec parts[RUNS][RUN_PARTS];
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(uint16_t))];
+    } control[RUNS];
+};
+
+struct engine {
+    int tun;
+    bool vnet; /* the TUN has IFF_VNET_HDR */
+    bool busy; /* a burst is being carried, the GIL released */
+    const struct table *table;
+
+    struct batch batches[2]; /* IPv4, IPv6 carrier */
+    int *open_runs;          /* by peer: its run that may grow, or -1 */
+    uint32_t run_segments;   /* at most; 1 when GSO is off */
+    size_t headers_used;
+    uint8_t *arena, *headers;
+
+    struct mmsghdr rx_messages[RX_MESSAGES];
+    struct iovec rx_parts[RX_MESSAGES];
+    struct sockaddr_storage rx_from[RX_MESSAGES];
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } rx_control[RX_MESSAGES];
+    uint8_t *rx_buffers;
+    unsigned rx_batch;
+    struct joiner joiner;
+    unsigned join_failures;
+
+    struct refused *ring;
+    unsigned ring_count;
+
+    struct traffic total, *slots;
+    int slot_count;
+    uint64_t tx_drops[REASONS], rx_drops[REASONS];
+    uint64_t unanswered; /* refused packets that found the ring full */
+    uint64_t gso_failures, join_refusals;
+};
+
+/* --- helpers ---------------------------------------------------------------------------------------------------- */
+
+static void refuse(struct engine *engine, uint8_t direction, int peer, const struct iovec *parts, size_t count,
+                   size_t length)
+{
+    if (engine->ring_count == RING) {
+        engine->unanswered++;
+        return;
+    }
+    struct refused *one = &engine->ring[engine->ring_count++];
+    one->direction = direction;
+    one->peer = peer;
+    one->length = (uint32_t)length;
+    one->kept = 0;
+    size_t left = length < RING_BYTES ? length : RING_BYTES;
+    for (size_t index = 0; index < count && left; index++) {
+        size_t bytes = parts[index].iov_len < left ? parts[index].iov_len : left;
+        memcpy(one->bytes + one->kept, parts[index].iov_base, bytes);
+        one->kept += (uint32_t)bytes;
+        left -= bytes;
+    }
+}
+
+static void count_tx(struct engine *engine, int peer, uint64_t packets, uint64_t bytes)
+{
+    struct traffic *own = &engine->slots[engine->table->peers[peer].slot];
+    engine->total.tx_packets += packets;
+    engine->total.tx_bytes += bytes;
+    own->tx_packets += packets;
+    own->tx_bytes += bytes;
+}
+
+static void count_rx(struct engine *engine, int peer, uint64_t packets, uint64_t bytes)
+{
+    struct traffic *own = &engine->slots[engine->table->peers[peer].slot];
+    engine->total.rx_packets += packets;
+    engine->total.rx_bytes += bytes;
+    own->rx_packets += packets;
+    own->rx_bytes += bytes;
+}
+
+/* --- outbound: sending ------------------------------------------------------------------------------------------ */
+
+/* Send the datagrams of a run one by one, as the kernel did not take the run as a whole; whether one was too long. */
+static bool send_apart(struct engine *engine, struct batch *batch, unsigned index)
+{
+    struct run *run = &batch->runs[index];
+    struct msghdr whole = batch->messages[index].msg_hdr;
+    bool answered = false;
+    size_t part = 0;
+    for (uint32_t sent = 0; sent < run->segments; sent++) {
+        struct msghdr one = whole;
+        size_t first = part, bytes = 0;
+        while (part < whole.msg_iovlen && bytes < run->size)
+            bytes += whole.msg_iov[part++].iov_len; /* parts end where datagrams end: run_add made them so */
+        one.msg_iov = whole.msg_iov + first;
+        one.msg_iovlen = part - first;
+        one.msg_control = NULL;
+        one.msg_controllen = 0;
+        ssize_t done;
+        do
+            done = sendmsg(batch->socket, &one, MSG_DONTWAIT);
+        while (done < 0 && errno == EINTR);
+        if (done >= 0) {
+            count_tx(engine, run->peer, 1, bytes);
+        } else if (errno == EAGAIN) {
+            engine->tx_drops[SEND_BUFFER_FULL]++;
+        } else if (errno == EMSGSIZE) {
+            engine->tx_drops[TOO_LONG]++;
+            if (!answered)
+                refuse(engine, 2, run->peer, one.msg_iov, one.msg_iovlen, bytes);
+            answered = true; /* they are of one size and from one burst: one answer says it */
+        } else {
+            engine->tx_drops[SEND_ERROR]++;
+        }
+    }
+    return answered;
+}
+
+static void flush_batch(struct engine *engine, struct batch *batch)
+{
+    for (unsigned index = 0; index < batch->count; index++) {
+        struct run *run = &batch->runs[index];
+        struct msghdr *message = &batch->messages[index].msg_hdr;
+        engine->open_runs[run->peer] = -1;
+        if (run->segments > 1) {
+            struct cmsghdr *control = &batch->control[index].header;
+            uint16_t size = (uint16_t)run->size;
+            control->cmsg_level = SOL_UDP;
+            control->cmsg_type = UDP_SEGMENT;
+            control->cmsg_len = CMSG_LEN(sizeof size);
+            memcpy(CMSG_DATA(control), &size, sizeof size);
+            message->msg_control = control;
+            message->msg_controllen = sizeof batch->control[index];
+        } else {
+            message->msg_control = NULL;
+            message->msg_controllen = 0;
+        }
+    }
+    unsigned index = 0;
+    while (index < batch->count) {
+        int sent = sendmmsg(batch->socket, batch->messages + index, batch->count - index, MSG_DONTWAIT);
+        if (sent > 0) {
+            for (; sent; sent--, index++)
+                count_tx(engine, batch->runs[index].peer, batch->runs[index].segments, batch->runs[index].bytes);
+            continue;
+        }
+        int error = errno;
+        struct run *run = &batch->runs[index];
+        if (error == EINTR)
+            continue;
+        if (error == EAGAIN) {
+            for (; index < batch->count; index++)
+                engine->tx_drops[SEND_BUFFER_FULL] += batch->runs[index].segments;
+            break;
+        }
+        if (run->segments > 1 && (error == EMSGSIZE || error == EIO || error == EINVAL)) {
+            /* EMSGSIZE, and on some kernels EINVAL: a path narrower than the segments, which says nothing of GSO. EIO: no
+             * checksum offload on the way out. EINVAL: more segments than this kernel takes, or no GSO on this route. */
+            bool narrow = send_apart(engine, batch, index);
+            if (error != EMSGSIZE && !narrow) {
+                engine->gso_failures++;
+                engine->run_segments =
+                    error == EINVAL && engine->run_segments > RUN_SEGMENTS_OLD ? RUN_SEGMENTS_OLD : 1;
+            }
+        } else if (error == EMSGSIZE) {
+            struct msghdr *message = &batch->messages[index].msg_hdr;
+            engine->tx_drops[TOO_LONG]++;
+            refuse(engine, 2, run->peer, message->msg_iov, message->msg_iovlen, run->bytes);
+        } else {
+            engine->tx_drops[SEND_ERROR] += run->segments;
+        }
+        index++;
+    }
+    batch->count = 0;
+}
+
+static void flush(struct engine *engine)
+{
+    for (int family = 0; family < 2; family++)
+        if (engine->batches[family].count)
+            flush_batch(engine, &engine->batches[family]);
+    engine->headers_used = 0;
+}
+
+/* Add one datagram of one or two parts to the peer's run, or to a new one. The parts stay borrowed until the flush. */
+static void run_add(struct engine *engine, int peer, const void *head, size_t head_length, const void *tail,
+                    size_t tail_length)
+{
+    const struct peer *to = &engine->table->peers[peer];
+    struct batch *batch = &engine->batches[to->ipv6];
+    uint32_t bytes = (uint32_t)(head_length + tail_length);
+    if (batch->socket < 0) {
+        engine->tx_drops[SEND_ERROR]++;
+        return;
+    }
+    struct run *run = NULL;
+    int open = engine->open_runs[peer];
+    if (open >= 0) {
+        run = &batch->runs[open];
+        if (run->closed || bytes > run->size || run->segments >= engine->run_segments ||
+            run->bytes + bytes > UDP_PAYLOAD_MAX)
+            run = NULL;
+    }
+    if (!run) {
+        if (batch->count == RUNS)
+            flush_batch(engine, batch);
+        open = (int)batch->count++;
+        engine->open_runs[peer] = open;
+        run = &batch->runs[open];
+        *run = (struct run){.peer = peer, .size = bytes};
+        batch->messages[open].msg_hdr = (struct msghdr){
+            .msg_name = (void *)(uintptr_t)&to->address,
+            .msg_namelen = to->address_length,
+            .msg_iov = batch->parts[open],
+        };
+    }
+    struct msghdr *message = &batch->messages[open].msg_hdr;
+    message->msg_iov[message->msg_iovlen++] = (struct iovec){(void *)(uintptr_t)head, head_length};
+    if (tail_length)
+        message->msg_iov[message->msg_iovlen++] = (struct iovec){(void *)(uintptr_t)tail, tail_length};
+    run->segments++;
+    run->bytes += bytes;
+    run->closed = bytes < run->size;
+}
+
+/* --- outbound: one packet --------------------------------------------------------------------------------------- */
+
+/* What was read: `packet` lives in the arena until the flush. */
+static void outbound_packet(struct engine *engine, const struct vnet *vnet, uint8_t *packet, size_t length)
+{
+    struct ip ip;
+    int peer = NOBODY;
+    bool superpacket = vnet->gso_type != GSO_NONE;
+    struct cut cut = {.count = 1};
+    enum reason reason = parse_ip(packet, length, &ip);
+    if (reason == PASS && superpacket && !cut_plan(&cut, vnet, packet, length, &ip)) {
+        cut.count = 1;
+        reason = LENGTH_MISMATCH;
+    }
+    if (reason == PASS && !superpacket && (vnet->flags & VNET_NEEDS_CSUM) && !complete(packet, length, vnet))
+        reason = LENGTH_MISMATCH;
+    if (reason == PASS)
+        reason = decide_outbound(engine->table, &ip, &peer);
+    size_t longest = superpacket && cut.count > 1 ? (size_t)cut.headers + cut.size : length;
+    if (reason == PASS && longest > engine->table->mtu)
+        reason = TOO_LONG;
+
+    if (reason != PASS) {
+        engine->tx_drops[reason] += cut.count;
+        if (reason == NO_LEASE || reason == TOO_LONG) {
+            uint8_t headers[HEADERS_MAX];
+            struct iovec parts[2] = {{packet, length}, {NULL, 0}};
+            if (superpacket) { /* the sender knows no superpackets: it is told of the first segment */
+                parts[1].iov_len = cut_headers(&cut, 0, headers);
+                parts[1].iov_base = (void *)(uintptr_t)cut_payload(&cut, 0);
+                parts[0] = (struct iovec){headers, cut.headers};
+            }
+            refuse(engine, 0, peer, parts, 2, parts[0].iov_len + parts[1].iov_len);
+        }
+        return;
+    }
+    if (!superpacket) {
+        run_add(engine, peer, packet, length, NULL, 0);
+        return;
+    }
+    for (uint32_t index = 0; index < cut.count; index++) {
+        if (engine->headers_used + cut.headers > TX_HEADERS)
+            flush(engine); /* the payload stays where it is */
+        uint8_t *headers = engine->headers + engine->headers_used;
+        engine->headers_used += ((size_t)cut.headers + 15) & ~(size_t)15;
+        size_t payload = cut_headers(&cut, index, headers);
+        run_add(engine, peer, headers, cut.headers, cut_payload(&cut, index), payload);
+    }
+}
+
+static int outbound_burst(struct engine *engine)
+{
+    static const struct vnet plain;
+    const size_t head = engine->vnet ? sizeof(struct vnet) : 0;
+    size_t used = 0, bytes = 0;
+    int reads = 0, result = 0;
+    while (reads < TX_READS && bytes < TX_BYTES) {
+        if (used + TX_ALIGN + PACKET_MAX > TX_ARENA) {
+            flush(engine);
+            used = 0;
+        }
+        uint8_t *packet = engine->arena + used + TX_ALIGN; /* aligned; its virtio-net header stands before it */
+        ssize_t got = read(engine->tun, packet - head, PACKET_MAX + head);
+        if (got < 0) {
+            if (errno == EINTR)
+                continue;
+            if (errno != EAGAIN)
+                result = TUN_GONE;
+            break;
+        }
+        reads++;
+        if ((size_t)got < head) {
+            engine->tx_drops[TOO_SHORT]++;
+            continue;
+        }
+        size_t length = (size_t)got - head;
+        struct vnet vnet = plain;
+        if (head)
+            memcpy(&vnet, packet - head, sizeof vnet);
+        outbound_packet(engine, &vnet, packet, length);
+        bytes += length;
+        used += (TX_ALIGN + length + TX_ALIGN - 1) & ~(size_t)(TX_ALIGN - 1);
+    }
+    flush(engine);
+    return result ? result : reads;
+}
+
+/* --- inbound ---------------------------------------------------------------------------------------------------- */
+
+static bool write_tun(struct engine *engine, struct iovec *iov, int iovs)
+{
+    if (!engine->vnet) {
+        iov++;
+        iovs--;
+    }
+    ssize_t done;
+    do
+        done = writev(engine->tun, iov, iovs);
+    while (done < 0 && errno == EINTR);
+    return done >= 0;
+}
+
+/* The joiner's sink: one packet or superpacket to the TUN. */
+static void write_joined(void *context, struct vnet *vnet, struct iovec *iov, int iovs, uint32_t count, size_t headers,
+                         int owner)
+{
+    struct engine *engine = context;
+    iov[0] = (struct iovec){vnet, sizeof *vnet};
+    uint64_t bytes = 0;
+    if (count == 1) {
+        bytes = iov[1].iov_len;
+    } else {
+        for (int part = 2; part < iovs; part++)
+            bytes += headers + iov[part].iov_len;
+    }
+    if (write_tun(engine, iov, iovs)) {
+        count_rx(engine, owner, count, bytes);
+        if (count > 1)
+            engine->join_failures = 0;
+        return;
+    }
+    if (count == 1 || errno != EINVAL) {
+        engine->rx_drops[TUN_ERROR] += count;
+        return;
+    }
+    /* The kernel does not like the superpacket: write what it was made of, which lies untouched where it came in. */
+    engine->join_refusals++;
+    if (++engine->join_failures >= JOIN_FAILURES)
+        engine->joiner.tcp = engine->joiner.udp = false;
+    struct vnet plain = {0};
+    for (int part = 2; part < iovs; part++) {
+        size_t length = headers + iov[part].iov_len;
+        struct iovec single[2] = {{&plain, sizeof plain}, {(uint8_t *)iov[part].iov_base - headers, length}};
+        if (write_tun(engine, single, 2))
+            count_rx(engine, owner, 1, length);
+        else
+            engine->rx_drops[TUN_ERROR]++;
+    }
+}
+
+static void inbound_datagram(struct engine *engine, const uint8_t *packet, size_t length, int host)
+{
+    struct ip ip;
+    enum reason reason = decide_inbound(engine->table, packet, length, host, &ip);
+    if (reason == PASS) {
+        join_offer(&engine->joiner, packet, length, &ip, host);
+        return;
+    }
+    engine->rx_drops[reason]++;
+    if (reason == TOO_LONG) {
+        struct iovec part = {(void *)(uintptr_t)packet, length};
+        refuse(engine, 1, host, &part, 1, length);
+    }
+}
+
+/* The size of the datagrams in a message; all of it is one without UDP_GRO's word. */
+static size_t segment_size(struct msghdr *message, size_t length)
+{
+    for (struct cmsghdr *control = CMSG_FIRSTHDR(message); control; control = CMSG_NXTHDR(message, control)) {
+        int size;
+        if (control->cmsg_level == SOL_UDP && control->cmsg_type == UDP_GRO &&
+            control->cmsg_len >= CMSG_LEN(sizeof size)) {
+            memcpy(&size, CMSG_DATA(control), sizeof size);
+            if (size > 0)
+                return (size_t)size;
+        }
+    }
+    return length;
+}
+
+static int inbound_burst(struct engine *engine, int family)
+{
+    const int socket = engine->batches[family].socket;
+    int burst = 0;
+    size_t bytes = 0;
+    while (burst < RX_BURST && bytes < RX_BYTES) {
+        unsigned want = engine->rx_batch;
+        for (unsigned index = 0; index < want; index++) {
+            struct msghdr *message = &engine->rx_messages[index].msg_hdr;
+            message->msg_namelen = sizeof engine->rx_from[index];
+            message->msg_control = &engine->rx_control[index];
+            message->msg_controllen = sizeof engine->rx_control[index];
+            message->msg_flags = 0;
+        }
+        int got = recvmmsg(socket, engine->rx_messages, want, MSG_DONTWAIT, NULL);
+        if (got < 0) {
+            if (errno == EAGAIN)
+                break;
+            burst++; /* an ICMP error about an earlier send, or a signal; nothing was received */
+            continue;
+        }
+        size_t batch_bytes = 0;
+        for (int index = 0; index < got; index++) {
+            struct msghdr *message = &engine->rx_messages[index].msg_hdr;
+            const uint8_t *buffer = engine->rx_parts[index].iov_base;
+            size_t length = engine->rx_messages[index].msg_len, size = segment_size(message, length), at = 0;
+            const struct sockaddr *from = (const struct sockaddr *)&engine->rx_from[index];
+            int host = NOBODY;
+            if (from->sa_family == AF_INET)
+                host = table_host(engine->table, (const uint8_t *)&((const struct sockaddr_in *)from)->sin_addr, 4);
+            else if (from->sa_family == AF_INET6)
+                host = table_host(engine->table, (const uint8_t *)&((const struct sockaddr_in6 *)from)->sin6_addr, 16);
+            do { /* an empty datagram is one, too */
+                size_t one = length - at < size ? length - at : size;
+                inbound_datagram(engine, buffer + at, one, host);
+                at += one;
+            } while (at < length);
+            batch_bytes += length;
+        }
+        join_flush(&engine->joiner); /* before the buffers are used again */
+        burst += got;
+        bytes += batch_bytes;
+        engine->rx_batch = batch_bytes / (unsigned)got >= RX_LARGE ? RX_FEW : RX_MESSAGES;
+        if ((unsigned)got < want)
+            break;
+    }
+    return burst;
+}
+
+/* --- Python: Table ---------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    PyObject ob_base;
+    struct table *table;
+} TableObject;
+
+typedef struct {
+    PyTypeObject *table_type, *engine_type;
+} State;
+
+static struct PyModuleDef definition;
+
+static bool read_peers(struct table *table, PyObject *peers)
+{
+    Py_ssize_t count = PyTuple_Size(peers);
+    if (count < 0)
+        return false;
+    table->peers = calloc((size_t)count + 1, sizeof *table->peers);
+    if (!table->peers || !level_init(&table->hosts[0], 32, (size_t)count) ||
+        !level_init(&table->hosts[1], 128, (size_t)count)) {
+        PyErr_NoMemory();
+        return false;
+    }
+    for (Py_ssize_t index = 0; index < count; index++) {
+        struct peer *peer = &table->peers[index];
+        const char *host;
+        Py_ssize_t length;
+        int port, slot;
+        if (!PyArg_ParseTuple(PyTuple_GetItem(peers, index), "y#ii", &host, &length, &port, &slot))
+            return false;
+        if ((length != 4 && length != 16) || port < 0 || port > 65535 || slot < 0 || slot > 1 << 24) {
+            PyErr_SetString(PyExc_ValueError, "a peer is (4 or 16 bytes of address, port, slot)");
+            return false;
+        }
+        peer->ipv6 = length == 16;
+        peer->slot = slot;
+        if (peer->ipv6) {
+            peer->address.v6.sin6_family = AF_INET6;
+            peer->address.v6.sin6_port = htons((uint16_t)port);
+            memcpy(&peer->address.v6.sin6_addr, host, 16);
+            peer->address_length = sizeof peer->address.v6;
+        } else {
+            peer->address.v4.sin_family = AF_INET;
+            peer->address.v4.sin_port = htons((uint16_t)port);
+            memcpy(&peer->address.v4.sin_addr, host, 4);
+            peer->address_length = sizeof peer->address.v4;
+        }
+        struct key key = key_of((const uint8_t *)host, (unsigned)length);
+        struct row *row = level_find(&table->hosts[peer->ipv6], key);
+        *row = (struct row){key, (int)index}; /* the last one of an address stands for it, as in ForwardingTable */
+    }
+    table->peer_count = (int)count;
+    for (int index = 0; index < table->peer_count; index++) {
+        const struct peer *peer = &table->peers[index];
+        const void *address = peer->ipv6 ? (const void *)&peer->address.v6.sin6_addr : &peer->address.v4.sin_addr;
+        table->peers[index].host = table_host(table, address, peer->ipv6 ? 16 : 4);
+    }
+    return true;
+}
+
+/* `levels`: (address bytes, prefix length, ((prefix bytes, owner), ...)), longest first within a family. */
+static bool read_levels(struct table *table, PyObject *levels)
+{
+    Py_ssize_t count = PyTuple_Size(levels);
+    for (Py_ssize_t index = 0; index < count; index++) {
+        int width, bits;
+        PyObject *rows;
+        if (!PyArg_ParseTuple(PyTuple_GetItem(levels, index), "iiO!", &width, &bits, &PyTuple_Type, &rows))
+            return false;
+        int family = width == 16, *used = &table->level_count[family];
+        if ((width != 4 && width != 16) || bits < 0 || bits > width * 8 ||
+            (*used && table->levels[family][*used - 1].bits <= bits)) {
+            PyErr_SetString(PyExc_ValueError, "levels are (4 or 16, prefix length, rows), longest first");
+            return false;
+        }
+        struct level *level = &table->levels[family][*used];
+        Py_ssize_t size = PyTuple_Size(rows);
+        if (!level_init(level, bits, (size_t)size)) {
+            PyErr_NoMemory();
+            return false;
+        }
+        (*used)++;
+        for (Py_ssize_t at = 0; at < size; at++) {
+            const char *prefix;
+            Py_ssize_t length;
+            int owner;
+            if (!PyArg_ParseTuple(PyTuple_GetItem(rows, at), "y#i", &prefix, &length, &owner))
+                return false;
+            if (length != width || owner < OWN || owner >= table->peer_count) {
+                PyErr_SetString(PyExc_ValueError, "a row is (prefix bytes, -1 or a peer's index)");
+                return false;
+            }
+            struct key key = key_of((const uint8_t *)prefix, (unsigned)length);
+            key.high &= level->mask.high;
+            key.low &= level->mask.low;
+            *level_find(level, key) = (struct row){key, owner};
+        }
+    }
+    return count >= 0;
+}
+
+static PyObject *table_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"mtu", "peers", "levels", NULL};
+    unsigned int mtu;
+    PyObject *peers, *levels;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "IO!O!", names, &mtu, &PyTuple_Type, &peers, &PyTuple_Type, &levels))
+        return NULL;
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    TableObject *self = (TableObject *)alloc(type, 0);
+    if (!self)
+        return NULL;
+    self->table = calloc(1, sizeof *self->table);
+    if (!self->table) {
+        Py_DECREF(self);
+        return PyErr_NoMemory();
+    }
+    self->table->mtu = mtu;
+    if (!read_peers(self->table, peers) || !read_levels(self->table, levels)) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+static void table_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    table_free(((TableObject *)self)->table);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
+    Py_DECREF(type);
+}
+
+static PyObject *verdict(enum reason reason, int peer)
+{
+    return reason == PASS ? PyLong_FromLong(peer) : PyLong_FromLong(-1 - (long)reason);
+}
+
+static PyObject *table_outbound(PyObject *self, PyObject *args)
+{
+    const struct table *table = ((TableObject *)self)->table;
+    const char *packet;
+    Py_ssize_t length;
+    struct ip ip;
+    int peer = NOBODY;
+    if (!PyArg_ParseTuple(args, "y#", &packet, &length))
+        return NULL;
+    enum reason reason = parse_ip((const uint8_t *)packet, (size_t)length, &ip);
+    if (reason == PASS)
+        reason = decide_outbound(table, &ip, &peer);
+    if (reason == PASS && (size_t)length > table->mtu)
+        reason = TOO_LONG;
+    return verdict(reason, peer);
+}
+
+static PyObject *table_inbound(PyObject *self, PyObject *args)
+{
+    const struct table *table = ((TableObject *)self)->table;
+    const char *packet, *from;
+    Py_ssize_t length, from_length;
+    struct ip ip;
+    if (!PyArg_ParseTuple(args, "y#y#", &packet, &length, &from, &from_length))
+        return NULL;
+    int host = NOBODY;
+    if (from_length == 4 || from_length == 16)
+        host = table_host(table, (const uint8_t *)from, (unsigned)from_length);
+    return verdict(decide_inbound(table, (const uint8_t *)packet, (size_t)length, host, &ip), host);
+}
+
+static PyMethodDef table_methods[] = {
+    {"outbound", table_outbound, METH_VARARGS, NULL},
+    {"inbound", table_inbound, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot table_slots[] = {
+    {Py_tp_new, table_new},
+    {Py_tp_dealloc, table_dealloc},
+    {Py_tp_methods, table_methods},
+    {0, NULL},
+};
+
+static PyType_Spec table_spec = {
+    .name = "overlayd.datapath.native.Table",
+    .basicsize = sizeof(TableObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = table_slots,
+};
+
+/* --- Python: Engine --------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    PyObject ob_base;
+    PyObject *table; /* owns engine->table */
+    struct engine *engine;
+} EngineObject;
+
+static bool refuse_busy(const struct engine *engine)
+{
+    if (engine->busy)
+        PyErr_SetString(PyExc_RuntimeError, "the engine is carrying a burst in another thread");
+    return engine->busy;
+}
+
+static PyObject *engine_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"socket4", "socket6", "run_segments", NULL};
+    int socket4, socket6;
+    unsigned int run_segments;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iiI", names, &socket4, &socket6, &run_segments))
+        return NULL;
+    EngineObject *self = (EngineObject *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+    if (!self)
+        return NULL;
+    struct engine *engine = self->engine = calloc(1, sizeof *engine);
+    if (!engine)
+        goto no_memory;
+    engine->tun = -1;
+    engine->batches[0].socket = socket4;
+    engine->batches[1].socket = socket6;
+    engine->run_segments = run_segments < 1 ? 1 : run_segments > RUN_SEGMENTS ? RUN_SEGMENTS : run_segments;
+    engine->joiner.sink = write_joined;
+    engine->joiner.context = engine;
+    engine->rx_batch = RX_MESSAGES;
+    engine->arena = aligned_alloc(TX_ALIGN, TX_ARENA + 2 * TX_ALIGN + 65536);
+    engine->headers = malloc(TX_HEADERS + HEADERS_MAX);
+    engine->rx_buffers = malloc((size_t)RX_MESSAGES * RX_BUFFER);
+    engine->ring = malloc(RING * sizeof *engine->ring);
+    if (!engine->arena || !engine->headers || !engine->rx_buffers || !engine->ring)
+        goto no_memory;
+    for (unsigned index = 0; index < RX_MESSAGES; index++) {
+        engine->rx_parts[index] = (struct iovec){engine->rx_buffers + (size_t)index * RX_BUFFER, RX_BUFFER};
+        engine->rx_messages[index].msg_hdr.msg_name = &engine->rx_from[index];
+        engine->rx_messages[index].msg_hdr.msg_iov = &engine->rx_parts[index];
+        engine->rx_messages[index].msg_hdr.msg_iovlen = 1;
+    }
+    return (PyObject *)self;
+no_memory:
+    Py_DECREF(self);
+    return PyErr_NoMemory();
+}
+
+static void engine_dealloc(PyObject *object)
+{
+    EngineObject *self = (EngineObject *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    struct engine *engine = self->engine;
+    if (engine) {
+        free(engine->arena);
+        free(engine->headers);
+        free(engine->rx_buffers);
+        free(engine->ring);
+        free(engine->open_runs);
+        free(engine->slots);
+        free(engine);
+    }
+    Py_XDECREF(self->table);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
+    Py_DECREF(type);
+}
+
+static PyObject *engine_replace_table(PyObject *object, PyTypeObject *defining, PyObject *const *args, Py_ssize_t count,
+                                      PyObject *names)
+{
+    EngineObject *self = (EngineObject *)object;
+    struct engine *engine = self->engine;
+    State *state = PyType_GetModuleState(defining);
+    if (count != 1 || (names && PyTuple_Size(names)) || !PyObject_TypeCheck(args[0], state->table_type)) {
+        PyErr_SetString(PyExc_TypeError, "replace_table() takes a Table");
+        return NULL;
+    }
+    if (refuse_busy(engine))
+        return NULL;
+    const struct table *table = ((TableObject *)args[0])->table;
+    int slots = engine->slot_count;
+    for (int index = 0; index < table->peer_count; index++)
+        if (table->peers[index].slot >= slots)
+            slots = table->peers[index].slot + 1;
+    if (slots > engine->slot_count) {
+        struct traffic *grown = realloc(engine->slots, (size_t)slots * sizeof *grown);
+        if (!grown)
+            return PyErr_NoMemory();
+        memset(grown + engine->slot_count, 0, (size_t)(slots - engine->slot_count) * sizeof *grown);
+        engine->slots = grown;
+        engine->slot_count = slots;
+    }
+    int *open_runs = malloc(((size_t)table->peer_count + 1) * sizeof *open_runs);
+    if (!open_runs)
+        return PyErr_NoMemory();
+    for (int index = 0; index < table->peer_count; index++)
+        open_runs[index] = -1;
+    free(engine->open_runs);
+    engine->open_runs = open_runs;
+    engine->table = table;
+    Py_INCREF(args[0]);
+    Py_XDECREF(self->table);
+    self->table = args[0];
+    Py_RETURN_NONE;
+}
+
+static PyObject *engine_replace_tun(PyObject *self, PyObject *args)
+{
+    struct engine *engine = ((EngineObject *)self)->engine;
+    int tun, vnet, tcp, udp;
+    if (!PyArg_ParseTuple(args, "ippp", &tun, &vnet, &tcp, &udp) || refuse_busy(engine))
+        return NULL;
+    engine->tun = tun;
+    engine->vnet = vnet;
+    engine->joiner.tcp = vnet && tcp;
+    engine->joiner.udp = vnet && udp;
+    engine->join_failures = 0;
+    Py_RETURN_NONE;
+}
+
+static bool ready(const struct engine *engine)
+{
+    if (!engine->table)
+        PyErr_SetString(PyExc_RuntimeError, "replace_table() comes first");
+    return engine->table && !refuse_busy(engine);
+}
+
+static PyObject *burst_result(const struct engine *engine, int count)
+{
+    return PyLong_FromLong(count >= 0 && engine->ring_count ? count + REFUSED : count);
+}
+
+static PyObject *engine_outbound(PyObject *self, PyObject *Py_UNUSED(none))
+{
+    struct engine *engine = ((EngineObject *)self)->engine;
+    int count;
+    if (!ready(engine))
+        return NULL;
+    engine->busy = true;
+    Py_BEGIN_ALLOW_THREADS
+    count = outbound_burst(engine);
+    Py_END_ALLOW_THREADS
+    engine->busy = false;
+    return burst_result(engine, count);
+}
+
+static PyObject *engine_inbound(PyObject *self, PyObject *args)
+{
+    struct engine *engine = ((EngineObject *)self)->engine;
+    int carrier, count;
+    if (!PyArg_ParseTuple(args, "i", &carrier) || !ready(engine))
+        return NULL;
+    engine->busy = true;
+    Py_BEGIN_ALLOW_THREADS
+    count = inbound_burst(engine, carrier == 6);
+    Py_END_ALLOW_THREADS
+    engine->busy = false;
+    return burst_result(engine, count);
+}
+
+static PyObject *engine_refused(PyObject *self, PyObject *Py_UNUSED(none))
+{
+    struct engine *engine = ((EngineObject *)self)->engine;
+    if (refuse_busy(engine))
+        return NULL;
+    PyObject *list = PyList_New(0);
+    for (unsigned index = 0; list && index < engine->ring_count; index++) {
+        const struct refused *one = &engine->ring[index];
+        PyObject *item = Py_BuildValue("iiIy#", (int)one->direction, one->peer, (unsigned)one->length,
+                                       (const char *)one->bytes, (Py_ssize_t)one->kept);
+        if (!item || PyList_Append(list, item) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(item);
+    }
+    engine->ring_count = 0;
+    return list;
+}
+
+static PyObject *numbers(const uint64_t *values, size_t count)
+{
+    PyObject *tuple = PyTuple_New((Py_ssize_t)count);
+    for (size_t index = 0; tuple && index < count; index++) {
+        PyObject *value = PyLong_FromUnsignedLongLong(values[index]);
+        if (!value || PyTuple_SetItem(tuple, (Py_ssize_t)index, value) < 0) /* takes the value in any case */
+            Py_CLEAR(tuple);
+    }
+    return tuple;
+}
+
+static PyObject *engine_counters(PyObject *self, PyObject *Py_UNUSED(none))
+{
+    const struct engine *engine = ((EngineObject *)self)->engine;
+    if (refuse_busy(engine))
+        return NULL;
+    PyObject *slots = PyList_New(0);
+    for (int index = 0; slots && index < engine->slot_count; index++) {
+        PyObject *one = numbers(&engine->slots[index].tx_packets, 4);
+        if (!one || PyList_Append(slots, one) < 0)
+            Py_CLEAR(slots);
+        Py_XDECREF(one);
+    }
+    if (!slots)
+        return NULL;
+    return Py_BuildValue("(NNNNK)", numbers(&engine->total.tx_packets, 4), slots, numbers(engine->tx_drops, REASONS),
+                         numbers(engine->rx_drops, REASONS), (unsigned long long)engine->unanswered);
+}
+
+static PyObject *engine_gauges(PyObject *self, PyObject *Py_UNUSED(none))
+{
+    const struct engine *engine = ((EngineObject *)self)->engine;
+    if (refuse_busy(engine))
+        return NULL;
+    return Py_BuildValue("{s:I,s:i,s:i,s:K,s:K}", "run_segments", (unsigned)engine->run_segments, "join_tcp",
+                         (int)engine->joiner.tcp, "join_udp", (int)engine->joiner.udp, "gso_failures",
+                         (unsigned long long)engine->gso_failures, "join_refusals",
+                         (unsigned long long)engine->join_refusals);
+}
+
+static PyObject *engine_forget(PyObject *self, PyObject *args)
+{
+    struct engine *engine = ((EngineObject *)self)->engine;
+    int slot;
+    if (!PyArg_ParseTuple(args, "i", &slot) || refuse_busy(engine))
+        return NULL;
+    if (slot >= 0 && slot < engine->slot_count)
+        engine->slots[slot] = (struct traffic){0};
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef engine_methods[] = {
+    {"replace_table", (PyCFunction)(void (*)(void))engine_replace_table, METH_METHOD | METH_FASTCALL | METH_KEYWORDS,
+     NULL},
+    {"replace_tun", engine_replace_tun, METH_VARARGS, NULL},
+    {"outbound", engine_outbound, METH_NOARGS, NULL},
+    {"inbound", engine_inbound, METH_VARARGS, NULL},
+    {"refused", engine_refused, METH_NOARGS, NULL},
+    {"counters", engine_counters, METH_NOARGS, NULL},
+    {"gauges", engine_gauges, METH_NOARGS, NULL},
+    {"forget", engine_forget, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot engine_slots[] = {
+    {Py_tp_new, engine_new},
+    {Py_tp_dealloc, engine_dealloc},
+    {Py_tp_methods, engine_methods},
+    {0, NULL},
+};
+
+static PyType_Spec engine_spec = {
+    .name = "overlayd.datapath.native.Engine",
+    .basicsize = sizeof(EngineObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = engine_slots,
+};
+
+/* --- Python: pure functions ------------------------------------------------------------------------------------- */
+
+static PyObject *py_segment(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    const char *header, *packet;
+    Py_ssize_t header_length, length;
+    struct vnet vnet;
+    struct ip ip;
+    struct cut cut;
+    if (!PyArg_ParseTuple(args, "y#y#", &header, &header_length, &packet, &length))
+        return NULL;
+    if (header_length != sizeof vnet) {
+        PyErr_SetString(PyExc_ValueError, "a virtio-net header has 10 bytes");
+        return NULL;
+    }
+    memcpy(&vnet, header, sizeof vnet);
+    enum reason reason = parse_ip((const uint8_t *)packet, (size_t)length, &ip);
+    if (reason != PASS || !cut_plan(&cut, &vnet, (const uint8_t *)packet, (size_t)length, &ip)) {
+        PyErr_SetString(PyExc_ValueError, "the packet is not a superpacket as its virtio-net header says");
+        return NULL;
+    }
+    PyObject *list = PyList_New(0);
+    for (uint32_t index = 0; list && index < cut.count; index++) {
+        uint8_t headers[HEADERS_MAX];
+        size_t payload = cut_headers(&cut, index, headers);
+        PyObject *one = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(cut.headers + payload));
+        if (one) {
+            char *bytes = PyBytes_AsString(one);
+            memcpy(bytes, headers, cut.headers);
+            memcpy(bytes + cut.headers, cut_payload(&cut, index), payload);
+        }
+        if (!one || PyList_Append(list, one) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(one);
+    }
+    return list;
+}
+
+static PyObject *py_complete(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    const char *header, *packet;
+    Py_ssize_t header_length, length;
+    struct vnet vnet;
+    if (!PyArg_ParseTuple(args, "y#y#", &header, &header_length, &packet, &length))
+        return NULL;
+    PyObject *copy = PyBytes_FromStringAndSize(packet, length);
+    if (!copy)
+        return NULL;
+    memset(&vnet, 0, sizeof vnet);
+    memcpy(&vnet, header, (size_t)header_length < sizeof vnet ? (size_t)header_length : sizeof vnet);
+    if (header_length != sizeof vnet || !complete((uint8_t *)PyBytes_AsString(copy), (size_t)length, &vnet)) {
+        Py_DECREF(copy);
+        PyErr_SetString(PyExc_ValueError, "the checksum's place is outside of the packet");
+        return NULL;
+    }
+    return copy;
+}
+
+static void append_joined(void *context, struct vnet *vnet, struct iovec *iov, int iovs, uint32_t Py_UNUSED(count),
+                          size_t Py_UNUSED(headers), int Py_UNUSED(owner))
+{
+    PyObject *list = context;
+    size_t length = 0;
+    for (int part = 1; part < iovs; part++)
+        length += iov[part].iov_len;
+    PyObject *packet = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
+    if (!packet)
+        return;
+    char *at = PyBytes_AsString(packet);
+    for (int part = 1; part < iovs; part++) {
+        memcpy(at, iov[part].iov_base, iov[part].iov_len);
+        at += iov[part].iov_len;
+    }
+    PyObject *item = Py_BuildValue("(y#N)", (const char *)vnet, (Py_ssize_t)sizeof *vnet, packet);
+    if (item)
+        PyList_Append(list, item);
+    Py_XDECREF(item);
+}
+
+static PyObject *py_coalesce(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *packets;
+    if (!PyArg_ParseTuple(args, "O!", &PyList_Type, &packets))
+        return NULL;
+    struct joiner *joiner = calloc(1, sizeof *joiner);
+    PyObject *list = PyList_New(0);
+    if (!joiner || !list) {
+        free(joiner);
+        Py_XDECREF(list);
+        return PyErr_NoMemory();
+    }
+    joiner->tcp = joiner->udp = true;
+    joiner->sink = append_joined;
+    joiner->context = list;
+    for (Py_ssize_t index = 0; index < PyList_Size(packets); index++) {
+        char *packet;
+        Py_ssize_t length;
+        struct ip ip;
+        if (PyBytes_AsStringAndSize(PyList_GetItem(packets, index), &packet, &length) < 0)
+            break;
+        if (parse_ip((const uint8_t *)packet, (size_t)length, &ip) == PASS)
+            join_offer(joiner, (const uint8_t *)packet, (size_t)length, &ip, 0);
+    }
+    join_flush(joiner);
+    free(joiner);
+    if (PyErr_Occurred())
+        Py_CLEAR(list);
+    return list;
+}
+
+static PyMethodDef functions[] = {
+    {"segment", py_segment, METH_VARARGS, NULL},
+    {"complete", py_complete, METH_VARARGS, NULL},
+    {"coalesce", py_coalesce, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+/* --- module ----------------------------------------------------------------------------------------------------- */
+
+static int module_exec(PyObject *module)
+{
+    State *state = PyModule_GetState(module);
+    state->table_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &table_spec, NULL);
+    state->engine_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &engine_spec, NULL);
+    if (!state->table_type || !state->engine_type || PyModule_AddType(module, state->table_type) < 0 ||
+        PyModule_AddType(module, state->engine_type) < 0)
+        return -1;
+#define X(name, text) text,
+    static const char *const names[] = {FOR_EACH_REASON(X)};
+#undef X
+    PyObject *reasons = PyTuple_New(REASONS);
+    for (int index = 0; reasons && index < REASONS; index++) {
+        PyObject *name = PyUnicode_FromString(names[index]);
+        if (!name || PyTuple_SetItem(reasons, index, name) < 0)
+            Py_CLEAR(reasons);
+    }
+    int done = reasons ? PyModule_AddObjectRef(module, "REASONS", reasons) : -1;
+    Py_XDECREF(reasons);
+    return done < 0 ? -1 : PyModule_AddIntConstant(module, "REFUSED", REFUSED);
+}
+
+static int module_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    State *state = PyModule_GetState(module);
+    Py_VISIT(state->table_type);
+    Py_VISIT(state->engine_type);
+    return 0;
+}
+
+static int module_clear(PyObject *module)
+{
+    State *state = PyModule_GetState(module);
+    Py_CLEAR(state->table_type);
+    Py_CLEAR(state->engine_type);
+    return 0;
+}
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, module_exec},
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "native",
+    .m_size = sizeof(State),
+    .m_methods = functions,
+    .m_slots = module_slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+};
+
+PyMODINIT_FUNC PyInit_native(void) { return PyModuleDef_Init(&definition); }

@@ -1,0 +1,78 @@
+"""The packet engine in C. Its policy and its set-up are `native_engine`'s; the pure functions are there for tests.
+
+A *virtio-net header* is struct virtio_net_hdr of <linux/virtio_net.h>: 10 bytes in native order.
+"""
+
+from collections.abc import Sequence
+
+REASONS: tuple[str, ...]
+"""DropReason values in the order in which counters and verdicts number them."""
+
+REFUSED: int
+"""Added to a burst's count when `Engine.refused` has something to give."""
+
+class Table:
+    """An immutable forwarding table."""
+
+    def __new__(
+        cls,
+        mtu: int,
+        peers: tuple[tuple[bytes, int, int], ...],
+        levels: tuple[tuple[int, int, tuple[tuple[bytes, int], ...]], ...],
+    ) -> Table:
+        """Raises ValueError for what cannot be one.
+
+        `peers`: (underlay address, port, slot of its counters), the last one of an address standing for it.
+        `levels`: (bytes of an address: 4 or 16, prefix length, rows), longest first within a family; a row is the
+        network's first address and its owner: -1 for this host or the index of a peer.
+        """
+
+    def outbound(self, packet: bytes) -> int:
+        """The verdict of core.decide.decide_outbound: a peer's index, or -1 - index into REASONS."""
+
+    def inbound(self, packet: bytes, outer_source: bytes) -> int:
+        """The verdict of core.decide.decide_inbound: the sender's index, or -1 - index into REASONS."""
+
+class Engine:
+    """Two sockets, a TUN and a table. RuntimeError from any method while another thread is in a burst."""
+
+    def __new__(cls, socket4: int, socket6: int, run_segments: int) -> Engine:
+        """On the descriptors of bound UDP sockets, -1 for none; `run_segments`: datagrams in a send, 1 without GSO."""
+
+    def replace_table(self, table: Table) -> None:
+        """Decide by this table from the next burst on. Comes before the first burst."""
+
+    def replace_tun(self, tun: int, vnet_header: bool, join_tcp: bool, join_udp: bool) -> None:
+        """Use this TUN, opened with IFF_VNET_HDR or not; whether TCP and UDP flows are joined for it."""
+
+    def outbound(self) -> int:
+        """Carry one burst from the TUN: the number of reads, plus REFUSED where that applies, or TUN_GONE (-1)."""
+
+    def inbound(self, carrier: int) -> int:
+        """Carry one burst from the socket of family 4 or 6: the number of messages, plus REFUSED where that applies."""
+
+    def refused(self) -> list[tuple[int, int, int, bytes]]:
+        """Take out what may deserve an ICMP error: (direction, peer's index, length, the packet's first bytes).
+
+        Direction 0: outbound, by the table; 1: inbound, by the table; 2: outbound, by the socket (EMSGSIZE).
+        """
+
+    def counters(
+        self,
+    ) -> tuple[tuple[int, int, int, int], list[tuple[int, int, int, int]], tuple[int, ...], tuple[int, ...], int]:
+        """Total and by slot (tx packets, bytes, rx packets, bytes); drops tx and rx by REASONS; refused() overflows."""
+
+    def gauges(self) -> dict[str, int]:
+        """What is on now, and how often the kernel refused a run or a superpacket."""
+
+    def forget(self, slot: int) -> None:
+        """Set the counters of a slot to 0."""
+
+def segment(header: bytes, packet: bytes) -> Sequence[bytes]:
+    """The packets that a superpacket with this virtio-net header stands for. Raises ValueError when it is none."""
+
+def complete(header: bytes, packet: bytes) -> bytes:
+    """The packet with the checksum that its virtio-net header left open. Raises ValueError when that is outside."""
+
+def coalesce(packets: list[bytes]) -> list[tuple[bytes, bytes]]:
+    """What is written to a TUN for these packets: (virtio-net header, packet), without malformed ones."""

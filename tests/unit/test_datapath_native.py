@@ -1,0 +1,461 @@
+"""The pure functions of the native engine: verdicts as core.decide's; cutting and joining against oracles in Python."""
+
+from __future__ import annotations
+
+import struct
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from packets import any_bytes, ipv4, ipv6, packet, rfc1071
+
+from overlayd.core.decide import Deliver, Drop, DropReason, ForwardingTable, Peer, Reply, Send
+from overlayd.core.decide import decide_inbound as oracle_inbound
+from overlayd.core.decide import decide_outbound as oracle_outbound
+
+native = pytest.importorskip("overlayd.datapath.native", reason="the native engine is not built: needs a C compiler")
+native_engine = pytest.importorskip("overlayd.datapath.native_engine")
+
+FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << bit for bit in range(8))
+TCP, UDP = 6, 17
+NONE, TCPV4, TCPV6, UDP_L4, ECN = 0, 1, 4, 5, 0x80
+NEEDS_CSUM = 1
+ENDS = {4: ("10.1.1.2", "10.1.2.3"), 6: ("fd00:1::2", "fd00:2::3")}
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+ALPHA = Peer("192.168.0.2", 8285, 4, "alpha")
+BETA = Peer("192.168.0.3", 8285, 4, "beta")
+GAMMA = Peer("fd99::4", 8285, 6, "gamma")
+PEERS = (ALPHA, BETA, GAMMA)
+
+
+def compiled(table: ForwardingTable) -> tuple[native.Table, list[Peer]]:
+    """The native table and its peers, as NativeEngine makes them."""
+    seen: list[native.Table] = []
+
+    class Spy:
+        def replace_table(self, made: native.Table) -> None:
+            seen.append(made)
+
+        def forget(self, slot: int) -> None: ...
+
+    engine = native_engine.NativeEngine.__new__(native_engine.NativeEngine)
+    engine._native, engine._slots, engine._free = Spy(), {}, []
+    engine.replace_table(table)
+    return seen[0], engine._peers
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> ForwardingTable:
+    """Nested, neighbouring and far apart networks of both families and any length."""
+
+    def network(version: int) -> object:
+        bits = 32 if version == 4 else 128
+        length = draw(st.one_of(st.sampled_from((8, 16, 24, 25, 32)), st.integers(0, bits)))
+        base = int(ip_address({4: "10.1.0.0", 6: "fd00:1::"}[version])) ^ draw(st.integers(0, 7)) << (bits - 26)
+        address = draw(st.one_of(st.just(base), st.integers(0, 2**bits - 1)))
+        kind = IPv4Address if version == 4 else IPv6Address
+        return ip_network((kind(address >> (bits - length) << (bits - length) if length else 0), length))
+
+    networks = draw(st.lists(st.sampled_from((4, 6)), min_size=1, max_size=8))
+    unique = list({str(one): one for one in map(network, networks)}.values())
+    own, routes = [], []
+    for one in unique:
+        owner = draw(st.sampled_from((None, *PEERS)))
+        if owner is None:
+            own.append(one)
+        else:
+            routes.append((one, owner))
+    return ForwardingTable(own, [], draw(st.sampled_from((60, 576, 1472))), routes)
+
+
+def number(reason: DropReason) -> int:
+    return -1 - native.REASONS.index(reason.value)
+
+
+@st.composite
+def tables_and_packets(draw: st.DrawFn) -> tuple[ForwardingTable, bytes]:
+    """Half of the packets are addressed from and to what the table holds."""
+    table = draw(tables())
+    if draw(st.booleans()):
+        return table, draw(any_bytes())
+    ranges = [(version, start, length) for version, length, rows in table.owners.levels() for start, _ in rows]
+    version = draw(st.sampled_from(ranges))[0]
+    kind, bits = (IPv4Address, 32) if version == 4 else (IPv6Address, 128)
+    ends = []
+    for _ in range(2):
+        _, start, length = draw(st.sampled_from([one for one in ranges if one[0] == version]))
+        ends.append(str(kind(start + draw(st.integers(0, 2 ** (bits - length) - 1)))))
+    return table, packet(*ends, bytes(draw(st.sampled_from((0, 8, 12, 40, 60, 1500)))))
+
+
+@given(tables_and_packets())
+def test_outbound_verdicts_are_the_readable_ones(given_: tuple[ForwardingTable, bytes]) -> None:
+    table, data = given_
+    made, peers = compiled(table)
+    expected = oracle_outbound(data, table)
+    got = made.outbound(data)
+    if isinstance(expected, Send):
+        assert peers[got] is expected.peer
+    else:
+        assert isinstance(expected, Drop | Reply)
+        assert got == number(expected.reason)
+
+
+@given(tables_and_packets(), st.sampled_from((*(peer.host for peer in PEERS), "192.168.0.9", "fd99::9")))
+def test_inbound_verdicts_are_the_readable_ones(given_: tuple[ForwardingTable, bytes], host: str) -> None:
+    table, data = given_
+    made, peers = compiled(table)
+    expected = oracle_inbound(data, host, table)
+    got = made.inbound(data, ip_address(host).packed)
+    if isinstance(expected, Deliver):
+        assert peers[got] is table.peers[host]
+    else:
+        assert isinstance(expected, Drop | Reply)
+        assert got == number(expected.reason)
+
+
+def test_ten_thousand_networks() -> None:
+    routes = [
+        (ip_network(f"10.{n >> 8}.{n & 255}.0/24"), Peer(f"172.16.{n >> 8}.{n & 255}", 8285, 4, f"{n}"))
+        for n in range(10_000)
+    ]
+    table = ForwardingTable([ip_network("10.200.0.0/24")], [], 1472, routes)
+    made, peers = compiled(table)
+    for n in range(0, 10_000, 37):
+        assert peers[made.outbound(packet("10.200.0.1", f"10.{n >> 8}.{n & 255}.7"))].name == str(n)
+
+
+def test_reasons_are_those_of_core() -> None:
+    assert tuple(reason.value for reason in DropReason) == native.REASONS
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (1472, ((b"abc", 1, 0),), ()),
+        (1472, ((b"abcd", 65536, 0),), ()),
+        (1472, ((b"abcd", 1, -1),), ()),
+        (1472, (), ((4, 33, ()),)),
+        (1472, (), ((5, 24, ()),)),
+        (1472, (), ((4, 24, ()), (4, 24, ()))),
+        (1472, (), ((4, 24, ((b"abc", -1),)),)),
+        (1472, (), ((4, 24, ((b"abcd", 0),)),)),
+        (1472, (), ((4, 24, ((b"abcd", -2),)),)),
+    ],
+)
+def test_a_table_that_cannot_be(arguments: tuple[object, ...]) -> None:
+    with pytest.raises(ValueError, match=r"peer|level|row"):
+        native.Table(*arguments)
+
+
+# --- cutting ----------------------------------------------------------------------------------------------------------
+
+
+def pseudo(data: bytes, protocol: int, transport: int) -> bytes:
+    ends = data[12:20] if data[0] >> 4 == 4 else data[8:40]
+    return ends + struct.pack("!II", len(data) - transport, protocol)
+
+
+def valid(data: bytes) -> bool:
+    """Whether all checksums of a TCP or UDP packet are right."""
+    transport = (data[0] & 15) * 4 if data[0] >> 4 == 4 else 40
+    protocol = data[9] if data[0] >> 4 == 4 else data[6]
+    if data[0] >> 4 == 4 and rfc1071(data[:transport]):
+        return False
+    return rfc1071(pseudo(data, protocol, transport) + data[transport:]) == 0
+
+
+def partial(data: bytes, transport: int, protocol: int, offset: int) -> bytes:
+    """With the pseudo header's sum in the checksum field, as the kernel leaves it."""
+    at = transport + offset
+    return data[:at] + struct.pack("!H", ~rfc1071(pseudo(data, protocol, transport)) & 0xFFFF) + data[at + 2 :]
+
+
+def finished(data: bytes, transport: int, protocol: int, offset: int) -> bytes:
+    at = transport + offset
+    cleared = data[:at] + b"\0\0" + data[at + 2 :]
+    return (
+        data[:at]
+        + struct.pack("!H", rfc1071(pseudo(cleared, protocol, transport) + cleared[transport:]))
+        + data[at + 2 :]
+    )
+
+
+def vnet(kind: int, size: int, transport: int, offset: int, headers: int) -> bytes:
+    return struct.pack("=BBHHHH", NEEDS_CSUM, kind, headers, size, transport, offset)
+
+
+def ip_packet(version: int, protocol: int, body: bytes, options: bytes = b"", **fields: object) -> bytes:
+    if version == 4:
+        return ipv4(*ENDS[4], body, protocol=protocol, options=options, **fields)
+    return ipv6(*ENDS[6], body, next_header=protocol)
+
+
+def tcp(
+    payload: bytes,
+    *,
+    version: int = 4,
+    sequence: int = 1000,
+    flags: int = ACK,
+    options: bytes = b"",
+    ip_options: bytes = b"",
+    window: int = 500,
+    ack: int = 77,
+    port: int = 5201,
+    **fields: object,
+) -> bytes:
+    """A whole packet with right checksums."""
+    offset = 5 + len(options) // 4
+    body = struct.pack("!HHIIBBHHH", 40000, port, sequence, ack, offset << 4, flags, window, 0, 0) + options + payload
+    data = ip_packet(version, TCP, body, ip_options, **fields)
+    return finished(data, len(data) - len(body), TCP, 16)
+
+
+class Super:
+    """A TCP superpacket as the kernel hands it over."""
+
+    def __init__(
+        self, version: int, payload: bytes, size: int, flags: int, options: bytes, ip_options: bytes, sequence: int
+    ):
+        self.version, self.payload, self.size, self.flags, self.sequence = version, payload, size, flags, sequence
+        whole = tcp(payload, version=version, sequence=sequence, flags=flags, options=options, ip_options=ip_options)
+        self.transport = 20 + len(ip_options) if version == 4 else 40
+        self.headers = self.transport + 20 + len(options)
+        self.packet = partial(whole, self.transport, TCP, 16)
+        self.vnet = vnet(TCPV4 if version == 4 else TCPV6, size, self.transport, 16, self.headers)
+
+
+@st.composite
+def supers(draw: st.DrawFn, plain: bool = False) -> Super:
+    """With `plain`, of the kind that is joined again: ACK and PSH only, no IP options, more than one segment."""
+    size = draw(st.one_of(st.integers(1, 40), st.sampled_from((536, 1420, 1448, 8948))))
+    version = draw(st.sampled_from((4, 6)))
+    options = draw(st.sampled_from((b"", b"\1\1\x08\x0a" + bytes(range(8)), bytes([1] * 40))))
+    ip_options = b"" if version == 6 or plain else bytes([1] * 4 * draw(st.integers(0, 10)))
+    room = 65535 - 40 - len(options) - 40
+    count = draw(st.integers(2 if plain else 0, 100))
+    length = min(room, size * count + draw(st.integers(0, size - 1)), 128 * size if plain else room)
+    seed = draw(st.binary(min_size=1, max_size=9))
+    payload = (seed * (length // len(seed) + 1))[:length]
+    flags = ACK | draw(st.sampled_from((0, PSH))) if plain else draw(st.integers(0, 255))
+    return Super(version, payload, size, flags, options, ip_options, draw(st.integers(0, 2**32 - 1)))
+
+
+@given(supers())
+@example(Super(4, bytes(65495), 1, ACK | FIN | PSH | CWR, b"", b"", 2**32 - 5))
+@example(Super(4, b"", 1448, ACK, b"", b"", 0))
+def test_segments_are_what_the_kernel_would_send(one: Super) -> None:
+    segments = native.segment(one.vnet, one.packet)
+    if len(segments) > 300:
+        segments = [*segments[:100], *segments[-100:]]  # the oracle is slow
+    count = max(1, -(-len(one.payload) // one.size))
+    for position, data in enumerate(segments):
+        index = position if position < 100 or len(segments) < 200 else count - 200 + position
+        last = index == count - 1
+        begin = index * one.size
+        assert data[one.headers :] == one.payload[begin : begin + one.size]
+        assert valid(data)
+        field = struct.unpack_from("!H", data, 2 if one.version == 4 else 4)[0]
+        assert field == len(data) - (0 if one.version == 4 else 40)
+        head, origin = data[one.transport : one.headers], one.packet[one.transport : one.headers]
+        assert struct.unpack_from("!I", head, 4)[0] == (one.sequence + begin) % 2**32
+        removed = (0 if last else FIN | PSH) | (CWR if index else 0)
+        assert head[13] == one.flags & ~removed
+        assert (
+            head[:4] + head[8:13] + head[14:16] + head[18:] == origin[:4] + origin[8:13] + origin[14:16] + origin[18:]
+        )
+        if one.version == 4:
+            assert struct.unpack_from("!H", data, 4)[0] == (0x1234 + index) % 65536
+            assert data[:2] + data[6:10] + data[12 : one.transport] == (
+                one.packet[:2] + one.packet[6:10] + one.packet[12 : one.transport]
+            )
+        else:
+            assert data[:4] + data[6:40] == one.packet[:4] + one.packet[6:40]
+    assert len(native.segment(one.vnet, one.packet)) == count
+
+
+@given(supers(plain=True))
+def test_joining_undoes_cutting(one: Super) -> None:
+    joined = native.coalesce(list(native.segment(one.vnet, one.packet)))
+    if len(one.payload) > one.size:
+        assert joined == [(one.vnet, one.packet)]
+    again = [data for header, whole in joined for data in (native.segment(header, whole) if header[1] else [whole])]
+    assert again == native.segment(one.vnet, one.packet)
+
+
+@given(st.sampled_from((4, 6)), st.integers(1, 60), st.integers(0, 1420), st.integers(1, 1420))
+def test_udp_is_cut_and_joined(version: int, count: int, rest: int, size: int) -> None:
+    count = min(count, 60000 // size)
+    payload = bytes(range(256)) * 300
+    payload = payload[: count * size + min(rest, size)]
+    body = struct.pack("!HHHH", 9, 10, 8 + len(payload), 0) + payload
+    data = ip_packet(version, UDP, body)
+    transport = len(data) - len(body)
+    whole = partial(data, transport, UDP, 6)
+    header = vnet(UDP_L4, size, transport, 6, transport + 8)
+    segments = native.segment(header, whole)
+    assert b"".join(one[transport + 8 :] for one in segments) == payload
+    assert all(
+        valid(one) and struct.unpack_from("!H", one, transport + 4)[0] == len(one) - transport for one in segments
+    )
+    if len(segments) > 1:
+        assert native.coalesce(list(segments)) == [(header, whole)]
+
+
+@given(st.binary(min_size=10, max_size=10), any_bytes())
+def test_noise_is_refused_or_cut_soundly(header: bytes, data: bytes) -> None:
+    try:
+        segments = native.segment(header, data)
+    except ValueError:
+        return
+    assert sum(map(len, segments)) >= len(data)
+
+
+@given(supers(), st.binary(min_size=10, max_size=10), st.integers(0, 200))
+def test_a_virtio_header_that_lies_is_refused(one: Super, header: bytes, cut: int) -> None:
+    for wrong in (header, one.vnet[:1] + b"\x07" + one.vnet[2:], one.vnet[:4] + b"\0\0" + one.vnet[6:]):
+        try:
+            native.segment(wrong, one.packet)
+        except ValueError:
+            continue
+        assert wrong is header
+    with pytest.raises(ValueError, match="superpacket"):
+        native.segment(one.vnet, one.packet[: -cut or None] + b"x" * (not cut))
+
+
+@given(st.sampled_from((4, 6)), st.binary(max_size=100))
+def test_a_checksum_left_open_is_completed(version: int, payload: bytes) -> None:
+    whole = tcp(payload, version=version)
+    transport = 20 if version == 4 else 40
+    done = native.complete(vnet(NONE, 0, transport, 16, 0), partial(whole, transport, TCP, 16))
+    assert valid(done)
+
+
+def test_a_udp_checksum_of_zero_is_written_as_its_complement() -> None:
+    for value in range(65536):
+        body = struct.pack("!HHHHH", 9, 10, 10, 0, value)
+        data = partial(ipv4(*ENDS[4], body), 20, UDP, 6)
+        done = native.complete(vnet(NONE, 0, 20, 6, 0), data)
+        if done[26:28] == b"\xff\xff":
+            assert valid(done)
+            return
+        assert done[26:28] != b"\0\0"
+    pytest.fail("no such packet")
+
+
+@pytest.mark.parametrize(("start", "offset"), [(20, 60000), (65535, 65535), (30, 0), (29, 0)])
+def test_a_checksum_outside_of_the_packet(start: int, offset: int) -> None:
+    with pytest.raises(ValueError, match="outside"):
+        native.complete(vnet(NONE, 0, start, offset, 0), bytes(30))
+
+
+# --- joining ----------------------------------------------------------------------------------------------------------
+
+
+def flow(count: int, size: int = 100, **fields: object) -> list[bytes]:
+    made = [tcp(bytes([n]) * size, sequence=1000 + n * size, dont_fragment=True, **fields) for n in range(count)]
+    return [numbered(one, n) if one[0] >> 4 == 4 else one for n, one in enumerate(made)]
+
+
+def numbered(data: bytes, n: int) -> bytes:
+    """With the id that follows the builder's by n."""
+    head = data[:4] + struct.pack("!H", 0x1234 + n) + data[6:10] + b"\0\0" + data[12:20]
+    return head[:10] + struct.pack("!H", rfc1071(head)) + head[12:] + data[20:]
+
+
+def test_a_flow_is_joined() -> None:
+    ((header, whole),) = native.coalesce(flow(5))
+    assert struct.unpack("=BBHHHH", header) == (NEEDS_CSUM, TCPV4, 40, 100, 20, 16)
+    assert whole[40:] == b"".join(bytes([n]) * 100 for n in range(5))
+
+
+def test_flows_in_turns_are_joined_each() -> None:
+    flows = [flow(5, port=port) for port in (1, 2, 3)]
+    joined = native.coalesce([data for turn in zip(*flows, strict=True) for data in turn])
+    assert [len(whole) for _, whole in joined] == [540] * 3
+
+
+def test_more_flows_than_are_kept_open_lose_nothing() -> None:
+    packets = [data for turn in zip(*(flow(3, port=port) for port in range(1, 100)), strict=True) for data in turn]
+    joined = native.coalesce(packets)
+    assert sum(len(native.segment(*one)) if one[0][1] else 1 for one in joined) == len(packets)
+
+
+def test_push_closes() -> None:
+    packets = [
+        *flow(2),
+        tcp(bytes(100), sequence=1200, flags=ACK | PSH, dont_fragment=True),
+        *[tcp(bytes(100), sequence=1300 + n * 100, dont_fragment=True) for n in range(2)],
+    ]
+    joined = native.coalesce(packets)
+    assert [len(whole) for _, whole in joined] == [340, 240]
+    assert joined[0][1][33] == ACK | PSH
+    assert joined[1][1][33] == ACK
+
+
+def test_a_shorter_one_closes() -> None:
+    packets = [
+        *flow(2),
+        tcp(bytes(50), sequence=1200, dont_fragment=True),
+        tcp(bytes(50), sequence=1250, dont_fragment=True),
+    ]
+    assert [len(whole) for _, whole in native.coalesce(packets)] == [290, 90]
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        {"sequence": 1101}, {"sequence": 1099}, {"ack": 78}, {"window": 501}, {"ttl": 63},
+        {"options": b"\1\1\1\1"}, {"flags": ACK | FIN}, {"flags": ACK | CWR}, {"flags": ACK | ECE}, {"flags": RST},
+        {"flags": ACK | URG}, {"flags": ACK | SYN}, {"port": 9}, {"dont_fragment": False},
+        {"ip_options": bytes([1] * 4)}, {"more_fragments": True},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_differs_is_not_joined_and_keeps_its_place(second: dict[str, object]) -> None:
+    first = tcp(bytes(100), dont_fragment=True)
+    other = tcp(bytes(100), **{"sequence": 1100, "dont_fragment": True, **second})
+    assert [whole for _, whole in native.coalesce([first, other])] == [first, other]
+
+
+def test_without_df_ids_must_follow() -> None:
+    first, second = tcp(bytes(100)), tcp(bytes(100), sequence=1100)
+    assert len(native.coalesce([first, second])) == 2, "the builder gives both one id"
+    assert len(native.coalesce([first, numbered(second, 1)])) == 1
+
+
+@given(st.sampled_from((4, 6)), st.integers(0, 4), st.data())
+def test_corruption_is_never_laundered(version: int, which: int, data: st.DataObject) -> None:
+    """Any change of one byte: what comes out is either the very packets that came in, or has right checksums because
+    every part had them."""
+    packets = flow(5, version=version)
+    damaged = bytearray(packets[which])
+    at = data.draw(st.integers(0, len(damaged) - 1))
+    damaged[at] ^= data.draw(st.integers(1, 255))
+    sent = [*packets[:which], bytes(damaged), *packets[which + 1 :]]
+    out = [
+        one
+        for header, whole in native.coalesce(sent)
+        for one in (native.segment(header, whole) if header[1] else [whole])
+    ]
+    for one in out:
+        if one not in packets:
+            # not a checksum that covers it (IPv6 has none over hop limit and traffic class), or untouched
+            assert one == bytes(damaged)
+
+
+@given(st.lists(any_bytes(), max_size=20))
+def test_noise_passes_unchanged(packets: list[bytes]) -> None:
+    out = [whole for header, whole in native.coalesce(packets) if not header[1]]
+    assert set(out) <= set(packets)
+
+
+@pytest.mark.parametrize("call", [native.segment, native.complete])
+def test_a_virtio_header_of_another_length(call) -> None:
+    for length in (0, 9, 11):
+        with pytest.raises(ValueError, match=r"10 bytes|outside"):
+            call(bytes(length), bytes(40))
