@@ -27,7 +27,7 @@ _SYSCTLS = {
     "net/ipv6/conf/all/accept_dad": 0,
     "net/ipv6/conf/default/accept_dad": 0,
 }
-_NO_OFFLOADS = ("tso", "off", "gso", "off", "gro", "off")
+_NO_OFFLOADS = ("tso", "off", "gso", "off", "gro", "off", "tx-udp-segmentation", "off")
 
 
 def build(spec: LabSpec, hosts: Sequence[HostPlan], echo: Echo) -> None:
