@@ -1,10 +1,9 @@
 /* Packets: checked, cut and joined. Nothing here calls the kernel or Python, so that tests and fuzzers can drive all of it.
  *
- * 1. checksum      the Internet checksum (RFC 1071), in the machine's own byte order
- * 2. parse         the same checks, in the same order, as overlayd/wire/ip.py
- * 3. complete      a checksum that the kernel left to us (VIRTIO_NET_HDR_F_NEEDS_CSUM)
- * 4. cut           a superpacket into the segments that the kernel would have made (tcp_gso_segment, __udp_gso_segment)
- * 5. join          packets of one flow into a superpacket, as the kernel's GRO does (tcp_gro_receive, udp_gro_receive)
+ * 1. parse         the same checks, in the same order, as overlayd/wire/ip.py
+ * 2. complete      a checksum that the kernel left to us (VIRTIO_NET_HDR_F_NEEDS_CSUM)
+ * 3. cut           a superpacket into the segments that the kernel would have made (tcp_gso_segment, __udp_gso_segment)
+ * 4. join          packets of one flow into a superpacket, as the kernel's GRO does (tcp_gro_receive, udp_gro_receive)
  *
  * Every length is checked where a packet enters (parse, cut_plan, join_offer); behind that, accesses cannot fail.
  */
@@ -17,6 +16,8 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/uio.h>
+
+#include "native_checksum.h"
 
 /* --- constants of the specifications ---------------------------------------------------------------------------- */
 
@@ -87,56 +88,7 @@ static inline void put32(uint8_t *at, uint32_t value)
     put16(at + 2, value & 0xffff);
 }
 
-/* --- 1. checksum ------------------------------------------------------------------------------------------------ */
-
-/* Adds the bytes to a sum. Sums are in native order (RFC 1071 section 2 B: the result is the same), not folded; a
- * sum of what lies at an odd offset of the whole may not be added to others. */
-static inline uint64_t sum_bytes(const uint8_t *bytes, size_t length, uint64_t sum)
-{
-    uint64_t parts[4] = {0, 0, 0, 0}; /* 32-bit words into 64-bit sums: no carry is lost below 2^32 words */
-    while (length >= 32) {
-        uint32_t words[8];
-        memcpy(words, bytes, sizeof words);
-        parts[0] += words[0];
-        parts[1] += words[1];
-        parts[2] += words[2];
-        parts[3] += words[3];
-        parts[0] += words[4];
-        parts[1] += words[5];
-        parts[2] += words[6];
-        parts[3] += words[7];
-        bytes += 32;
-        length -= 32;
-    }
-    sum += parts[0] + parts[1] + parts[2] + parts[3];
-    while (length >= 4) {
-        uint32_t word;
-        memcpy(&word, bytes, 4);
-        sum += word;
-        bytes += 4;
-        length -= 4;
-    }
-    if (length) {
-        uint32_t word = 0;
-        memcpy(&word, bytes, length);
-        sum += word;
-    }
-    return sum;
-}
-
-static inline uint16_t fold(uint64_t sum)
-{
-    sum = (sum & 0xffffffff) + (sum >> 32);
-    sum = (sum & 0xffffffff) + (sum >> 32);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    return (uint16_t)sum;
-}
-
-static inline void put_sum(uint8_t *at, uint16_t folded) { memcpy(at, &folded, 2); }
-
-/* --- 2. parse --------------------------------------------------------------------------------------------------- */
+/* --- 1. parse --------------------------------------------------------------------------------------------------- */
 
 struct ip {
     uint8_t version, protocol;
@@ -189,7 +141,7 @@ static inline uint64_t pseudo_sum(const struct ip *ip, uint8_t protocol, size_t 
     return sum_bytes(ip->source, 2u * ip->address, 0) + htons(protocol) + htons((uint16_t)length);
 }
 
-/* --- 3. complete ------------------------------------------------------------------------------------------------ */
+/* --- 2. complete ------------------------------------------------------------------------------------------------ */
 
 /* Finish the checksum that the kernel left to us; false when its place is outside of the packet. */
 static inline bool complete(uint8_t *packet, size_t length, const struct vnet *vnet)
@@ -202,7 +154,7 @@ static inline bool complete(uint8_t *packet, size_t length, const struct vnet *v
     return true;
 }
 
-/* --- 4. cut ----------------------------------------------------------------------------------------------------- */
+/* --- 3. cut ----------------------------------------------------------------------------------------------------- */
 
 struct cut {
     const uint8_t *packet;
@@ -282,7 +234,7 @@ static inline size_t cut_headers(const struct cut *cut, uint32_t index, uint8_t 
     return payload;
 }
 
-/* --- 5. join ---------------------------------------------------------------------------------------------------- */
+/* --- 4. join ---------------------------------------------------------------------------------------------------- */
 
 /* What goes to the TUN: iov[0] is left for the virtio-net header. With count > 1, iov[1] is the headers and each other
  * one the payload of a packet, `headers` bytes behind that packet's begin; else iov[1] is the packet itself. All of it is
