@@ -1,6 +1,6 @@
 """The native packet engine. Where it cannot be built, overlayd installs without it and runs the readable engine."""
 
-from glob import glob
+from pathlib import Path
 
 from setuptools import Extension, setup
 
@@ -9,7 +9,7 @@ setup(
         Extension(
             "overlayd.datapath.native",
             sources=["overlayd/datapath/native.c"],
-            depends=sorted(glob("overlayd/datapath/native_*.h")),
+            depends=[str(header) for header in Path("overlayd/datapath").glob("native_*.h")],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             extra_compile_args=["-std=gnu11", "-O3"],
             py_limited_api=True,

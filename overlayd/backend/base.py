@@ -53,3 +53,6 @@ class Backend(Protocol):
 
     def counters(self) -> Counters | None:
         """A snapshot of the engine's counters; None where the kernel counts."""
+
+    def gauges(self) -> dict[str, int]:
+        """The engine's gauges; empty where there is no engine."""

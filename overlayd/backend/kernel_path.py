@@ -33,3 +33,7 @@ class KernelPath:
 
     def counters(self) -> None:
         """The kernel counts."""
+
+    def gauges(self) -> dict[str, int]:
+        """The kernel's offloads are no business of ours."""
+        return {}

@@ -96,8 +96,10 @@ class UdpBackend:
         except HostError as error:
             log.warning("ICMP errors from the engine will not reach containers", error=str(error))
         if self._engine is None:
-            self._engine = make(self._tun.fileno(), self._sockets, self._table)
+            self._engine = make(self._tun.fileno(), self._sockets, self._table, self._settings, _tell_degraded)
             log.info("packet engine", engine=self._engine.name, offloads=self._engine.offloads)
+            if self._settings.busy_poll_us and name != "native":
+                log.warning("only the native engine polls; the setting does nothing", setting="udp.busy_poll_us")
         else:
             self._engine.replace_tun(self._tun.fileno())
         loop = asyncio.get_running_loop()
@@ -158,3 +160,10 @@ class UdpBackend:
 
     def counters(self) -> Counters | None:
         return self._engine.counters() if self._engine is not None else None
+
+    def gauges(self) -> dict[str, int]:
+        return self._engine.gauges() if self._engine is not None else {}
+
+
+def _tell_degraded(offload: str, seen: str) -> None:
+    log.warning("an offload does not work here: packets take a slower way", offload=offload, error=seen)

@@ -68,6 +68,7 @@ async def describe(daemon: Running) -> dict[str, Any]:
         "uptime_seconds": round(time.time() - daemon.started, 3),
         "mode": node.mode,
         "engine": backend.engine,
+        "offloads": backend.gauges(),
         "registry": daemon.registry.name,
         "lease": describe_lease(node.lease),
         "underlay": {

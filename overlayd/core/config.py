@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from overlayd.core import values
 from overlayd.core.address import Mode
 from overlayd.core.lease import Lease
+from overlayd.core.offload import OFFLOADS
 from overlayd.core.subnets import SubnetRange
 from overlayd.wire.mac import parse_mac
 
@@ -36,6 +37,12 @@ class UdpSettings(_Section):
     port: Port = Field(8285, description="UDP port, here and on every peer")
     engine: Annotated[str, values.choice("auto", "native", "python")] = Field(
         "auto", description="the packet engine: native (fast), python (readable), or auto: the fastest there is"
+    )
+    busy_poll_us: Annotated[int, values.integer(0, 1000)] = Field(
+        0, description="native engine: look for more for so long before sleeping; quicker answers, busier processors"
+    )
+    without_offloads: Annotated[tuple[str, ...] | None, values.words(*OFFLOADS)] = Field(
+        None, description=f"native engine: leave these out ({', '.join(OFFLOADS)}), commas between"
     )
 
 

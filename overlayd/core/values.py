@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import TypeVar
 
@@ -56,11 +56,25 @@ def boolean(text: str) -> bool:
 def choice(*words: str) -> BeforeValidator:
     """One of these words; a near miss is told which was meant."""
 
+    return parser(_one_of(words))
+
+
+def _one_of(words: Sequence[str]) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text in words:
             return text
         close = difflib.get_close_matches(text, words, 1)
         raise ValueError(f"is not one of {', '.join(words)}" + (f"; did you mean {close[0]}?" if close else ""))
+
+    return parse
+
+
+def words(*known: str) -> BeforeValidator:
+    """Any number of these words, with commas between."""
+    one = _one_of(known)
+
+    def parse(text: str) -> tuple[str, ...]:
+        return tuple(one(word.strip()) for word in text.split(",") if word.strip())
 
     return parser(parse)
 

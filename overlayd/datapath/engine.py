@@ -9,11 +9,12 @@ as `core.decide` does, and counts.
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from overlayd.core.address import Family
+from overlayd.core.config import UdpSettings
 from overlayd.core.decide import ForwardingTable, Peer
 
 TUN_GONE = -1
@@ -73,11 +74,31 @@ class Engine(Protocol):
     def counters(self) -> Counters:
         """A snapshot."""
 
+    def gauges(self) -> dict[str, int]:
+        """What is on now, each offload as 1 or 0, and how often the kernel refused one; empty without offloads."""
+
+
+DEFAULTS = UdpSettings()
+
+Degraded = Callable[[str, str], None]
+"""Told once when an offload that was granted turns out not to work: its name, and what was seen."""
+
+
+def unheard(offload: str, seen: str) -> None:
+    """For whoever does not want to be told."""
+
 
 class MakeEngine(Protocol):
     """How an engine is made: on a TUN and one bound, non-blocking UDP socket for each carrier family."""
 
-    def __call__(self, tun: int, sockets: Mapping[Family, socket.socket], table: ForwardingTable) -> Engine:
+    def __call__(
+        self,
+        tun: int,
+        sockets: Mapping[Family, socket.socket],
+        table: ForwardingTable,
+        settings: UdpSettings,
+        degraded: Degraded,
+    ) -> Engine:
         """An engine that owns neither the TUN nor the sockets."""
 
 

@@ -12,7 +12,9 @@
 #include <Python.h>
 
 #include <errno.h>
+#include <sched.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "native_packet.h"
@@ -33,12 +35,13 @@
 enum {
     UDP_PAYLOAD_MAX = 65507, /* 65535 less IPv4 and UDP headers */
     TUN_GONE = -1,
-    REFUSED = 1 << 20, /* added to a burst's count when `Engine.refused` has something */
+    ATTENTION = 1 << 20, /* added to a burst's count when `Engine.refused` or `Engine.degraded` has something */
 
     TX_READS = 64,              /* of the TUN in one burst */
     TX_BYTES = 1 << 20,         /* and no more than this */
     TX_ARENA = 384 << 10,       /* read before a flush; small enough to stay in the second-level cache */
     TX_ALIGN = 64,
+    TX_LONE = 16,               /* see `lone` */
     TX_HEADERS = 256 << 10,     /* headers of cut segments before a flush */
     RUNS = 64,                  /* messages in one sendmmsg */
     RUN_SEGMENTS = 128,         /* UDP_MAX_SEGMENTS; 64 before Linux 6.9 */
@@ -51,6 +54,8 @@ enum {
     RX_BYTES = 1 << 20, /* in one burst, and no more than */
     RX_BURST = 128,     /* messages */
     RX_BUFFER = 65536,
+
+    POLL_MAX = 1000000, /* ns; busy-polling gives the event loop its turn at least this often */
 
     RING = 64,         /* refused packets kept for an answer */
     RING_BYTES = 1280, /* of each: more than any ICMP error quotes */
@@ -99,6 +104,8 @@ struct engine {
     uint32_t run_segments;   /* at most; 1 when GSO is off */
     size_t headers_used;
     uint8_t *arena, *headers;
+    unsigned lone; /* bursts in a row of one small packet: a dialogue, where looking for a second one only takes time */
+    int64_t poll;  /* ns to look for more after a burst before going back to sleep */
 
     struct mmsghdr rx_messages[RX_MESSAGES];
     struct iovec rx_parts[RX_MESSAGES];
@@ -120,6 +127,7 @@ struct engine {
     uint64_t tx_drops[REASONS], rx_drops[REASONS];
     uint64_t unanswered; /* refused packets that found the ring full */
     uint64_t gso_failures, join_refusals;
+    int gso_error, join_error; /* errno of what made us give the offload up, until Python has read it */
 };
 
 /* --- helpers ---------------------------------------------------------------------------------------------------- */
@@ -244,8 +252,12 @@ static void flush_batch(struct engine *engine, struct batch *batch)
             bool narrow = send_apart(engine, batch, index);
             if (error != EMSGSIZE && !narrow) {
                 engine->gso_failures++;
-                engine->run_segments =
-                    error == EINVAL && engine->run_segments > RUN_SEGMENTS_OLD ? RUN_SEGMENTS_OLD : 1;
+                if (error == EINVAL && engine->run_segments > RUN_SEGMENTS_OLD) {
+                    engine->run_segments = RUN_SEGMENTS_OLD;
+                } else {
+                    engine->run_segments = 1;
+                    engine->gso_error = error;
+                }
             }
         } else if (error == EMSGSIZE) {
             struct msghdr *message = &batch->messages[index].msg_hdr;
@@ -390,8 +402,12 @@ static int outbound_burst(struct engine *engine)
         outbound_packet(engine, &vnet, packet, length);
         bytes += length;
         used += (TX_ALIGN + length + TX_ALIGN - 1) & ~(size_t)(TX_ALIGN - 1);
+        if (engine->lone % TX_LONE && length <= engine->table->mtu)
+            break; /* what may follow wakes us again */
     }
     flush(engine);
+    if (reads)
+        engine->lone = reads == 1 && bytes <= engine->table->mtu ? engine->lone + 1 : 0;
     return result ? result : reads;
 }
 
@@ -429,14 +445,16 @@ static void write_joined(void *context, struct vnet *vnet, struct iovec *iov, in
             engine->join_failures = 0;
         return;
     }
-    if (count == 1 || errno != EINVAL) {
+    if (count == 1 || (errno != EINVAL && errno != EIO)) {
         engine->rx_drops[TUN_ERROR] += count;
         return;
     }
     /* The kernel does not like the superpacket: write what it was made of, which lies untouched where it came in. */
     engine->join_refusals++;
-    if (++engine->join_failures >= JOIN_FAILURES)
+    if (++engine->join_failures >= JOIN_FAILURES && (engine->joiner.tcp || engine->joiner.udp)) {
         engine->joiner.tcp = engine->joiner.udp = false;
+        engine->join_error = errno;
+    }
     struct vnet plain = {0};
     for (int part = 2; part < iovs; part++) {
         size_t length = headers + iov[part].iov_len;
@@ -525,6 +543,45 @@ static int inbound_burst(struct engine *engine, int family)
             break;
     }
     return burst;
+}
+
+/* --- both directions -------------------------------------------------------------------------------------------- */
+
+static int64_t nanoseconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * (int64_t)1000000000 + now.tv_nsec;
+}
+
+/* Look for more until nothing came for `poll` ns. Waking from sleep is most of a round trip's time on an idle machine. */
+static int busy_poll(struct engine *engine)
+{
+    int64_t now = nanoseconds(), limit = now + POLL_MAX, end = now + engine->poll;
+    while (now < end && now < limit && !engine->ring_count) {
+        int moved = outbound_burst(engine);
+        if (moved < 0)
+            return moved;
+        for (int family = 0; family < 2; family++)
+            if (engine->batches[family].socket >= 0)
+                moved += inbound_burst(engine, family);
+        if (!moved)
+            sched_yield(); /* somebody may need the processor to have something to send */
+        now = nanoseconds();
+        if (moved)
+            end = now + engine->poll;
+    }
+    return 0;
+}
+
+/* One burst from the TUN, or from the socket of that family, and with busy-polling whatever follows soon. */
+enum { FROM_TUN = -1 };
+static int carry(struct engine *engine, int from)
+{
+    int count = from == FROM_TUN ? outbound_burst(engine) : inbound_burst(engine, from);
+    if (engine->poll && count > 0 && busy_poll(engine) < 0)
+        return TUN_GONE;
+    return count;
 }
 
 /* --- Python: Table ---------------------------------------------------------------------------------------------- */
@@ -734,10 +791,10 @@ static bool refuse_busy(const struct engine *engine)
 
 static PyObject *engine_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"socket4", "socket6", "run_segments", NULL};
+    static char *names[] = {"socket4", "socket6", "run_segments", "poll_us", NULL};
     int socket4, socket6;
-    unsigned int run_segments;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iiI", names, &socket4, &socket6, &run_segments))
+    unsigned int run_segments, poll_us;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iiII", names, &socket4, &socket6, &run_segments, &poll_us))
         return NULL;
     EngineObject *self = (EngineObject *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
     if (!self)
@@ -746,6 +803,7 @@ static PyObject *engine_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     if (!engine)
         goto no_memory;
     engine->tun = -1;
+    engine->poll = (int64_t)poll_us * 1000;
     engine->batches[0].socket = socket4;
     engine->batches[1].socket = socket6;
     engine->run_segments = run_segments < 1 ? 1 : run_segments > RUN_SEGMENTS ? RUN_SEGMENTS : run_segments;
@@ -849,37 +907,31 @@ static bool ready(const struct engine *engine)
     return engine->table && !refuse_busy(engine);
 }
 
-static PyObject *burst_result(const struct engine *engine, int count)
+static PyObject *engine_carry(struct engine *engine, int from)
 {
-    return PyLong_FromLong(count >= 0 && engine->ring_count ? count + REFUSED : count);
-}
-
-static PyObject *engine_outbound(PyObject *self, PyObject *Py_UNUSED(none))
-{
-    struct engine *engine = ((EngineObject *)self)->engine;
     int count;
     if (!ready(engine))
         return NULL;
     engine->busy = true;
     Py_BEGIN_ALLOW_THREADS
-    count = outbound_burst(engine);
+    count = carry(engine, from);
     Py_END_ALLOW_THREADS
     engine->busy = false;
-    return burst_result(engine, count);
+    bool attention = engine->ring_count || engine->gso_error || engine->join_error;
+    return PyLong_FromLong(count >= 0 && attention ? count + ATTENTION : count);
+}
+
+static PyObject *engine_outbound(PyObject *self, PyObject *Py_UNUSED(none))
+{
+    return engine_carry(((EngineObject *)self)->engine, FROM_TUN);
 }
 
 static PyObject *engine_inbound(PyObject *self, PyObject *args)
 {
-    struct engine *engine = ((EngineObject *)self)->engine;
-    int carrier, count;
-    if (!PyArg_ParseTuple(args, "i", &carrier) || !ready(engine))
+    int carrier;
+    if (!PyArg_ParseTuple(args, "i", &carrier))
         return NULL;
-    engine->busy = true;
-    Py_BEGIN_ALLOW_THREADS
-    count = inbound_burst(engine, carrier == 6);
-    Py_END_ALLOW_THREADS
-    engine->busy = false;
-    return burst_result(engine, count);
+    return engine_carry(((EngineObject *)self)->engine, carrier == 6);
 }
 
 static PyObject *engine_refused(PyObject *self, PyObject *Py_UNUSED(none))
@@ -934,10 +986,32 @@ static PyObject *engine_gauges(PyObject *self, PyObject *Py_UNUSED(none))
     const struct engine *engine = ((EngineObject *)self)->engine;
     if (refuse_busy(engine))
         return NULL;
-    return Py_BuildValue("{s:I,s:i,s:i,s:K,s:K}", "run_segments", (unsigned)engine->run_segments, "join_tcp",
-                         (int)engine->joiner.tcp, "join_udp", (int)engine->joiner.udp, "gso_failures",
-                         (unsigned long long)engine->gso_failures, "join_refusals",
-                         (unsigned long long)engine->join_refusals);
+    return Py_BuildValue("{s:i,s:I,s:i,s:i,s:K,s:K}", "udp_gso", engine->run_segments > 1, "run_segments",
+                         (unsigned)engine->run_segments, "join_tcp", (int)engine->joiner.tcp, "join_udp",
+                         (int)engine->joiner.udp, "gso_failures", (unsigned long long)engine->gso_failures,
+                         "join_refusals", (unsigned long long)engine->join_refusals);
+}
+
+static PyObject *engine_degraded(PyObject *self, PyObject *Py_UNUSED(none))
+{
+    struct engine *engine = ((EngineObject *)self)->engine;
+    if (refuse_busy(engine))
+        return NULL;
+    const struct {
+        const char *name;
+        int *error;
+    } offloads[] = {{"udp_gso", &engine->gso_error}, {"join_tcp,join_udp", &engine->join_error}};
+    PyObject *list = PyList_New(0);
+    for (size_t index = 0; list && index < sizeof offloads / sizeof *offloads; index++) {
+        if (!*offloads[index].error)
+            continue;
+        PyObject *item = Py_BuildValue("si", offloads[index].name, *offloads[index].error);
+        *offloads[index].error = 0;
+        if (!item || PyList_Append(list, item) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(item);
+    }
+    return list;
 }
 
 static PyObject *engine_forget(PyObject *self, PyObject *args)
@@ -958,6 +1032,7 @@ static PyMethodDef engine_methods[] = {
     {"outbound", engine_outbound, METH_NOARGS, NULL},
     {"inbound", engine_inbound, METH_VARARGS, NULL},
     {"refused", engine_refused, METH_NOARGS, NULL},
+    {"degraded", engine_degraded, METH_NOARGS, NULL},
     {"counters", engine_counters, METH_NOARGS, NULL},
     {"gauges", engine_gauges, METH_NOARGS, NULL},
     {"forget", engine_forget, METH_VARARGS, NULL},
@@ -1116,7 +1191,7 @@ static int module_exec(PyObject *module)
     }
     int done = reasons ? PyModule_AddObjectRef(module, "REASONS", reasons) : -1;
     Py_XDECREF(reasons);
-    return done < 0 ? -1 : PyModule_AddIntConstant(module, "REFUSED", REFUSED);
+    return done < 0 ? -1 : PyModule_AddIntConstant(module, "ATTENTION", ATTENTION);
 }
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg)

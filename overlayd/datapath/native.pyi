@@ -8,8 +8,8 @@ from collections.abc import Sequence
 REASONS: tuple[str, ...]
 """DropReason values in the order in which counters and verdicts number them."""
 
-REFUSED: int
-"""Added to a burst's count when `Engine.refused` has something to give."""
+ATTENTION: int
+"""Added to a burst's count when `Engine.refused` or `Engine.degraded` has something to give."""
 
 class Table:
     """An immutable forwarding table."""
@@ -36,8 +36,12 @@ class Table:
 class Engine:
     """Two sockets, a TUN and a table. RuntimeError from any method while another thread is in a burst."""
 
-    def __new__(cls, socket4: int, socket6: int, run_segments: int) -> Engine:
-        """On the descriptors of bound UDP sockets, -1 for none; `run_segments`: datagrams in a send, 1 without GSO."""
+    def __new__(cls, socket4: int, socket6: int, run_segments: int, poll_us: int) -> Engine:
+        """On the descriptors of bound UDP sockets, -1 for none; `run_segments`: datagrams in a send, 1 without GSO.
+
+        `poll_us`: for so many microseconds after a burst it looks for more, in both directions, before it returns;
+        it returns after a millisecond in any case.
+        """
 
     def replace_table(self, table: Table) -> None:
         """Decide by this table from the next burst on. Comes before the first burst."""
@@ -46,16 +50,19 @@ class Engine:
         """Use this TUN, opened with IFF_VNET_HDR or not; whether TCP and UDP flows are joined for it."""
 
     def outbound(self) -> int:
-        """Carry one burst from the TUN: the number of reads, plus REFUSED where that applies, or TUN_GONE (-1)."""
+        """Carry one burst from the TUN: the number of reads, plus ATTENTION where that applies, or TUN_GONE (-1)."""
 
     def inbound(self, carrier: int) -> int:
-        """Carry one burst from the socket of family 4 or 6: the number of messages, plus REFUSED where that applies."""
+        """Carry one burst from the socket of family 4 or 6: the number of messages, and ATTENTION likewise."""
 
     def refused(self) -> list[tuple[int, int, int, bytes]]:
         """Take out what may deserve an ICMP error: (direction, peer's index, length, the packet's first bytes).
 
         Direction 0: outbound, by the table; 1: inbound, by the table; 2: outbound, by the socket (EMSGSIZE).
         """
+
+    def degraded(self) -> list[tuple[str, int]]:
+        """Offloads that were given up since the last call: (names, errno that the kernel gave)."""
 
     def counters(
         self,

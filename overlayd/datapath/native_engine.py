@@ -17,11 +17,12 @@ import platform
 import socket
 import struct
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from ipaddress import ip_address
 
 from overlayd.core.address import Family
+from overlayd.core.config import UdpSettings
 from overlayd.core.decide import (
     DELIVER,
     ForwardingTable,
@@ -35,11 +36,9 @@ from overlayd.core.decide import (
     too_big_for,
 )
 from overlayd.core.mtu import overhead
+from overlayd.core.offload import OFFLOADS
 from overlayd.datapath import native
-from overlayd.datapath.engine import ICMP_BURST, ICMP_RATE, Counters, Traffic, path_mtu
-
-OFFLOADS = ("tso4", "tso6", "tso_ecn", "uso", "udp_gso", "udp_gro", "join_tcp", "join_udp")
-"""What can be left out. The first four are the TUN's; joining is ours and needs the TUN's counterpart."""
+from overlayd.datapath.engine import DEFAULTS, ICMP_BURST, ICMP_RATE, Counters, Degraded, Traffic, path_mtu, unheard
 
 # <linux/if_tun.h>
 _TUNGETIFF, _TUNSETOFFLOAD = 0x800454D2, 0x400454D0
@@ -65,16 +64,19 @@ class NativeEngine:
         tun: int,
         sockets: Mapping[Family, socket.socket],
         table: ForwardingTable,
+        settings: UdpSettings = DEFAULTS,
+        degraded: Degraded = unheard,
         now: Callable[[], float] = time.monotonic,
         *,
-        without: Collection[str] = (),
         vnet_header: bool | None = None,
     ) -> None:
-        """`without`: names of OFFLOADS; `vnet_header`: how `tun` was opened; None asks the kernel."""
+        """`vnet_header`: how `tun` was opened; None asks the kernel."""
         self._sockets = dict(sockets)
         self._table = table
         self._now = now
-        self._without = frozenset(without)
+        self._settings = settings
+        self._without = frozenset(settings.without_offloads or ())
+        self._degraded = degraded
         self._vnet_asked = vnet_header
         self._icmp = TokenBucket(ICMP_RATE, ICMP_BURST, now())
         self._icmp_sent = self._icmp_limited = self._answer_errors = 0
@@ -87,7 +89,7 @@ class NativeEngine:
         if "udp_gso" in self._socket_offloads:
             segments = _SEGMENTS if _kernel() >= (6, 9) else _SEGMENTS_OLD
         fds = {family: sock.fileno() for family, sock in self._sockets.items()}
-        self._native = native.Engine(fds.get(4, -1), fds.get(6, -1), segments)
+        self._native = native.Engine(fds.get(4, -1), fds.get(6, -1), segments, settings.busy_poll_us)
         self._peers: list[Peer] = []
         self.replace_table(table)
         self.replace_tun(tun)
@@ -166,17 +168,23 @@ class NativeEngine:
 
     def outbound(self) -> int:
         count = self._native.outbound()
-        if count < native.REFUSED:
+        if count < native.ATTENTION:
             return count
-        self._answer()
-        return count - native.REFUSED
+        self._attend()
+        return count - native.ATTENTION
 
     def inbound(self, carrier: Family) -> int:
         count = self._native.inbound(carrier)
-        if count < native.REFUSED:
+        if count < native.ATTENTION:
             return count
+        self._attend()
+        return count - native.ATTENTION
+
+    def _attend(self) -> None:
+        """What is rare: packets that deserve an answer, and offloads that the engine gave up."""
+        for offload, number in self._native.degraded():
+            self._degraded(offload, os.strerror(number))
         self._answer()
-        return count - native.REFUSED
 
     def _answer(self) -> None:
         for direction, number, length, kept in self._native.refused():
@@ -242,12 +250,8 @@ class NativeEngine:
         return ",".join(self._granted) or "none"
 
     def gauges(self) -> dict[str, int]:
-        """Each of OFFLOADS as 1 or 0, as it is now, and how often the kernel refused a run or a superpacket."""
-        now = self._native.gauges()
         state = {name: int(name in self._granted) for name in OFFLOADS}
-        state["udp_gso"] = int(now["run_segments"] > 1)
-        state.update({name: now[name] for name in ("join_tcp", "join_udp", "gso_failures", "join_refusals")})
-        return state
+        return {**state, **self._native.gauges(), "busy_poll_us": self._settings.busy_poll_us}
 
 
 def _kernel() -> tuple[int, int]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 
 from overlayd.core.address import Family
+from overlayd.core.config import UdpSettings
 from overlayd.core.decide import (
     Deliver,
     Drop,
@@ -28,7 +29,17 @@ from overlayd.core.decide import (
     too_big_for,
 )
 from overlayd.core.mtu import overhead
-from overlayd.datapath.engine import ICMP_BURST, ICMP_RATE, TUN_GONE, Counters, Traffic, path_mtu
+from overlayd.datapath.engine import (
+    DEFAULTS,
+    ICMP_BURST,
+    ICMP_RATE,
+    TUN_GONE,
+    Counters,
+    Degraded,
+    Traffic,
+    path_mtu,
+    unheard,
+)
 
 _BURST = 64
 """Packets in one wake-up: enough to spread the loop's own cost, few enough that the other direction hardly waits."""
@@ -46,8 +57,11 @@ class PythonEngine:
         tun: int,
         sockets: Mapping[Family, socket.socket],
         table: ForwardingTable,
+        settings: UdpSettings = DEFAULTS,
+        degraded: Degraded = unheard,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
+        """It has nothing that could be set or degrade."""
         self._tun = tun
         self._sockets = dict(sockets)
         self._table = table
@@ -67,6 +81,9 @@ class PythonEngine:
 
     def counters(self) -> Counters:
         return deepcopy(self._counters)
+
+    def gauges(self) -> dict[str, int]:
+        return {}
 
     # --- outbound --------------------------------------------------------------------------------------------------
 
