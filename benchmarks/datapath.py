@@ -31,6 +31,11 @@ WAYS: dict[str, dict[str, object]] = {
     "host-gw": {"mode": "host-gw"},
     "udp, python engine": {"mode": "udp", "settings": {"udp": {"engine": "python"}}},
     "udp, native engine": {"mode": "udp", "settings": {"udp": {"engine": "native"}}},
+    "udp, native engine, wire: overlayd": {
+        "mode": "udp",
+        "settings": {"udp": {"engine": "native"}},
+        "wire": "overlayd",
+    },
     "udp, native engine, busy_poll_us 50": {
         "mode": "udp",
         "settings": {"udp": {"engine": "native", "busy_poll_us": 50}},

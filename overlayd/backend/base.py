@@ -54,5 +54,8 @@ class Backend(Protocol):
     def counters(self) -> Counters | None:
         """A snapshot of the engine's counters; None where the kernel counts."""
 
+    def ways(self) -> dict[str, list[str]]:
+        """What goes to a peer beyond flannel's way, by the lease's key."""
+
     def gauges(self) -> dict[str, int]:
         """The engine's gauges; empty where there is no engine."""

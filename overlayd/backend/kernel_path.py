@@ -34,6 +34,10 @@ class KernelPath:
     def counters(self) -> None:
         """The kernel counts."""
 
+    def ways(self) -> dict[str, list[str]]:
+        """There is one."""
+        return {}
+
     def gauges(self) -> dict[str, int]:
         """The kernel's offloads are no business of ours."""
         return {}

@@ -28,16 +28,19 @@ from overlayd.core.firewall import Guarded
 from overlayd.core.lease import Lease
 from overlayd.core.node import Node
 from overlayd.core.state import Address, KernelObject, Link, Route
+from overlayd.datapath.acquaintance import GREET_EVERY
 from overlayd.datapath.engine import TUN_GONE, Counters, Engine, MakeEngine, choose
 from overlayd.datapath.python_engine import PythonEngine
 from overlayd.system.errors import HostError
 from overlayd.system.files import write_sysctl
 from overlayd.system.tun import Tun
+from overlayd.system.tunnel_tap import TunnelTap
 from overlayd.system.udp_socket import open_udp_socket
 
 log = structlog.get_logger()
 
 DEVICE = "ovl0"
+TAP = "ovl-gso"
 _TXQUEUELEN = 1000  # packets; twice the default, so that a burst survives a late wake-up
 
 ENGINES: tuple[tuple[str, MakeEngine], ...] = (("python", PythonEngine),)
@@ -64,6 +67,8 @@ class UdpBackend:
         self._sockets: dict[Family, socket.socket] = {}
         self._tun: Tun | None = None
         self._engine: Engine | None = None
+        self._tap: TunnelTap | None = None
+        self._greeting: asyncio.TimerHandle | None = None
         self._table = self._make_table(())
 
     # --- kernel state ----------------------------------------------------------------------------------------------
@@ -102,10 +107,30 @@ class UdpBackend:
                 log.warning("only the native engine polls; the setting does nothing", setting="udp.busy_poll_us")
         else:
             self._engine.replace_tun(self._tun.fileno())
+        self._open_tap(self._engine)
         loop = asyncio.get_running_loop()
         loop.add_reader(self._tun.fileno(), self._outbound, self._engine)
         for carrier, sock in self._sockets.items():
             loop.add_reader(sock.fileno(), partial(self._engine.inbound, carrier))
+
+    def _open_tap(self, engine: Engine) -> None:
+        """Where this host announces that it is overlayd: the TAP for superpackets, and questions to peers."""
+        if self._greeting is not None or self.node.lease.wire != "overlayd":
+            return
+        if engine.name != "native":
+            log.warning("only the native engine knows more than flannel's wire format", lease=str(self.node.lease))
+            return
+        if "tunnel_gso" not in (self._settings.without_offloads or ()):
+            try:
+                self._tap = TunnelTap(TAP, self.node.underlay.name)
+            except HostError as error:
+                log.info("no tunnel GSO", reason=str(error))
+        engine.replace_tap(self._tap)
+        self._greet(engine)
+
+    def _greet(self, engine: Engine) -> None:
+        engine.greet()
+        self._greeting = asyncio.get_running_loop().call_later(GREET_EVERY, self._greet, engine)
 
     def _choose(self) -> tuple[str, MakeEngine]:
         wanted = self._settings.engine
@@ -130,6 +155,12 @@ class UdpBackend:
 
     def stop(self) -> None:
         self._detach()
+        if self._greeting is not None:
+            self._greeting.cancel()
+            self._greeting = None
+        if self._tap is not None:
+            self._tap.close()
+            self._tap = None
         for sock in self._sockets.values():
             with suppress(RuntimeError):
                 asyncio.get_running_loop().remove_reader(sock.fileno())
@@ -144,12 +175,15 @@ class UdpBackend:
 
     def _make_table(self, peers: Iterable[Lease]) -> ForwardingTable:
         port = self._settings.port
+        announced = self.node.lease.wire == "overlayd"
         routes = []
         for lease in peers:
             made: dict[str, Peer] = {}  # one peer for both of a lease's subnets where one carrier takes both
             for subnet, public in self.node.reachable(lease):
                 host = str(public)
-                peer = made.setdefault(host, Peer(host, port, public.version, lease.key))
+                peer = made.setdefault(
+                    host, Peer(host, port, public.version, lease.key, announced and lease.wire == "overlayd")
+                )
                 routes.append((subnet, peer))
         own = self.node.lease.subnets
         return ForwardingTable(own, [subnet.network_address for subnet in own], self.node.overlay_mtu, routes)
@@ -160,6 +194,9 @@ class UdpBackend:
 
     def counters(self) -> Counters | None:
         return self._engine.counters() if self._engine is not None else None
+
+    def ways(self) -> dict[str, list[str]]:
+        return self._engine.ways() if self._engine is not None else {}
 
     def gauges(self) -> dict[str, int]:
         return self._engine.gauges() if self._engine is not None else {}

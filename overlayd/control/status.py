@@ -45,20 +45,23 @@ def describe_lease(lease: Lease) -> dict[str, Any]:
         "public_ip": _text(lease.public_ip),
         "public_ipv6": _text(lease.public_ipv6),
         "vtep_mac": lease.vtep_mac,
+        "wire": lease.wire,
     }
 
 
-def describe_peer(node: Node, lease: Lease, counters: Counters | None) -> dict[str, Any]:
-    """A peer: its lease, why it cannot be reached if so, and its traffic where an engine counts it."""
+def describe_peer(node: Node, lease: Lease, counters: Counters | None, ways: list[str]) -> dict[str, Any]:
+    """A peer: its lease, why it cannot be reached if so, its traffic where an engine counts it, and ways beyond
+    flannel's."""
     traffic = asdict(counters.peers.get(lease.key, Traffic())) if counters is not None else None
-    return {**describe_lease(lease), "problem": node.problem(lease), "traffic": traffic}
+    return {**describe_lease(lease), "problem": node.problem(lease), "traffic": traffic, "ways": ways}
 
 
 async def describe(daemon: Running) -> dict[str, Any]:
     """The whole state, for people and machines alike."""
     backend, node = daemon.backend, daemon.backend.node
     counters = backend.counters()
-    peers = [describe_peer(node, lease, counters) for lease in daemon.reconciler.peers(node)]
+    ways = backend.ways()
+    peers = [describe_peer(node, lease, counters, ways.get(lease.key, [])) for lease in daemon.reconciler.peers(node)]
     problems = [str(failure) for failure in daemon.reconciler.failures]
     problems += [f"{peer['subnet'] or peer['ipv6_subnet']}: {peer['problem']}" for peer in peers if peer["problem"]]
     return {

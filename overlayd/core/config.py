@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from overlayd.core import values
 from overlayd.core.address import Mode
-from overlayd.core.lease import Lease
+from overlayd.core.lease import Lease, Wire
 from overlayd.core.offload import OFFLOADS
 from overlayd.core.subnets import SubnetRange
 from overlayd.wire.mac import parse_mac
@@ -67,6 +67,7 @@ class LeaseEntry(_Section):
     public_ipv6: Annotated[IPv6Address | None, values.public(6)] = None
     vtep_mac: Annotated[str | None, values.parser(parse_mac)] = None
     name: Annotated[str, values.parser(values.host_name)] = ""
+    wire: Annotated[Wire, values.choice(*get_args(Wire))] = "flannel"
 
     def lease(self) -> Lease:
         """The row as a lease; the row has a subnet (cross_check)."""
@@ -77,6 +78,7 @@ class LeaseEntry(_Section):
             public_ipv6=self.public_ipv6,
             written_mac=self.vtep_mac,
             name=self.name,
+            wire=self.wire,
         )
 
 

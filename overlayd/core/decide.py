@@ -44,6 +44,8 @@ class DropReason(StrEnum):
     """Inbound, from a peer, but the inner source is not of that peer's subnet."""
     DESTINATION_NOT_OWN = "destination_not_own"
     """Inbound, for an address outside this host's subnet."""
+    CE_NOT_ECT = "ce_not_ect"
+    """Inbound, marked by a congested router, but its transport knows no marks: the loss tells it (RFC 6040)."""
     SEND_ERROR = "send_error"
     """The underlay socket refused the datagram."""
     SEND_BUFFER_FULL = "send_buffer_full"
@@ -62,6 +64,8 @@ class Peer:
     carrier: Family
     name: str
     """The lease's key, under which its counters are kept."""
+    announced: bool = False
+    """Its lease says that it is overlayd, and so does ours: it may be asked for more than flannel's way."""
 
 
 @dataclass(frozen=True, slots=True)

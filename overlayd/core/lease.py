@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Literal
 
 from overlayd.core.address import Address, Family, Network
 from overlayd.wire.mac import derive_mac
+
+Wire = Literal["flannel", "overlayd"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +28,8 @@ class Lease:
     """The VTEP MAC that the registry holds; None where it is derived."""
     name: str = ""
     """What people call the host; for display only."""
+    wire: Wire = "flannel"
+    """What the host understands in udp mode: flannel's format alone, or what overlayd nodes agree upon, too."""
 
     def __post_init__(self) -> None:
         if not self.subnets:

@@ -11,4 +11,5 @@ OFFLOADS = {
     "udp_gro": "a run of datagrams is one receive",
     "join_tcp": "TCP packets that came apart are joined for the TUN; needs tso4 and tso6",
     "join_udp": "and UDP packets; needs uso",
+    "tunnel_gso": "a superpacket leaves whole, with its outer headers (Linux 6.17; between hosts with wire: overlayd)",
 }

@@ -71,6 +71,15 @@ class Engine(Protocol):
     def inbound(self, carrier: Family) -> int:
         """Carry one burst from the underlay socket of that family to the TUN; the number of datagrams read."""
 
+    def replace_tap(self, tap: Tap | None) -> None:
+        """Use this TAP for superpackets to peers that answer through it, or none."""
+
+    def greet(self) -> None:
+        """Ask the peers that announced themselves which ways work; called every GREET_EVERY seconds."""
+
+    def ways(self) -> dict[str, list[str]]:
+        """What goes to a peer beyond flannel's way, by Peer.name."""
+
     def counters(self) -> Counters:
         """A snapshot."""
 
@@ -79,6 +88,19 @@ class Engine(Protocol):
 
 
 DEFAULTS = UdpSettings()
+
+
+class Tap(Protocol):
+    """Where superpackets go that the kernel cuts; see system/tunnel_tap.py."""
+
+    mac: bytes
+
+    def fileno(self) -> int:
+        """Takes frames."""
+
+    def pays(self) -> bool:
+        """Whether it is the quicker way, as the underlay interface is set now."""
+
 
 Degraded = Callable[[str, str], None]
 """Told once when an offload that was granted turns out not to work: its name, and what was seen."""

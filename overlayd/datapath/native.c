@@ -4,7 +4,11 @@
  *           -> gather runs (datagrams of one size to one peer) -> sendmmsg with UDP_SEGMENT
  * inbound:  recvmmsg with UDP_GRO -> check and look up every datagram -> join packets of a flow -> write to the TUN
  *
- * What is rare and needs an ICMP answer goes into a small ring that Python empties after the burst (`Engine.refused`).
+ * Towards peers that are overlayd, too, and have said so (`way`): sums of inner packets stay partial, the outer one holds;
+ * the outer ECN field is the inner one's (RFC 6040, normal mode); and where the kernel segments tunnels (Linux 6.17), a
+ * superpacket goes whole, with its outer headers, into a TAP from which the kernel forwards it.
+ *
+ * What is rare and needs an answer goes into a small ring that Python empties after the burst (`Engine.refused`).
  * No memory is allocated in a burst. Docstrings stand in native.pyi.
  */
 #define _GNU_SOURCE
@@ -32,6 +36,19 @@
 #define SOL_UDP 17
 #endif
 
+/* struct virtio_net_hdr_v1_hash_tunnel, <linux/virtio_net.h> of Linux 6.17 */
+enum {
+    VNET_TUNNEL = 24,
+    VNET_TUNNEL_CSUM = 8,               /* flags */
+    GSO_TUNNEL4 = 0x20, GSO_TUNNEL6 = 0x40, /* gso_type */
+    VNET_OUTER_TRANSPORT = 20,          /* where two offsets stand, from the begin of the frame */
+    VNET_INNER_NETWORK = 22,
+    ETHERNET = 14,
+};
+
+/* How packets may go to a peer beyond flannel's way; by slot. */
+enum way { WAY_PARTIAL = 1, WAY_ECN = 2, WAY_TUNNEL = 4 };
+
 enum {
     UDP_PAYLOAD_MAX = 65507, /* 65535 less IPv4 and UDP headers */
     TUN_GONE = -1,
@@ -47,6 +64,7 @@ enum {
     RUN_SEGMENTS = 128,         /* UDP_MAX_SEGMENTS; 64 before Linux 6.9 */
     RUN_SEGMENTS_OLD = 64,
     RUN_PARTS = 2 * RUN_SEGMENTS,
+    TUNNEL_SEGMENTS = 3, /* fewer go through the socket */
 
     RX_MESSAGES = 64, /* in one recvmmsg */
     RX_FEW = 8,       /* when they are large */
@@ -57,7 +75,7 @@ enum {
 
     POLL_MAX = 1000000, /* ns; busy-polling gives the event loop its turn at least this often */
 
-    RING = 64,         /* refused packets kept for an answer */
+    RING = 64,         /* packets kept for an answer */
     RING_BYTES = 1280, /* of each: more than any ICMP error quotes */
     JOIN_FAILURES = 16, /* superpackets in a row that the TUN refuses before we stop making them */
 };
@@ -69,7 +87,7 @@ struct traffic {
 };
 
 struct refused {
-    uint8_t direction; /* 0 outbound by decision, 1 inbound by decision, 2 outbound by EMSGSIZE */
+    uint8_t direction; /* 0 outbound by decision, 1 inbound by decision, 2 outbound by EMSGSIZE, 3 a peer's word to us */
     int peer;          /* index in the table of that moment; the receiver, or for inbound the sender */
     uint32_t length, kept;
     uint8_t bytes[RING_BYTES];
@@ -79,18 +97,25 @@ struct run {
     int peer;
     uint32_t size, segments, bytes;
     bool closed; /* by a shorter last one */
+    uint8_t ecn; /* of the outer header */
 };
 
 struct batch { /* of one socket */
-    int socket;
+    int socket, family; /* 0 IPv4, 1 IPv6 */
     unsigned count;
     struct mmsghdr messages[RUNS];
     struct run runs[RUNS];
     struct iovec parts[RUNS][RUN_PARTS];
     union {
         struct cmsghdr header;
-        char bytes[CMSG_SPACE(sizeof(uint16_t))];
+        char bytes[CMSG_SPACE(sizeof(uint16_t)) + CMSG_SPACE(sizeof(int))];
     } control[RUNS];
+};
+
+/* What stands before a superpacket on the TAP: virtio-net header, Ethernet, IP, UDP; all that stays the same filled in. */
+struct outer {
+    uint8_t bytes[VNET_TUNNEL + ETHERNET + IPV6_HEADER + UDP_HEADER];
+    size_t length; /* 0: no address of this family */
 };
 
 struct engine {
@@ -100,6 +125,8 @@ struct engine {
     const struct table *table;
 
     struct batch batches[2]; /* IPv4, IPv6 carrier */
+    int tap;                 /* takes superpackets with their outer headers, or -1 */
+    struct outer outers[2];
     int *open_runs;          /* by peer: its run that may grow, or -1 */
     uint32_t run_segments;   /* at most; 1 when GSO is off */
     size_t headers_used;
@@ -112,7 +139,7 @@ struct engine {
     struct sockaddr_storage rx_from[RX_MESSAGES];
     union {
         struct cmsghdr header;
-        char bytes[CMSG_SPACE(sizeof(int))];
+        char bytes[2 * CMSG_SPACE(sizeof(int))];
     } rx_control[RX_MESSAGES];
     uint8_t *rx_buffers;
     unsigned rx_batch;
@@ -123,11 +150,12 @@ struct engine {
     unsigned ring_count;
 
     struct traffic total, *slots;
+    uint8_t *ways; /* enum way; by slot, as the counters */
     int slot_count;
     uint64_t tx_drops[REASONS], rx_drops[REASONS];
     uint64_t unanswered; /* refused packets that found the ring full */
-    uint64_t gso_failures, join_refusals;
-    int gso_error, join_error; /* errno of what made us give the offload up, until Python has read it */
+    uint64_t gso_failures, join_refusals, tunnelled;
+    int gso_error, join_error, tunnel_error; /* errno of what made us give the offload up, until Python has read it */
 };
 
 /* --- helpers ---------------------------------------------------------------------------------------------------- */
@@ -173,6 +201,31 @@ static void count_rx(struct engine *engine, int peer, uint64_t packets, uint64_t
 
 /* --- outbound: sending ------------------------------------------------------------------------------------------ */
 
+static struct cmsghdr *put_control(struct cmsghdr *at, int level, int type, const void *value, size_t size)
+{
+    at->cmsg_level = level;
+    at->cmsg_type = type;
+    at->cmsg_len = CMSG_LEN(size);
+    memcpy(CMSG_DATA(at), value, size);
+    return (struct cmsghdr *)(void *)((char *)at + CMSG_SPACE(size));
+}
+
+/* What the kernel is told beside the bytes: the size of the segments, the ECN field where it is not 0. */
+static void set_control(struct batch *batch, unsigned index, struct msghdr *message, bool segments)
+{
+    const struct run *run = &batch->runs[index];
+    char *begin = batch->control[index].bytes;
+    struct cmsghdr *at = &batch->control[index].header;
+    if (segments)
+        at = put_control(at, SOL_UDP, UDP_SEGMENT, &(uint16_t){(uint16_t)run->size}, sizeof(uint16_t));
+    if (run->ecn && batch->family == 0)
+        at = put_control(at, IPPROTO_IP, IP_TOS, &(int){run->ecn}, sizeof(int));
+    else if (run->ecn)
+        at = put_control(at, IPPROTO_IPV6, IPV6_TCLASS, &(int){run->ecn}, sizeof(int));
+    message->msg_controllen = (size_t)((char *)at - begin);
+    message->msg_control = message->msg_controllen ? begin : NULL;
+}
+
 /* Send the datagrams of a run one by one, as the kernel did not take the run as a whole; whether one was too long. */
 static bool send_apart(struct engine *engine, struct batch *batch, unsigned index)
 {
@@ -187,8 +240,7 @@ static bool send_apart(struct engine *engine, struct batch *batch, unsigned inde
             bytes += whole.msg_iov[part++].iov_len; /* parts end where datagrams end: run_add made them so */
         one.msg_iov = whole.msg_iov + first;
         one.msg_iovlen = part - first;
-        one.msg_control = NULL;
-        one.msg_controllen = 0;
+        set_control(batch, index, &one, false);
         ssize_t done;
         do
             done = sendmsg(batch->socket, &one, MSG_DONTWAIT);
@@ -215,19 +267,7 @@ static void flush_batch(struct engine *engine, struct batch *batch)
         struct run *run = &batch->runs[index];
         struct msghdr *message = &batch->messages[index].msg_hdr;
         engine->open_runs[run->peer] = -1;
-        if (run->segments > 1) {
-            struct cmsghdr *control = &batch->control[index].header;
-            uint16_t size = (uint16_t)run->size;
-            control->cmsg_level = SOL_UDP;
-            control->cmsg_type = UDP_SEGMENT;
-            control->cmsg_len = CMSG_LEN(sizeof size);
-            memcpy(CMSG_DATA(control), &size, sizeof size);
-            message->msg_control = control;
-            message->msg_controllen = sizeof batch->control[index];
-        } else {
-            message->msg_control = NULL;
-            message->msg_controllen = 0;
-        }
+        set_control(batch, index, message, run->segments > 1);
     }
     unsigned index = 0;
     while (index < batch->count) {
@@ -280,8 +320,8 @@ static void flush(struct engine *engine)
 }
 
 /* Add one datagram of one or two parts to the peer's run, or to a new one. The parts stay borrowed until the flush. */
-static void run_add(struct engine *engine, int peer, const void *head, size_t head_length, const void *tail,
-                    size_t tail_length)
+static void run_add(struct engine *engine, int peer, unsigned ecn, const void *head, size_t head_length,
+                    const void *tail, size_t tail_length)
 {
     const struct peer *to = &engine->table->peers[peer];
     struct batch *batch = &engine->batches[to->ipv6];
@@ -294,7 +334,7 @@ static void run_add(struct engine *engine, int peer, const void *head, size_t he
     int open = engine->open_runs[peer];
     if (open >= 0) {
         run = &batch->runs[open];
-        if (run->closed || bytes > run->size || run->segments >= engine->run_segments ||
+        if (run->closed || run->ecn != ecn || bytes > run->size || run->segments >= engine->run_segments ||
             run->bytes + bytes > UDP_PAYLOAD_MAX)
             run = NULL;
     }
@@ -304,7 +344,7 @@ static void run_add(struct engine *engine, int peer, const void *head, size_t he
         open = (int)batch->count++;
         engine->open_runs[peer] = open;
         run = &batch->runs[open];
-        *run = (struct run){.peer = peer, .size = bytes};
+        *run = (struct run){.peer = peer, .size = bytes, .ecn = (uint8_t)ecn};
         batch->messages[open].msg_hdr = (struct msghdr){
             .msg_name = (void *)(uintptr_t)&to->address,
             .msg_namelen = to->address_length,
@@ -318,6 +358,75 @@ static void run_add(struct engine *engine, int peer, const void *head, size_t he
     run->segments++;
     run->bytes += bytes;
     run->closed = bytes < run->size;
+}
+
+/* --- outbound: tunnel GSO --------------------------------------------------------------------------------------- */
+
+/* Write a payload with outer headers to the TAP, its outer checksum left to the kernel; whether the kernel took it. */
+static bool write_tap(struct engine *engine, const struct peer *to, const struct vnet *vnet, unsigned ecn,
+                      const void *payload, size_t length)
+{
+    struct outer *outer = &engine->outers[to->ipv6];
+    uint8_t *network = outer->bytes + VNET_TUNNEL + ETHERNET, *udp;
+    memcpy(outer->bytes, vnet, sizeof *vnet);
+    if (to->ipv6) {
+        udp = network + IPV6_HEADER;
+        network[1] = (uint8_t)(ecn << 4);
+        put16(network + 4, (uint32_t)(length + UDP_HEADER));
+        memcpy(network + 24, &to->address.v6.sin6_addr, 16);
+        memcpy(udp + 2, &to->address.v6.sin6_port, 2);
+    } else {
+        udp = network + IPV4_HEADER;
+        network[1] = (uint8_t)ecn;
+        put16(network + 2, (uint32_t)(length + UDP_HEADER + IPV4_HEADER));
+        memcpy(network + 16, &to->address.v4.sin_addr, 4);
+        put16(network + 10, 0);
+        put_sum(network + 10, (uint16_t)~fold(sum_bytes(network, IPV4_HEADER, 0)));
+        memcpy(udp + 2, &to->address.v4.sin_port, 2);
+    }
+    put16(udp + 4, (uint32_t)(length + UDP_HEADER));
+    size_t address = to->ipv6 ? 16 : 4;
+    put_sum(udp + 6, fold(sum_bytes(udp - 2 * address, 2 * address, 0) + htons(PROTO_UDP) +
+                          htons((uint16_t)(length + UDP_HEADER))));
+
+    struct iovec iov[2] = {{outer->bytes, outer->length}, {(void *)(uintptr_t)payload, length}};
+    ssize_t done;
+    do
+        done = writev(engine->tap, iov, 2);
+    while (done < 0 && errno == EINTR);
+    return done >= 0;
+}
+
+/* Whether there is a TAP for what goes to this peer and has that length. */
+static bool can_tunnel(const struct engine *engine, const struct peer *to, size_t length)
+{
+    return engine->tap >= 0 && engine->outers[to->ipv6].length && length <= UDP_PAYLOAD_MAX;
+}
+
+/* Hand a superpacket to the kernel, to be cut as late as the way allows; whether it took it. */
+static bool tunnel(struct engine *engine, const struct cut *cut, const struct vnet *inner, size_t length, int peer,
+                   unsigned ecn)
+{
+    const struct peer *to = &engine->table->peers[peer];
+    if (!can_tunnel(engine, to, length) || cut->udp || cut->ip.protocol != PROTO_TCP)
+        return false;
+    uint16_t behind = (uint16_t)(engine->outers[to->ipv6].length - VNET_TUNNEL);
+    struct vnet vnet = *inner;
+    vnet.flags = VNET_NEEDS_CSUM | VNET_TUNNEL_CSUM;
+    vnet.gso_type |= to->ipv6 ? GSO_TUNNEL6 : GSO_TUNNEL4;
+    vnet.hdr_len = (uint16_t)(cut->headers + behind);
+    vnet.csum_start = (uint16_t)(vnet.csum_start + behind);
+    flush(engine); /* what was read before leaves before */
+    if (!write_tap(engine, to, &vnet, ecn, cut->packet, length)) {
+        if (errno != EAGAIN && errno != ENOBUFS) {
+            engine->tunnel_error = errno;
+            engine->tap = -1;
+        }
+        return false;
+    }
+    engine->tunnelled++;
+    count_tx(engine, peer, cut->count, (uint64_t)cut->count * cut->headers + cut->payload);
+    return true;
 }
 
 /* --- outbound: one packet --------------------------------------------------------------------------------------- */
@@ -334,10 +443,14 @@ static void outbound_packet(struct engine *engine, const struct vnet *vnet, uint
         cut.count = 1;
         reason = LENGTH_MISMATCH;
     }
-    if (reason == PASS && !superpacket && (vnet->flags & VNET_NEEDS_CSUM) && !complete(packet, length, vnet))
-        reason = LENGTH_MISMATCH;
     if (reason == PASS)
         reason = decide_outbound(engine->table, &ip, &peer);
+    unsigned way = reason == PASS ? engine->ways[engine->table->peers[peer].slot] : 0;
+    cut.partial = (way & WAY_PARTIAL) && (vnet->flags & VNET_NEEDS_CSUM) && vnet->csum_start == ip.header &&
+                  vnet->csum_offset == check_offset(&ip, length);
+    if (!superpacket && !cut.partial && (vnet->flags & VNET_NEEDS_CSUM) && !complete(packet, length, vnet) &&
+        reason == PASS)
+        reason = LENGTH_MISMATCH;
     size_t longest = superpacket && cut.count > 1 ? (size_t)cut.headers + cut.size : length;
     if (reason == PASS && longest > engine->table->mtu)
         reason = TOO_LONG;
@@ -356,17 +469,20 @@ static void outbound_packet(struct engine *engine, const struct vnet *vnet, uint
         }
         return;
     }
+    unsigned ecn = way & WAY_ECN ? get_ecn(packet, &ip) : NOT_ECT;
     if (!superpacket) {
-        run_add(engine, peer, packet, length, NULL, 0);
+        run_add(engine, peer, ecn, packet, length, NULL, 0);
         return;
     }
+    if ((way & WAY_TUNNEL) && cut.count >= TUNNEL_SEGMENTS && tunnel(engine, &cut, vnet, length, peer, ecn))
+        return;
     for (uint32_t index = 0; index < cut.count; index++) {
         if (engine->headers_used + cut.headers > TX_HEADERS)
             flush(engine); /* the payload stays where it is */
         uint8_t *headers = engine->headers + engine->headers_used;
         engine->headers_used += ((size_t)cut.headers + 15) & ~(size_t)15;
         size_t payload = cut_headers(&cut, index, headers);
-        run_add(engine, peer, headers, cut.headers, cut_payload(&cut, index), payload);
+        run_add(engine, peer, ecn, headers, cut.headers, cut_payload(&cut, index), payload);
     }
 }
 
@@ -416,6 +532,9 @@ static int outbound_burst(struct engine *engine)
 static bool write_tun(struct engine *engine, struct iovec *iov, int iovs)
 {
     if (!engine->vnet) {
+        const struct vnet *vnet = iov[0].iov_base;
+        if (vnet->flags & VNET_NEEDS_CSUM) /* of a single packet: nothing is joined for such a TUN */
+            complete(iov[1].iov_base, iov[1].iov_len, vnet);
         iov++;
         iovs--;
     }
@@ -455,10 +574,14 @@ static void write_joined(void *context, struct vnet *vnet, struct iovec *iov, in
         engine->joiner.tcp = engine->joiner.udp = false;
         engine->join_error = errno;
     }
-    struct vnet plain = {0};
     for (int part = 2; part < iovs; part++) {
         size_t length = headers + iov[part].iov_len;
-        struct iovec single[2] = {{&plain, sizeof plain}, {(uint8_t *)iov[part].iov_base - headers, length}};
+        uint8_t *packet = (uint8_t *)iov[part].iov_base - headers;
+        struct ip ip;
+        struct vnet own = {0}; /* a sum that came partial is partial still; one that looks so loses nothing */
+        if (parse_ip(packet, length, &ip) == PASS && is_partial(packet, length, &ip))
+            own = partial_vnet(&ip, length);
+        struct iovec single[2] = {{&own, sizeof own}, {packet, length}};
         if (write_tun(engine, single, 2))
             count_rx(engine, owner, 1, length);
         else
@@ -466,34 +589,84 @@ static void write_joined(void *context, struct vnet *vnet, struct iovec *iov, in
     }
 }
 
-static void inbound_datagram(struct engine *engine, const uint8_t *packet, size_t length, int host)
+/* A superpacket that came whole, as it does where nothing between the hosts had to cut it; false when it is none. */
+static bool inbound_superpacket(struct engine *engine, uint8_t *packet, size_t length, const struct ip *ip, int host)
 {
-    struct ip ip;
-    enum reason reason = decide_inbound(engine->table, packet, length, host, &ip);
-    if (reason == PASS) {
-        join_offer(&engine->joiner, packet, length, &ip, host);
-        return;
-    }
-    engine->rx_drops[reason]++;
-    if (reason == TOO_LONG) {
-        struct iovec part = {(void *)(uintptr_t)packet, length};
-        refuse(engine, 1, host, &part, 1, length);
-    }
-}
-
-/* The size of the datagrams in a message; all of it is one without UDP_GRO's word. */
-static size_t segment_size(struct msghdr *message, size_t length)
-{
-    for (struct cmsghdr *control = CMSG_FIRSTHDR(message); control; control = CMSG_NXTHDR(message, control)) {
-        int size;
-        if (control->cmsg_level == SOL_UDP && control->cmsg_type == UDP_GRO &&
-            control->cmsg_len >= CMSG_LEN(sizeof size)) {
-            memcpy(&size, CMSG_DATA(control), sizeof size);
-            if (size > 0)
-                return (size_t)size;
+    if (ip->protocol != PROTO_TCP || !is_partial(packet, length, ip))
+        return false;
+    size_t headers = ip->header + (size_t)(packet[ip->header + 12] >> 4) * 4;
+    if (headers >= engine->table->mtu || headers >= length)
+        return false;
+    struct vnet vnet = partial_vnet(ip, length);
+    vnet.gso_type = ip->version == 4 ? GSO_TCPV4 : GSO_TCPV6;
+    vnet.gso_size = (uint16_t)(engine->table->mtu - headers);
+    vnet.hdr_len = (uint16_t)headers;
+    struct cut cut;
+    if (!cut_plan(&cut, &vnet, packet, length, ip))
+        return false;
+    join_flush(&engine->joiner); /* what came before goes before */
+    if (engine->joiner.tcp) {
+        struct iovec iov[2] = {{&vnet, sizeof vnet}, {packet, length}};
+        if (write_tun(engine, iov, 2)) {
+            count_rx(engine, host, cut.count, (uint64_t)cut.count * headers + cut.payload);
+            return true;
         }
     }
-    return length;
+    for (uint32_t index = 0; index < cut.count; index++) {
+        uint8_t head[HEADERS_MAX];
+        struct vnet plain = {0};
+        size_t payload = cut_headers(&cut, index, head);
+        struct iovec iov[3] = {
+            {&plain, sizeof plain}, {head, headers}, {(void *)(uintptr_t)cut_payload(&cut, index), payload}};
+        if (write_tun(engine, iov, 3))
+            count_rx(engine, host, 1, headers + payload);
+        else
+            engine->rx_drops[TUN_ERROR]++;
+    }
+    return true;
+}
+
+static void inbound_datagram(struct engine *engine, uint8_t *packet, size_t length, int host, unsigned ecn)
+{
+    struct ip ip;
+    struct iovec part = {packet, length};
+    bool announced = host >= 0 && engine->table->peers[host].announced;
+    if (announced && length && packet[0] >> 4 == 0) { /* no IP version: it speaks to us */
+        refuse(engine, 3, host, &part, 1, length);
+        return;
+    }
+    enum reason reason = decide_inbound(engine->table, packet, length, host, &ip);
+    if ((reason == PASS || reason == TOO_LONG) && !decapsulate_ecn(packet, &ip, ecn))
+        reason = CE_NOT_ECT;
+    if (reason == PASS) {
+        join_offer(&engine->joiner, packet, length, &ip, announced && is_partial(packet, length, &ip), host);
+        return;
+    }
+    if (reason == TOO_LONG && announced && inbound_superpacket(engine, packet, length, &ip, host))
+        return;
+    engine->rx_drops[reason]++;
+    if (reason == TOO_LONG)
+        refuse(engine, 1, host, &part, 1, length);
+}
+
+/* What the kernel says beside the bytes: the size of the datagrams in a message (all of it is one without UDP_GRO's
+ * word), and the outer ECN field. */
+static void read_control(struct msghdr *message, size_t *size, unsigned *ecn)
+{
+    for (struct cmsghdr *control = CMSG_FIRSTHDR(message); control; control = CMSG_NXTHDR(message, control)) {
+        int value = 0;
+        if (control->cmsg_level == IPPROTO_IP && control->cmsg_type == IP_TOS) { /* a byte, ip(7) */
+            *ecn = *(const uint8_t *)CMSG_DATA(control) & 3;
+            continue;
+        }
+        if (control->cmsg_len < CMSG_LEN(sizeof value))
+            continue;
+        memcpy(&value, CMSG_DATA(control), sizeof value);
+        if (control->cmsg_level == SOL_UDP && control->cmsg_type == UDP_GRO && value > 0)
+            *size = (size_t)value;
+        else if (control->cmsg_level == IPPROTO_IPV6 && control->cmsg_type == IPV6_TCLASS)
+            *ecn = value & 3;
+    }
 }
 
 static int inbound_burst(struct engine *engine, int family)
@@ -520,8 +693,10 @@ static int inbound_burst(struct engine *engine, int family)
         size_t batch_bytes = 0;
         for (int index = 0; index < got; index++) {
             struct msghdr *message = &engine->rx_messages[index].msg_hdr;
-            const uint8_t *buffer = engine->rx_parts[index].iov_base;
-            size_t length = engine->rx_messages[index].msg_len, size = segment_size(message, length), at = 0;
+            uint8_t *buffer = engine->rx_parts[index].iov_base;
+            size_t length = engine->rx_messages[index].msg_len, size = length, at = 0;
+            unsigned ecn = NOT_ECT;
+            read_control(message, &size, &ecn);
             const struct sockaddr *from = (const struct sockaddr *)&engine->rx_from[index];
             int host = NOBODY;
             if (from->sa_family == AF_INET)
@@ -530,7 +705,7 @@ static int inbound_burst(struct engine *engine, int family)
                 host = table_host(engine->table, (const uint8_t *)&((const struct sockaddr_in6 *)from)->sin6_addr, 16);
             do { /* an empty datagram is one, too */
                 size_t one = length - at < size ? length - at : size;
-                inbound_datagram(engine, buffer + at, one, host);
+                inbound_datagram(engine, buffer + at, one, host, ecn);
                 at += one;
             } while (at < length);
             batch_bytes += length;
@@ -612,15 +787,16 @@ static bool read_peers(struct table *table, PyObject *peers)
         struct peer *peer = &table->peers[index];
         const char *host;
         Py_ssize_t length;
-        int port, slot;
-        if (!PyArg_ParseTuple(PyTuple_GetItem(peers, index), "y#ii", &host, &length, &port, &slot))
+        int port, slot, announced;
+        if (!PyArg_ParseTuple(PyTuple_GetItem(peers, index), "y#iip", &host, &length, &port, &slot, &announced))
             return false;
         if ((length != 4 && length != 16) || port < 0 || port > 65535 || slot < 0 || slot > 1 << 24) {
-            PyErr_SetString(PyExc_ValueError, "a peer is (4 or 16 bytes of address, port, slot)");
+            PyErr_SetString(PyExc_ValueError, "a peer is (4 or 16 bytes of address, port, slot, announced)");
             return false;
         }
         peer->ipv6 = length == 16;
         peer->slot = slot;
+        peer->announced = announced;
         if (peer->ipv6) {
             peer->address.v6.sin6_family = AF_INET6;
             peer->address.v6.sin6_port = htons((uint16_t)port);
@@ -789,6 +965,13 @@ static bool refuse_busy(const struct engine *engine)
     return engine->busy;
 }
 
+static bool ready(const struct engine *engine)
+{
+    if (!engine->table)
+        PyErr_SetString(PyExc_RuntimeError, "replace_table() comes first");
+    return engine->table && !refuse_busy(engine);
+}
+
 static PyObject *engine_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"socket4", "socket6", "run_segments", "poll_us", NULL};
@@ -802,7 +985,8 @@ static PyObject *engine_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     struct engine *engine = self->engine = calloc(1, sizeof *engine);
     if (!engine)
         goto no_memory;
-    engine->tun = -1;
+    engine->tun = engine->tap = -1;
+    engine->batches[1].family = 1;
     engine->poll = (int64_t)poll_us * 1000;
     engine->batches[0].socket = socket4;
     engine->batches[1].socket = socket6;
@@ -840,6 +1024,7 @@ static void engine_dealloc(PyObject *object)
         free(engine->ring);
         free(engine->open_runs);
         free(engine->slots);
+        free(engine->ways);
         free(engine);
     }
     Py_XDECREF(self->table);
@@ -866,10 +1051,14 @@ static PyObject *engine_replace_table(PyObject *object, PyTypeObject *defining, 
             slots = table->peers[index].slot + 1;
     if (slots > engine->slot_count) {
         struct traffic *grown = realloc(engine->slots, (size_t)slots * sizeof *grown);
-        if (!grown)
+        if (grown)
+            engine->slots = grown;
+        uint8_t *ways = grown ? realloc(engine->ways, (size_t)slots) : NULL;
+        if (!ways)
             return PyErr_NoMemory();
+        engine->ways = ways;
+        memset(ways + engine->slot_count, 0, (size_t)(slots - engine->slot_count));
         memset(grown + engine->slot_count, 0, (size_t)(slots - engine->slot_count) * sizeof *grown);
-        engine->slots = grown;
         engine->slot_count = slots;
     }
     int *open_runs = malloc(((size_t)table->peer_count + 1) * sizeof *open_runs);
@@ -900,11 +1089,81 @@ static PyObject *engine_replace_tun(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
-static bool ready(const struct engine *engine)
+static PyObject *engine_replace_tap(PyObject *self, PyObject *args)
 {
-    if (!engine->table)
-        PyErr_SetString(PyExc_RuntimeError, "replace_table() comes first");
-    return engine->table && !refuse_busy(engine);
+    struct engine *engine = ((EngineObject *)self)->engine;
+    const char *mac, *sources[2];
+    Py_ssize_t mac_length, lengths[2];
+    int tap, port;
+    if (!PyArg_ParseTuple(args, "iy#y#y#i", &tap, &mac, &mac_length, &sources[0], &lengths[0], &sources[1], &lengths[1],
+                          &port) ||
+        refuse_busy(engine))
+        return NULL;
+    if (mac_length != 6 || (lengths[0] != 0 && lengths[0] != 4) || (lengths[1] != 0 && lengths[1] != 16)) {
+        PyErr_SetString(PyExc_ValueError, "replace_tap() takes a MAC, an IPv4 and an IPv6 address; these may be empty");
+        return NULL;
+    }
+    engine->tap = tap;
+    engine->tunnel_error = 0;
+    for (int family = 0; family < 2; family++) {
+        struct outer *outer = &engine->outers[family];
+        *outer = (struct outer){.length = 0};
+        if (!lengths[family])
+            continue;
+        uint16_t network = ETHERNET, transport = (uint16_t)(ETHERNET + (family ? IPV6_HEADER : IPV4_HEADER));
+        uint16_t inner = (uint16_t)(transport + UDP_HEADER);
+        uint8_t *frame = outer->bytes + VNET_TUNNEL, *ip = frame + network;
+        outer->length = VNET_TUNNEL + (size_t)inner;
+        memcpy(outer->bytes + VNET_OUTER_TRANSPORT, &transport, 2);
+        memcpy(outer->bytes + VNET_INNER_NETWORK, &inner, 2);
+        memcpy(frame, mac, 6);
+        memcpy(frame + 6, mac, 6);
+        put16(frame + 12, family ? 0x86dd : 0x0800);
+        if (family) {
+            ip[0] = 0x60;
+            ip[6] = PROTO_UDP;
+            ip[7] = 65; /* forwarding takes one: on the wire it is a socket's 64 */
+            memcpy(ip + 8, sources[1], 16);
+        } else {
+            ip[0] = 0x45;
+            ip[6] = 0x40; /* DF, as the sockets have it */
+            ip[8] = 65;
+            ip[9] = PROTO_UDP;
+            memcpy(ip + 12, sources[0], 4);
+        }
+        put16(frame + transport, (uint32_t)port);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *engine_tunnel(PyObject *self, PyObject *args)
+{
+    struct engine *engine = ((EngineObject *)self)->engine;
+    int peer;
+    const char *payload;
+    Py_ssize_t length;
+    if (!PyArg_ParseTuple(args, "iy#", &peer, &payload, &length) || !ready(engine))
+        return NULL;
+    if (peer < 0 || peer >= engine->table->peer_count) {
+        PyErr_SetString(PyExc_IndexError, "no such peer");
+        return NULL;
+    }
+    const struct peer *to = &engine->table->peers[peer];
+    uint16_t transport = (uint16_t)(ETHERNET + (to->ipv6 ? IPV6_HEADER : IPV4_HEADER));
+    struct vnet vnet = {.flags = VNET_NEEDS_CSUM, .csum_start = transport, .csum_offset = UDP_CHECK};
+    return PyBool_FromLong(can_tunnel(engine, to, (size_t)length) &&
+                           write_tap(engine, to, &vnet, NOT_ECT, payload, (size_t)length));
+}
+
+static PyObject *engine_set_way(PyObject *self, PyObject *args)
+{
+    struct engine *engine = ((EngineObject *)self)->engine;
+    int slot, way;
+    if (!PyArg_ParseTuple(args, "ii", &slot, &way) || refuse_busy(engine))
+        return NULL;
+    if (slot >= 0 && slot < engine->slot_count)
+        engine->ways[slot] = (uint8_t)way;
+    Py_RETURN_NONE;
 }
 
 static PyObject *engine_carry(struct engine *engine, int from)
@@ -917,7 +1176,7 @@ static PyObject *engine_carry(struct engine *engine, int from)
     count = carry(engine, from);
     Py_END_ALLOW_THREADS
     engine->busy = false;
-    bool attention = engine->ring_count || engine->gso_error || engine->join_error;
+    bool attention = engine->ring_count || engine->gso_error || engine->join_error || engine->tunnel_error;
     return PyLong_FromLong(count >= 0 && attention ? count + ATTENTION : count);
 }
 
@@ -986,10 +1245,12 @@ static PyObject *engine_gauges(PyObject *self, PyObject *Py_UNUSED(none))
     const struct engine *engine = ((EngineObject *)self)->engine;
     if (refuse_busy(engine))
         return NULL;
-    return Py_BuildValue("{s:i,s:I,s:i,s:i,s:K,s:K}", "udp_gso", engine->run_segments > 1, "run_segments",
+    return Py_BuildValue("{s:i,s:I,s:i,s:i,s:i,s:K,s:K,s:K}", "udp_gso", engine->run_segments > 1, "run_segments",
                          (unsigned)engine->run_segments, "join_tcp", (int)engine->joiner.tcp, "join_udp",
-                         (int)engine->joiner.udp, "gso_failures", (unsigned long long)engine->gso_failures,
-                         "join_refusals", (unsigned long long)engine->join_refusals);
+                         (int)engine->joiner.udp, "tunnel_gso", engine->tap >= 0, "gso_failures",
+                         (unsigned long long)engine->gso_failures, "join_refusals",
+                         (unsigned long long)engine->join_refusals, "tunnelled",
+                         (unsigned long long)engine->tunnelled);
 }
 
 static PyObject *engine_degraded(PyObject *self, PyObject *Py_UNUSED(none))
@@ -1000,7 +1261,7 @@ static PyObject *engine_degraded(PyObject *self, PyObject *Py_UNUSED(none))
     const struct {
         const char *name;
         int *error;
-    } offloads[] = {{"udp_gso", &engine->gso_error}, {"join_tcp,join_udp", &engine->join_error}};
+    } offloads[] = {{"udp_gso", &engine->gso_error}, {"join_tcp,join_udp", &engine->join_error}, {"tunnel_gso", &engine->tunnel_error}};
     PyObject *list = PyList_New(0);
     for (size_t index = 0; list && index < sizeof offloads / sizeof *offloads; index++) {
         if (!*offloads[index].error)
@@ -1020,8 +1281,10 @@ static PyObject *engine_forget(PyObject *self, PyObject *args)
     int slot;
     if (!PyArg_ParseTuple(args, "i", &slot) || refuse_busy(engine))
         return NULL;
-    if (slot >= 0 && slot < engine->slot_count)
+    if (slot >= 0 && slot < engine->slot_count) {
         engine->slots[slot] = (struct traffic){0};
+        engine->ways[slot] = 0;
+    }
     Py_RETURN_NONE;
 }
 
@@ -1029,6 +1292,9 @@ static PyMethodDef engine_methods[] = {
     {"replace_table", (PyCFunction)(void (*)(void))engine_replace_table, METH_METHOD | METH_FASTCALL | METH_KEYWORDS,
      NULL},
     {"replace_tun", engine_replace_tun, METH_VARARGS, NULL},
+    {"replace_tap", engine_replace_tap, METH_VARARGS, NULL},
+    {"set_way", engine_set_way, METH_VARARGS, NULL},
+    {"tunnel", engine_tunnel, METH_VARARGS, NULL},
     {"outbound", engine_outbound, METH_NOARGS, NULL},
     {"inbound", engine_inbound, METH_VARARGS, NULL},
     {"refused", engine_refused, METH_NOARGS, NULL},
@@ -1135,7 +1401,8 @@ static void append_joined(void *context, struct vnet *vnet, struct iovec *iov, i
 static PyObject *py_coalesce(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *packets;
-    if (!PyArg_ParseTuple(args, "O!", &PyList_Type, &packets))
+    int announced = 0;
+    if (!PyArg_ParseTuple(args, "O!|p", &PyList_Type, &packets, &announced))
         return NULL;
     struct joiner *joiner = calloc(1, sizeof *joiner);
     PyObject *list = PyList_New(0);
@@ -1154,7 +1421,8 @@ static PyObject *py_coalesce(PyObject *Py_UNUSED(module), PyObject *args)
         if (PyBytes_AsStringAndSize(PyList_GetItem(packets, index), &packet, &length) < 0)
             break;
         if (parse_ip((const uint8_t *)packet, (size_t)length, &ip) == PASS)
-            join_offer(joiner, (const uint8_t *)packet, (size_t)length, &ip, 0);
+            join_offer(joiner, (const uint8_t *)packet, (size_t)length, &ip,
+                       announced && is_partial((const uint8_t *)packet, (size_t)length, &ip), 0);
     }
     join_flush(joiner);
     free(joiner);
@@ -1191,7 +1459,13 @@ static int module_exec(PyObject *module)
     }
     int done = reasons ? PyModule_AddObjectRef(module, "REASONS", reasons) : -1;
     Py_XDECREF(reasons);
-    return done < 0 ? -1 : PyModule_AddIntConstant(module, "ATTENTION", ATTENTION);
+    const struct {
+        const char *name;
+        long value;
+    } constants[] = {{"ATTENTION", ATTENTION}, {"PARTIAL", WAY_PARTIAL}, {"ECN", WAY_ECN}, {"TUNNEL", WAY_TUNNEL}};
+    for (size_t index = 0; done == 0 && index < sizeof constants / sizeof *constants; index++)
+        done = PyModule_AddIntConstant(module, constants[index].name, constants[index].value);
+    return done;
 }
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg)

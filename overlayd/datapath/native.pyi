@@ -11,18 +11,26 @@ REASONS: tuple[str, ...]
 ATTENTION: int
 """Added to a burst's count when `Engine.refused` or `Engine.degraded` has something to give."""
 
+PARTIAL: int
+"""A way: inner sums stay partial."""
+ECN: int
+"""A way: the outer ECN field is the inner one's."""
+TUNNEL: int
+"""A way: superpackets go through the TAP."""
+
 class Table:
     """An immutable forwarding table."""
 
     def __new__(
         cls,
         mtu: int,
-        peers: tuple[tuple[bytes, int, int], ...],
+        peers: tuple[tuple[bytes, int, int, bool], ...],
         levels: tuple[tuple[int, int, tuple[tuple[bytes, int], ...]], ...],
     ) -> Table:
         """Raises ValueError for what cannot be one.
 
-        `peers`: (underlay address, port, slot of its counters), the last one of an address standing for it.
+        `peers`: (underlay address, port, slot of its counters, announced), the last one of an address standing for
+        it; announced: it may leave sums partial, send superpackets whole and speak to us.
         `levels`: (bytes of an address: 4 or 16, prefix length, rows), longest first within a family; a row is the
         network's first address and its owner: -1 for this host or the index of a peer.
         """
@@ -49,6 +57,15 @@ class Engine:
     def replace_tun(self, tun: int, vnet_header: bool, join_tcp: bool, join_udp: bool) -> None:
         """Use this TUN, opened with IFF_VNET_HDR or not; whether TCP and UDP flows are joined for it."""
 
+    def replace_tap(self, tap: int, mac: bytes, source4: bytes, source6: bytes, port: int) -> None:
+        """Use this TAP, -1 for none; with its MAC, the outer source addresses (empty for none) and port."""
+
+    def set_way(self, slot: int, way: int) -> None:
+        """How packets go to the peers of a slot: any of PARTIAL, ECN, TUNNEL, or 0 for flannel's way."""
+
+    def tunnel(self, peer: int, payload: bytes) -> bool:
+        """Send one datagram through the TAP; whether the kernel took it. Raises IndexError."""
+
     def outbound(self) -> int:
         """Carry one burst from the TUN: the number of reads, plus ATTENTION where that applies, or TUN_GONE (-1)."""
 
@@ -58,7 +75,8 @@ class Engine:
     def refused(self) -> list[tuple[int, int, int, bytes]]:
         """Take out what may deserve an ICMP error: (direction, peer's index, length, the packet's first bytes).
 
-        Direction 0: outbound, by the table; 1: inbound, by the table; 2: outbound, by the socket (EMSGSIZE).
+        Direction 0: outbound, by the table; 1: inbound, by the table; 2: outbound, by the socket (EMSGSIZE);
+        3: no packet but a greeting from an announced peer.
         """
 
     def degraded(self) -> list[tuple[str, int]]:
@@ -81,5 +99,8 @@ def segment(header: bytes, packet: bytes) -> Sequence[bytes]:
 def complete(header: bytes, packet: bytes) -> bytes:
     """The packet with the checksum that its virtio-net header left open. Raises ValueError when that is outside."""
 
-def coalesce(packets: list[bytes]) -> list[tuple[bytes, bytes]]:
-    """What is written to a TUN for these packets: (virtio-net header, packet), without malformed ones."""
+def coalesce(packets: list[bytes], announced: bool = False) -> list[tuple[bytes, bytes]]:
+    """What is written to a TUN for these packets: (virtio-net header, packet), without malformed ones.
+
+    `announced`: they come from a peer that may leave sums partial.
+    """

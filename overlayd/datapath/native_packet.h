@@ -25,6 +25,7 @@ enum { IPV4_HEADER = 20, IPV6_HEADER = 40, TCP_HEADER = 20, UDP_HEADER = 8, PROT
 enum { PACKET_MAX = 65535 };
 enum { TCP_FIN = 0x01, TCP_PSH = 0x08, TCP_ACK = 0x10, TCP_CWR = 0x80 };
 enum { TCP_CHECK = 16, UDP_CHECK = 6 }; /* offsets of the checksum field */
+enum { NOT_ECT = 0, ECT_1 = 1, ECT_0 = 2, CE = 3 }; /* RFC 3168 */
 
 /* <linux/virtio_net.h> */
 enum { VNET_NEEDS_CSUM = 1 };
@@ -59,6 +60,7 @@ enum {
     X(STRANGER, "stranger")                                                                                            \
     X(SPOOFED_SOURCE, "spoofed_source")                                                                                \
     X(DESTINATION_NOT_OWN, "destination_not_own")                                                                      \
+    X(CE_NOT_ECT, "ce_not_ect")                                                                                        \
     X(SEND_ERROR, "send_error")                                                                                        \
     X(SEND_BUFFER_FULL, "send_buffer_full")                                                                            \
     X(TUN_ERROR, "tun_error")
@@ -141,6 +143,37 @@ static inline uint64_t pseudo_sum(const struct ip *ip, uint8_t protocol, size_t 
     return sum_bytes(ip->source, 2u * ip->address, 0) + htons(protocol) + htons((uint16_t)length);
 }
 
+/* --- explicit congestion notification (RFC 6040) ---------------------------------------------------------------- */
+
+static inline unsigned get_ecn(const uint8_t *packet, const struct ip *ip)
+{
+    return ip->version == 4 ? packet[1] & 3 : packet[1] >> 4 & 3;
+}
+
+static inline void set_ecn(uint8_t *packet, const struct ip *ip, unsigned ecn)
+{
+    if (ip->version == 6) {
+        packet[1] = (uint8_t)((packet[1] & ~0x30) | ecn << 4);
+        return;
+    }
+    uint64_t before = (uint16_t)~get16(packet), check = (uint16_t)~get16(packet + 10);
+    packet[1] = (uint8_t)((packet[1] & ~3) | ecn);
+    put16(packet + 10, (uint16_t)~fold(check + before + get16(packet))); /* RFC 1624 */
+}
+
+/* What the outer header's ECN field makes of the inner one (section 4.2); false when the packet must be dropped. */
+static inline bool decapsulate_ecn(uint8_t *packet, const struct ip *ip, unsigned outer)
+{
+    if (outer == NOT_ECT || outer == ECT_0)
+        return true;
+    unsigned inner = get_ecn(packet, ip);
+    if (outer == CE && inner == NOT_ECT)
+        return false; /* a transport that knows no marks is told by the loss */
+    if (outer == CE ? inner != CE : inner == ECT_0)
+        set_ecn(packet, ip, outer);
+    return true;
+}
+
 /* --- 2. complete ------------------------------------------------------------------------------------------------ */
 
 /* Finish the checksum that the kernel left to us; false when its place is outside of the packet. */
@@ -154,12 +187,40 @@ static inline bool complete(uint8_t *packet, size_t length, const struct vnet *v
     return true;
 }
 
+/* The place of the transport's checksum, which counts from there; 0 when it is not TCP or UDP or not all there. */
+static inline uint16_t check_offset(const struct ip *ip, size_t length)
+{
+    bool udp = ip->protocol == PROTO_UDP;
+    if (ip->fragment || (!udp && ip->protocol != PROTO_TCP) ||
+        length < (size_t)ip->header + (udp ? UDP_HEADER : TCP_HEADER))
+        return 0;
+    return udp ? UDP_CHECK : TCP_CHECK;
+}
+
+/* Whether the transport's checksum field holds no more than the pseudo header's sum, as NEEDS_CSUM leaves it. One sound
+ * packet in 65536 looks so, too; to complete its sum does not change it. */
+static inline bool is_partial(const uint8_t *packet, size_t length, const struct ip *ip)
+{
+    uint16_t check = check_offset(ip, length), field;
+    if (!check)
+        return false;
+    memcpy(&field, packet + ip->header + check, sizeof field);
+    return field && field == fold(pseudo_sum(ip, ip->protocol, length - ip->header));
+}
+
+/* The virtio-net header of a packet whose sum is partial. */
+static inline struct vnet partial_vnet(const struct ip *ip, size_t length)
+{
+    return (struct vnet){
+        .flags = VNET_NEEDS_CSUM, .csum_start = ip->header, .csum_offset = check_offset(ip, length)};
+}
+
 /* --- 3. cut ----------------------------------------------------------------------------------------------------- */
 
 struct cut {
     const uint8_t *packet;
     struct ip ip;
-    bool udp;
+    bool udp, partial;  /* partial: the segments' sums are left to the receiver */
     uint16_t transport; /* offset of the TCP or UDP header */
     uint16_t headers;   /* offset of the payload */
     uint16_t size;      /* payload of each segment but the last */
@@ -185,6 +246,7 @@ static inline bool cut_plan(struct cut *cut, const struct vnet *vnet, const uint
     size_t own = cut->udp ? UDP_HEADER : (size_t)(packet[transport + 12] >> 4) * 4;
     if ((!cut->udp && own < TCP_HEADER) || transport + own > length || transport + own > HEADERS_MAX)
         return false;
+    cut->partial = false;
     cut->packet = packet;
     cut->ip = *ip;
     cut->transport = (uint16_t)transport;
@@ -226,8 +288,12 @@ static inline size_t cut_headers(const struct cut *cut, uint32_t index, uint8_t 
         if (index)
             transport[13] &= (uint8_t)~TCP_CWR;
     }
-    put16(transport + check, 0);
     uint64_t sum = pseudo_sum(&cut->ip, cut->udp ? PROTO_UDP : PROTO_TCP, transport_length);
+    if (cut->partial) {
+        put_sum(transport + check, fold(sum));
+        return payload;
+    }
+    put16(transport + check, 0);
     sum = sum_bytes(transport, (size_t)(cut->headers - cut->transport), sum);
     uint16_t folded = (uint16_t)~fold(sum_bytes(cut_payload(cut, index), payload, sum));
     put_sum(transport + check, cut->udp && !folded ? 0xffff : folded);
@@ -243,7 +309,8 @@ typedef void join_sink(void *context, struct vnet *vnet, struct iovec *iov, int 
                        int owner);
 
 struct join_flow {
-    bool udp, push, first_checked;
+    bool udp, push;
+    bool first_checked, first_partial; /* a partial sum needs no check: the outer one held */
     int owner;
     uint32_t hash, next_sequence, total, count;
     uint16_t headers, size, next_id;
@@ -262,18 +329,19 @@ struct joiner {
     struct join_flow flows[JOIN_FLOWS]; /* the first `used` are open */
 };
 
-static inline void join_pass(struct joiner *joiner, const uint8_t *packet, size_t length, int owner)
+static inline void join_pass(struct joiner *joiner, const uint8_t *packet, size_t length, const struct ip *ip,
+                             bool partial, int owner)
 {
-    struct vnet plain = {0};
+    struct vnet vnet = partial ? partial_vnet(ip, length) : (struct vnet){0};
     struct iovec iov[2] = {{0}, {(void *)(uintptr_t)packet, length}};
-    joiner->sink(joiner->context, &plain, iov, 2, 1, 0, owner);
+    joiner->sink(joiner->context, &vnet, iov, 2, 1, 0, owner);
 }
 
 /* Write a flow out and forget it. */
 static inline void join_emit(struct joiner *joiner, struct join_flow *flow)
 {
     if (flow->count == 1) {
-        join_pass(joiner, flow->first, flow->first_length, flow->owner);
+        join_pass(joiner, flow->first, flow->first_length, &flow->ip, flow->first_partial, flow->owner);
     } else {
         uint16_t transport = flow->ip.header;
         size_t check = flow->udp ? UDP_CHECK : TCP_CHECK, rest = flow->total - transport;
@@ -324,10 +392,12 @@ static inline void join_flush(struct joiner *joiner)
 }
 
 /* Whether the checksums of IP header and transport are right: nothing else may be joined, or corruption is laundered. */
-static inline bool join_intact(const uint8_t *packet, size_t length, const struct ip *ip)
+static inline bool join_intact(const uint8_t *packet, size_t length, const struct ip *ip, bool partial)
 {
     if (ip->version == 4 && fold(sum_bytes(packet, ip->header, 0)) != 0xffff)
         return false;
+    if (partial)
+        return true;
     size_t rest = length - ip->header;
     return fold(sum_bytes(packet + ip->header, rest, pseudo_sum(ip, ip->protocol, rest))) == 0xffff;
 }
@@ -357,17 +427,19 @@ static inline bool join_continues(const struct join_flow *flow, const uint8_t *p
            memcmp(tcp + 18, head + 18, headers - transport - 18) == 0;                   /* urgent pointer, options */
 }
 
-/* Take one sound packet of `length` bytes with the parsed header `ip`; it stays borrowed until join_flush. */
-static inline void join_offer(struct joiner *joiner, const uint8_t *packet, size_t length, const struct ip *ip, int owner)
+/* Take one sound packet of `length` bytes with the parsed header `ip`; it stays borrowed until join_flush. `partial`:
+ * its sum is what is_partial knows, from a peer that may leave it so. */
+static inline void join_offer(struct joiner *joiner, const uint8_t *packet, size_t length, const struct ip *ip,
+                              bool partial, int owner)
 {
     bool udp = ip->protocol == PROTO_UDP;
     if (!(udp ? joiner->udp : ip->protocol == PROTO_TCP && joiner->tcp)) {
-        join_pass(joiner, packet, length, owner);
+        join_pass(joiner, packet, length, ip, partial, owner);
         return;
     }
     if (ip->fragment || length < (size_t)ip->header + (udp ? UDP_HEADER : TCP_HEADER)) {
         join_flush(joiner); /* whose it is cannot be told: keep the order by brute force */
-        join_pass(joiner, packet, length, owner);
+        join_pass(joiner, packet, length, ip, partial, owner);
         return;
     }
     const uint8_t *transport = packet + ip->header;
@@ -393,9 +465,10 @@ static inline void join_offer(struct joiner *joiner, const uint8_t *packet, size
     bool push = !udp && (transport[13] & TCP_PSH);
 
     if (flow) {
-        bool more = able && join_continues(flow, packet, headers, payload) && join_intact(packet, length, ip);
+        bool more = able && join_continues(flow, packet, headers, payload) && join_intact(packet, length, ip, partial);
         if (more && !flow->first_checked)
-            more = (flow->first_checked = join_intact(flow->first, flow->first_length, &flow->ip));
+            more = (flow->first_checked =
+                        join_intact(flow->first, flow->first_length, &flow->ip, flow->first_partial));
         if (more) {
             flow->iov[2 + flow->count++] = (struct iovec){(void *)(uintptr_t)(packet + headers), payload};
             flow->total += (uint32_t)payload;
@@ -409,7 +482,7 @@ static inline void join_offer(struct joiner *joiner, const uint8_t *packet, size
         join_close(joiner, flow);
     }
     if (!able || push) {
-        join_pass(joiner, packet, length, owner);
+        join_pass(joiner, packet, length, ip, partial, owner);
         return;
     }
     if (joiner->used == JOIN_FLOWS)
@@ -418,6 +491,7 @@ static inline void join_offer(struct joiner *joiner, const uint8_t *packet, size
     flow->udp = udp;
     flow->push = false;
     flow->first_checked = false;
+    flow->first_partial = partial;
     flow->owner = owner;
     flow->hash = hash;
     flow->next_sequence = udp ? 0 : get32(transport + 4) + (uint32_t)payload;

@@ -21,6 +21,7 @@ struct peer {
     } address;
     socklen_t address_length;
     bool ipv6;     /* the carrier */
+    bool announced; /* its lease and ours say that both ends are overlayd: it may leave sums partial, ask, ... */
     int slot;      /* of its counters */
     int host;      /* index of the peer that stands for this underlay address */
 };

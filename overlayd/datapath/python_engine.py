@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -36,13 +37,16 @@ from overlayd.datapath.engine import (
     TUN_GONE,
     Counters,
     Degraded,
+    Tap,
     Traffic,
     path_mtu,
     unheard,
 )
+from overlayd.wire.ip import decapsulate_ecn
 
 _BURST = 64
 """Packets in one wake-up: enough to spread the loop's own cost, few enough that the other direction hardly waits."""
+_CONTROL = 64  # bytes of ancillary data: the outer TOS or traffic class, in an int at most
 _PACKET_MAX = 65536  # more than any IP packet, so that no read ever truncates one
 
 
@@ -78,6 +82,15 @@ class PythonEngine:
 
     def replace_tun(self, tun: int) -> None:
         self._tun = tun
+
+    def replace_tap(self, tap: Tap | None) -> None:
+        pass  # it makes no superpackets
+
+    def greet(self) -> None:
+        pass  # and neither asks nor answers: every peer keeps to flannel's way
+
+    def ways(self) -> dict[str, list[str]]:
+        return {}
 
     def counters(self) -> Counters:
         return deepcopy(self._counters)
@@ -139,22 +152,26 @@ class PythonEngine:
     # --- inbound ---------------------------------------------------------------------------------------------------
 
     def inbound(self, carrier: Family) -> int:
-        receive = self._sockets[carrier].recvfrom
+        receive = self._sockets[carrier].recvmsg
         for count in range(_BURST):
             try:
-                packet, sender = receive(_PACKET_MAX)
+                packet, control, _, sender = receive(_PACKET_MAX, _CONTROL)
             except BlockingIOError:
                 return count
             except OSError:  # an ICMP error about an earlier send; nothing was received
                 continue
             verdict = decide_inbound(packet, sender[0], self._table)
             if isinstance(verdict, Deliver):
-                self._deliver(packet, sender[0])
+                self._deliver(packet, sender[0], _outer_ecn(control))
             else:
                 self._not_delivered(verdict, carrier, sender)
         return _BURST
 
-    def _deliver(self, packet: bytes, host: str) -> None:
+    def _deliver(self, received: bytes, host: str, outer_ecn: int) -> None:
+        packet = decapsulate_ecn(received, outer_ecn)
+        if packet is None:
+            self._count(self._counters.rx_drops, DropReason.CE_NOT_ECT)
+            return
         try:
             os.write(self._tun, packet)
         except OSError:
@@ -193,3 +210,13 @@ class PythonEngine:
     @staticmethod
     def _count(counts: dict[str, int], reason: DropReason) -> None:
         counts[reason.value] = counts.get(reason.value, 0) + 1
+
+
+def _outer_ecn(control: list[tuple[int, int, bytes]]) -> int:
+    """The ECN field of the outer header: the first byte of IP_TOS, the number in IPV6_TCLASS; 0 where neither came."""
+    for level, kind, data in control:
+        if (level, kind) == (socket.IPPROTO_IP, socket.IP_TOS):
+            return data[0] & 3
+        if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_TCLASS):
+            return int.from_bytes(data, sys.byteorder) & 3
+    return 0

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 from overlayd.core import mtu
 from overlayd.core.address import Address, Family, Interface, Mode, Network
 from overlayd.core.config import Settings
-from overlayd.core.lease import Lease
+from overlayd.core.lease import Lease, Wire
 from overlayd.core.node import Node, Underlay
 from overlayd.core.validation import validate
 
@@ -63,6 +63,8 @@ class LabSpec:
     """Bytes of IP packet."""
     offloads: bool = True
     """False turns TSO, GSO and GRO off, so that the wire carries frames of at most the MTU."""
+    wire: Wire = "flannel"
+    """What the hosts' leases announce for udp mode."""
     start: bool = True
     """False leaves the daemons, whose configuration is written, to be started by hand: `host.start()`."""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -78,6 +80,7 @@ class LabSpec:
             ("mode", (*get_args(Mode), "none")),
             ("family", get_args(Stack)),
             ("underlay", get_args(Stack)),
+            ("wire", get_args(Wire)),
         ):
             if getattr(self, key) not in words:
                 raise LabError(f"{key}: {getattr(self, key)} is not one of {', '.join(words)}")
@@ -125,7 +128,8 @@ class HostPlan:
     def lease_entry(self) -> dict[str, str]:
         """The host's row in the lease table, as YAML holds it."""
         keys = ("name", "subnet", "ipv6_subnet", "public_ip", "public_ipv6")
-        return {key: str(value) for key in keys if (value := getattr(self.lease, key))}
+        entry = {key: str(value) for key in keys if (value := getattr(self.lease, key))}
+        return entry if self.lease.wire == "flannel" else {**entry, "wire": self.lease.wire}
 
 
 def configuration(spec: LabSpec) -> dict[str, Any]:
@@ -177,6 +181,7 @@ def _host(spec: LabSpec, settings: Settings, number: int) -> HostPlan:
         public_ip=public4 if isinstance(public4, IPv4Address) else None,
         public_ipv6=public6 if isinstance(public6, IPv6Address) else None,
         name=name,
+        wire=spec.wire,
     )
     size = settings.mtu or spec.underlay_mtu
     if spec.mode != "none":

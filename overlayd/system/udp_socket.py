@@ -19,16 +19,19 @@ def open_udp_socket(local: Address, port: int) -> socket.socket:
     """A non-blocking socket bound to `local` and `port`. Raises HostError.
 
     The outer packet carries DF, on purpose: a path too narrow then shows as EMSGSIZE, which becomes an ICMP error for
-    the container, where fragments would cost every packet and be lost behind many a firewall.
+    the container, where fragments would cost every packet and be lost behind many a firewall. The outer TOS comes with
+    each message, for its ECN field (RFC 6040).
     """
     ipv4 = local.version == 4
     sock = socket.socket(socket.AF_INET if ipv4 else socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
         if ipv4:
             sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DO)
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
         else:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DO)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
         for option in (_SO_SNDBUFFORCE, _SO_RCVBUFFORCE):
             with suppress(PermissionError):
                 sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER)

@@ -35,6 +35,9 @@ PROTO_ICMPV6 = 58
 
 _IPV4_OFFSET = 0x1FFF
 
+NOT_ECT, ECT_1, ECT_0, CE = range(4)
+"""The ECN field (RFC 3168)."""
+
 
 class Malformed(StrEnum):
     """Why bytes are not an IP packet that fills exactly the buffer it came in."""
@@ -107,3 +110,31 @@ def parse(packet: bytes) -> Header | Malformed:
             0,
         )
     return Malformed.VERSION
+
+
+def ecn(packet: bytes) -> int:
+    """The ECN field of a sound packet."""
+    return packet[1] & 3 if packet[0] >> 4 == 4 else packet[1] >> 4 & 3
+
+
+def decapsulate_ecn(packet: bytes, outer: int) -> bytes | None:
+    """A sound inner packet with what the outer header's ECN field makes of its own (RFC 6040 section 4.2).
+
+    None when it must be dropped: it was marked on the way, and its transport knows no marks but loss.
+    """
+    inner = ecn(packet)
+    if outer == CE and inner == NOT_ECT:
+        return None
+    if not ((outer == CE and inner != CE) or (outer == ECT_1 and inner == ECT_0)):
+        return packet
+    edited = bytearray(packet)
+    if packet[0] >> 4 == 6:
+        edited[1] = packet[1] & ~0x30 | outer << 4
+        return bytes(edited)
+    edited[1] = packet[1] & ~3 | outer
+    # RFC 1624: a header checksum that was wrong stays wrong.
+    total = (~int.from_bytes(packet[10:12], "big") & 0xFFFF) + (~int.from_bytes(packet[:2], "big") & 0xFFFF)
+    total += int.from_bytes(edited[:2], "big")
+    total = (total & 0xFFFF) + (total >> 16)
+    edited[10:12] = (~((total & 0xFFFF) + (total >> 16)) & 0xFFFF).to_bytes(2, "big")
+    return bytes(edited)

@@ -304,7 +304,7 @@ def test_wrong_shape(raw: dict[str, Any], text: str) -> None:
         ),
         (
             {"leases": [{**ALPHA, "zzz": "1"}]},
-            "leases[0].zzz: unknown key; known here: subnet, ipv6_subnet, public_ip, public_ipv6, vtep_mac, name",
+            "leases[0].zzz: unknown key; known here: subnet, ipv6_subnet, public_ip, public_ipv6, vtep_mac, name, wire",
         ),
     ],
 )

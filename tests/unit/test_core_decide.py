@@ -213,7 +213,7 @@ def test_inbound_drop(outer_source: str, datagram: bytes, reason: DropReason) ->
 
 def test_every_reason_to_drop_is_tested() -> None:
     reached = {case[-1] for cases in (MALFORMED, OUTBOUND_DROPS, INBOUND_DROPS) for case in cases}
-    of_the_caller = {DropReason.SEND_ERROR, DropReason.SEND_BUFFER_FULL, DropReason.TUN_ERROR}
+    of_the_caller = {DropReason.CE_NOT_ECT, DropReason.SEND_ERROR, DropReason.SEND_BUFFER_FULL, DropReason.TUN_ERROR}
     assert reached == set(DropReason) - of_the_caller
     assert {reason: Drop(reason) for reason in DropReason} == DROP
 
