@@ -43,7 +43,9 @@ def add_parser(subparsers: Any) -> None:
     up.add_argument("--family", choices=_STACKS, default="ipv4", help="of the containers (default: ipv4)")
     up.add_argument("--underlay", choices=_STACKS, default="ipv4", help="between the hosts (default: ipv4)")
     up.add_argument("--underlay-mtu", type=int, default=1500, metavar="BYTES", help="default: 1500")
-    up.add_argument("--wire", choices=("flannel", "overlayd"), default="flannel", help="what the leases announce for udp mode")
+    up.add_argument(
+        "--wire", choices=("flannel", "overlayd"), default="flannel", help="what the leases announce for udp mode"
+    )
     up.add_argument("--offloads", choices=("on", "off"), default="on", help="TSO, GSO and GRO (default: on)")
     up.add_argument(
         "--set",
