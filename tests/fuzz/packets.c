@@ -1,178 +1,416 @@
-/* Fuzz target of the packet functions (overlayd/datapath/native_packet.h, native_table.h).
+/* Fuzz target of the packet functions (overlayd/datapath/native_packet.h): parsed, completed, cut, joined.
  *
- * clang -g -O1 -fsanitize=fuzzer,address,undefined -Ioverlayd/datapath tests/fuzz/packets.c -o packets && ./packets corpus
- * gcc -g -O1 -fsanitize=address,undefined -DSTANDALONE -Ioverlayd/datapath tests/fuzz/packets.c -o packets
- *     ./packets SECONDS [SEED]    mutates packets that it builds itself, without coverage
+ * Input: what is joined (1 byte: bit 0 TCP, bit 1 UDP), a virtio-net header (10 bytes), then packets until the end:
  *
- * Input: how it is used (1 byte), a virtio-net header (10 bytes), then packets, each behind its length (2 bytes, little
- * endian). Held: what is cut covers the packet and is sound; what is joined can be cut into as many packets again.
+ *   how     1  the flags below; the upper four bits: so many more packets that continue this one
+ *   fill    2  bytes of a pattern behind the given ones: long packets from short inputs
+ *   length  1  of the given bytes; then those
+ *
+ * Held, by oracles of its own (fuzz.h):
+ *   parse     says whether a packet is sound
+ *   complete  makes the checksum right and changes nothing else
+ *   cut       byte for byte the segments that the superpacket stands for
+ *   join      each packet comes out once, as it was or in a superpacket that is cut into the very same again; those have
+ *             right checksums, or corruption was laundered; nothing overtakes within a flow; what was cut is joined
  */
-#include <stdio.h>
-#include <stdlib.h>
-
+#include "fuzz.h"
 #include "native_packet.h"
-#include "native_table.h"
 
-#define HOLD(condition)                                                                                                \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                                            \
-            abort();                                                                                                   \
-        }                                                                                                              \
-    } while (0)
+enum {
+    FIX_LENGTHS = 1,  /* write the lengths of IP and UDP */
+    FIX_SUMS = 2,     /* and the checksums */
+    CONTINUE = 4,     /* the packet before it again, with the next sequence number and id; the given bytes are pairs of an
+                         offset and a value that is added there */
+    DAMAGE = 8,       /* add them when all is right */
+    PACKETS = 192,    /* at a time; more than JOIN_SEGMENTS */
+    BYTES = 256 << 10 /* of all; more than PACKET_MAX */
+};
 
-static uint32_t offered, came_out;
+struct packet {
+    uint8_t *bytes, *before; /* as they are borrowed by the joiner, and as they were */
+    size_t length;
+    unsigned times; /* that it came out */
+};
 
-static uint32_t cut_all(const struct vnet *vnet, const uint8_t *packet, size_t length)
+struct packets {
+    unsigned count;
+    size_t bytes;
+    struct packet all[PACKETS];
+};
+
+struct witness { /* of what a joiner lets out */
+    struct packets *packets;
+    unsigned supers, out, order[PACKETS];
+    size_t length; /* of the last superpacket */
+    uint8_t whole[PACKET_MAX];
+};
+
+static struct packets offered, segments;
+static struct witness witness;
+static struct joiner joiner;
+
+/* --- packets from input ------------------------------------------------------------------------------------------ */
+
+static struct packet *add(struct packets *packets, size_t length)
 {
-    struct ip ip, part;
-    struct cut cut;
-    if (parse_ip(packet, length, &ip) != PASS || !cut_plan(&cut, vnet, packet, length, &ip))
-        return 0;
-    size_t payload = 0;
-    for (uint32_t index = 0; index < cut.count; index++) {
-        uint8_t *one = malloc(PACKET_MAX + 1); /* on the heap, so that the sanitizer sees its end */
-        size_t size = cut_headers(&cut, index, one);
-        HOLD(index + 1 == cut.count || size == cut.size);
-        HOLD(cut.headers + size <= PACKET_MAX);
-        memcpy(one + cut.headers, cut_payload(&cut, index), size);
-        HOLD(parse_ip(one, cut.headers + size, &part) == PASS);
-        payload += size;
-        free(one);
+    if (packets->count == PACKETS || packets->bytes + length > BYTES)
+        return NULL;
+    struct packet *packet = &packets->all[packets->count++];
+    /* of its very size, so that the sanitizer sees its end */
+    *packet = (struct packet){malloc(length ? length : 1), malloc(length ? length : 1), length, 0};
+    HOLD(packet->bytes && packet->before);
+    packets->bytes += length;
+    return packet;
+}
+
+static void drop(struct packets *packets)
+{
+    for (unsigned index = 0; index < packets->count; index++) {
+        free(packets->all[index].bytes);
+        free(packets->all[index].before);
     }
-    HOLD(payload == cut.payload && payload + cut.headers == length);
-    return cut.count;
+    packets->count = 0;
+    packets->bytes = 0;
+}
+
+/* The offset of TCP or UDP in a packet that holds all of its header there, or 0. */
+static unsigned transport_of(const struct packet *packet, struct view *view)
+{
+    if (!view_of(packet->bytes, packet->length, view) || (view->protocol != PROTO_TCP && view->protocol != PROTO_UDP))
+        return 0;
+    return view->header + (view->protocol == PROTO_TCP ? 20 : 8) <= packet->length ? view->header : 0;
+}
+
+static void fix(struct packet *packet, unsigned how)
+{
+    uint8_t *bytes = packet->bytes;
+    struct view view;
+    if (how & FIX_LENGTHS && packet->length >= 4 && bytes[0] >> 4 == 4)
+        write16(bytes + 2, (unsigned)packet->length);
+    else if (how & FIX_LENGTHS && packet->length >= 40)
+        write16(bytes + 4, (unsigned)packet->length - 40);
+    if (!view_of(bytes, packet->length, &view))
+        return;
+    if (how & FIX_SUMS && view.version == 4) {
+        write16(bytes + 10, 0);
+        write16(bytes + 10, checksum(words(bytes, view.header, 0)));
+    }
+    unsigned transport = transport_of(packet, &view), check = transport + (view.protocol == PROTO_TCP ? 16 : 6);
+    if (transport && how & FIX_LENGTHS && view.protocol == PROTO_UDP)
+        write16(bytes + transport + 4, (unsigned)packet->length - transport);
+    if (transport && how & FIX_SUMS) {
+        write16(bytes + check, 0);
+        unsigned sum = checksum(transport_words(bytes, packet->length, &view, transport, view.protocol));
+        write16(bytes + check, sum || view.protocol == PROTO_TCP ? sum : 0xffff);
+    }
+}
+
+/* Make `packet`, a copy of the one before it, its successor. */
+static void advance(struct packet *packet)
+{
+    struct view view;
+    unsigned transport = transport_of(packet, &view);
+    uint8_t *bytes = packet->bytes;
+    if (transport && view.version == 4)
+        write16(bytes + 4, read16(bytes + 4) + 1);
+    if (transport && view.protocol == PROTO_TCP) {
+        size_t payload = packet->length - transport - (size_t)(bytes[transport + 12] >> 4) * 4;
+        put32(bytes + transport + 4, get32(bytes + transport + 4) + (uint32_t)payload);
+    }
+}
+
+static void read_packets(struct input *in)
+{
+    while (in->at < in->end) {
+        unsigned how = take8(in), fill = take16(in), given = take8(in);
+        uint8_t bytes[256];
+        given = (unsigned)take(in, bytes, given);
+        for (unsigned number = 0; number <= how >> 4; number++) {
+            bool copy = offered.count && (number || how & CONTINUE);
+            const struct packet *last = offered.count ? &offered.all[offered.count - 1] : NULL;
+            struct packet *packet = add(&offered, copy ? last->length : given + fill);
+            if (!packet)
+                return;
+            if (copy) {
+                memcpy(packet->bytes, last->bytes, packet->length);
+                advance(packet);
+            } else {
+                memcpy(packet->bytes, bytes, given);
+                for (unsigned at = 0; at < fill; at++)
+                    packet->bytes[given + at] = (uint8_t)(at * 7 + offered.count);
+            }
+            if (how & DAMAGE)
+                fix(packet, how);
+            for (unsigned at = 0; how & CONTINUE && at + 1 < given; at += 2)
+                if (bytes[at] < packet->length)
+                    packet->bytes[bytes[at]] = (uint8_t)(packet->bytes[bytes[at]] + bytes[at + 1]);
+            if (!(how & DAMAGE))
+                fix(packet, how);
+            memcpy(packet->before, packet->bytes, packet->length);
+        }
+    }
+}
+
+/* --- parse, complete --------------------------------------------------------------------------------------------- */
+
+static bool check_parse(const struct packet *packet, struct ip *ip)
+{
+    struct view view;
+    bool sound = view_of(packet->bytes, packet->length, &view);
+    HOLD((parse_ip(packet->bytes, packet->length, ip) == PASS) == sound);
+    if (sound) {
+        HOLD(ip->version == view.version && ip->protocol == view.protocol && ip->header == view.header);
+        HOLD(ip->source == view.ends && ip->destination == view.ends + view.ends_length / 2);
+        HOLD(ip->address * 2 == view.ends_length);
+        HOLD(ip->fragment == (view.version == 4 && read16(packet->bytes + 6) & 0x3fff));
+    }
+    return sound;
+}
+
+static void check_complete(const struct packet *packet, const struct vnet *vnet)
+{
+    size_t start = vnet->csum_start, field = start + vnet->csum_offset, length = packet->length;
+    uint8_t *copy = malloc(length ? length : 1);
+    HOLD(copy);
+    memcpy(copy, packet->bytes, length);
+    bool inside = start < length && field + 2 <= length;
+    HOLD(complete(copy, length, vnet) == inside);
+    for (size_t at = 0; at < length; at++)
+        HOLD(copy[at] == packet->bytes[at] || (inside && (at == field || at == field + 1)));
+    if (inside && vnet->csum_offset % 2 == 0) /* what stood in the field, the pseudo header's sum, is part of it */
+        HOLD(checksum(words(copy + start, length - start, read16(packet->bytes + field))) == 0);
+    if (inside)
+        HOLD(copy[field] || copy[field + 1]);
+    free(copy);
+}
+
+/* --- join -------------------------------------------------------------------------------------------------------- */
+
+static bool intact(const uint8_t *bytes, size_t length)
+{
+    struct view view;
+    HOLD(view_of(bytes, length, &view));
+    if (view.version == 4 && checksum(words(bytes, view.header, 0)))
+        return false;
+    return checksum(transport_words(bytes, length, &view, view.header, view.protocol)) == 0;
+}
+
+/* Equal in all that matters: an id that DF makes void (RFC 6864), and the two ways to write a checksum of zero. */
+static void check_same(const struct packet *packet, uint8_t *again, size_t length)
+{
+    HOLD(packet->length == length && intact(again, length));
+    struct view view;
+    view_of(again, length, &view);
+    unsigned check = view.header + (view.protocol == PROTO_TCP ? TCP_CHECK : UDP_CHECK);
+    for (size_t at = 0; at < length; at++) {
+        bool id = view.version == 4 && again[6] & 0x40 && (at == 4 || at == 5);
+        bool sum = at - check < 2 || (view.version == 4 && at - 10 < 2);
+        HOLD(again[at] == packet->before[at] || id || sum);
+    }
+}
+
+static unsigned whose(const struct packets *packets, const uint8_t *bytes)
+{
+    unsigned index = 0;
+    while (index < packets->count && packets->all[index].bytes != bytes)
+        index++;
+    HOLD(index < packets->count);
+    return index;
 }
 
 static void sink(void *context, struct vnet *vnet, struct iovec *iov, int iovs, uint32_t count, size_t headers, int owner)
 {
-    (void)context, (void)headers, (void)owner;
-    size_t length = 0;
-    for (int part = 1; part < iovs; part++)
-        length += iov[part].iov_len;
-    HOLD(length <= PACKET_MAX);
-    uint8_t *whole = malloc(length + 1), *at = whole;
-    for (int part = 1; part < iovs; part++) {
-        memcpy(at, iov[part].iov_base, iov[part].iov_len);
-        at += iov[part].iov_len;
+    struct witness *seen = context;
+    struct packets *packets = seen->packets;
+    HOLD(owner == 7 && count >= 1 && seen->out + count <= packets->count);
+    if (count == 1) {
+        unsigned index = whose(packets, iov[1].iov_base);
+        static const struct vnet plain;
+        HOLD(iovs == 2 && iov[1].iov_len == packets->all[index].length && memcmp(vnet, &plain, sizeof plain) == 0);
+        packets->all[index].times++;
+        seen->order[seen->out++] = index;
+        return;
     }
-    if (count > 1)
-        HOLD(cut_all(vnet, whole, length) == count);
-    came_out += count;
-    free(whole);
+    HOLD(iovs == (int)count + 2 && iov[1].iov_len == headers);
+    seen->length = 0;
+    for (int part = 1; part < iovs; part++) {
+        HOLD(seen->length + iov[part].iov_len <= PACKET_MAX);
+        memcpy(seen->whole + seen->length, iov[part].iov_base, iov[part].iov_len);
+        seen->length += iov[part].iov_len;
+    }
+    struct packet super = {seen->whole, NULL, seen->length, 0};
+    struct view view;
+    unsigned transport = transport_of(&super, &view), udp = view.protocol == PROTO_UDP;
+    HOLD(transport && transport + (udp ? 8u : (seen->whole[transport + 12] >> 4) * 4u) == headers);
+    HOLD(count <= (udp ? JOIN_SEGMENTS_UDP : JOIN_SEGMENTS));
+    HOLD(view.version == 6 || checksum(words(seen->whole, view.header, 0)) == 0);
+    HOLD(!udp || read16(seen->whole + transport + 4) == seen->length - transport);
+    HOLD(vnet->flags == VNET_NEEDS_CSUM && vnet->hdr_len == headers && vnet->gso_size == iov[2].iov_len);
+    HOLD(vnet->gso_type == (udp ? GSO_UDP_L4 : view.version == 4 ? GSO_TCPV4 : GSO_TCPV6));
+    HOLD(vnet->csum_start == transport && vnet->csum_offset == (udp ? UDP_CHECK : TCP_CHECK));
+    struct ip ip;
+    struct cut cut;
+    HOLD(parse_ip(seen->whole, seen->length, &ip) == PASS && cut_plan(&cut, vnet, seen->whole, seen->length, &ip));
+    HOLD(cut.count == count && cut.headers == headers);
+    static uint8_t again[PACKET_MAX];
+    for (uint32_t number = 0; number < count; number++) {
+        const struct iovec *part = &iov[2 + number];
+        unsigned index = whose(packets, (const uint8_t *)part->iov_base - headers);
+        struct packet *packet = &packets->all[index];
+        HOLD(intact(packet->before, packet->length)); /* or corruption was laundered */
+        HOLD(!udp || read16(packet->before + transport + UDP_CHECK)); /* and a packet without a checksum stays without */
+        size_t size = cut_headers(&cut, number, again);
+        HOLD(size == part->iov_len && size <= vnet->gso_size && (size == vnet->gso_size || number + 1 == count));
+        memcpy(again + headers, cut_payload(&cut, number), size);
+        check_same(packet, again, headers + size);
+        packet->times++;
+        seen->order[seen->out++] = index;
+    }
+    seen->supers++;
+    HOLD(complete(seen->whole, seen->length, vnet) && intact(seen->whole, seen->length));
+}
+
+/* Whether one may not overtake the other. Those of a flow; of fragments it cannot be told whose they are. */
+static bool in_order(const struct packet *one, const struct packet *other)
+{
+    struct view view, second;
+    if (!view_of(one->bytes, one->length, &view) || !view_of(other->bytes, other->length, &second))
+        return false;
+    if (view.version != second.version || view.protocol != second.protocol ||
+        memcmp(view.ends, second.ends, view.ends_length) != 0 ||
+        (view.protocol != PROTO_TCP && view.protocol != PROTO_UDP))
+        return false;
+    bool told = transport_of(one, &view) && transport_of(other, &second) &&
+                (view.version == 6 || !((read16(one->bytes + 6) | read16(other->bytes + 6)) & 0x3fff));
+    return !told || memcmp(one->bytes + view.header, other->bytes + second.header, 4) == 0;
+}
+
+static void check_join(struct packets *packets, bool tcp, bool udp)
+{
+    memset(&joiner, 0xa5, sizeof joiner); /* nothing of an earlier input may matter */
+    joiner.tcp = tcp;
+    joiner.udp = udp;
+    joiner.sink = sink;
+    joiner.context = &witness;
+    joiner.used = joiner.oldest = 0;
+    witness.packets = packets;
+    witness.supers = witness.out = 0;
+    unsigned sound = 0;
+    for (unsigned index = 0; index < packets->count; index++) {
+        struct packet *packet = &packets->all[index];
+        struct ip ip;
+        if (parse_ip(packet->bytes, packet->length, &ip) == PASS) {
+            join_offer(&joiner, packet->bytes, packet->length, &ip, 7);
+            packet->times--; /* owed */
+            sound++;
+        }
+    }
+    join_flush(&joiner);
+    HOLD(witness.out == sound && joiner.used == 0);
+    for (unsigned index = 0; index < packets->count; index++) {
+        const struct packet *packet = &packets->all[index];
+        HOLD(packet->times == 0 && memcmp(packet->bytes, packet->before, packet->length) == 0);
+    }
+    for (unsigned later = 1; later < sound; later++)
+        for (unsigned earlier = 0; earlier < later; earlier++)
+            HOLD(witness.order[earlier] < witness.order[later] ||
+                 !in_order(&packets->all[witness.order[earlier]], &packets->all[witness.order[later]]));
+}
+
+/* --- cut --------------------------------------------------------------------------------------------------------- */
+
+/* Segment `index`, made in the plainest way (tcp_gso_segment, __udp_gso_segment). */
+static void cut_by_oracle(const struct packet *super, const struct cut *cut, uint32_t index, uint8_t *out, size_t length)
+{
+    const unsigned transport = cut->transport;
+    struct view view;
+    memcpy(out, super->bytes, cut->headers);
+    memcpy(out + cut->headers, super->bytes + cut->headers + (size_t)index * cut->size, length - cut->headers);
+    if (out[0] >> 4 == 4) {
+        write16(out + 2, (unsigned)length);
+        write16(out + 4, read16(out + 4) + index);
+        write16(out + 10, 0);
+        write16(out + 10, checksum(words(out, (out[0] & 15u) * 4, 0)));
+    } else {
+        write16(out + 4, (unsigned)length - 40);
+    }
+    if (cut->udp) {
+        write16(out + transport + 4, (unsigned)length - transport);
+    } else {
+        put32(out + transport + 4, get32(out + transport + 4) + index * cut->size);
+        out[transport + 13] &= (uint8_t)(index + 1 == cut->count ? 0xff : ~(TCP_FIN | TCP_PSH));
+        out[transport + 13] &= (uint8_t)(index ? ~TCP_CWR : 0xff);
+    }
+    HOLD(view_of(out, length, &view));
+    uint8_t *check = out + transport + (cut->udp ? UDP_CHECK : TCP_CHECK);
+    write16(check, 0);
+    unsigned sum = checksum(transport_words(out, length, &view, transport, cut->udp ? PROTO_UDP : PROTO_TCP));
+    write16(check, cut->udp && !sum ? 0xffff : sum);
+}
+
+/* Whether its segments are such as are joined. */
+static bool joins_again(const struct packet *super, const struct cut *cut)
+{
+    struct view view;
+    if (transport_of(super, &view) != cut->transport || (view.version == 4 && view.header != 20) || cut->count < 2)
+        return false;
+    if (cut->udp)
+        return view.protocol == PROTO_UDP && cut->count <= JOIN_SEGMENTS_UDP;
+    return view.protocol == PROTO_TCP && cut->count <= JOIN_SEGMENTS &&
+           (super->bytes[cut->transport + 13] & ~TCP_PSH) == TCP_ACK;
+}
+
+static void check_cut(const struct packet *super, const struct ip *ip, const struct vnet *vnet)
+{
+    struct cut cut;
+    if (!cut_plan(&cut, vnet, super->bytes, super->length, ip))
+        return;
+    HOLD(cut.count >= 1 && cut.headers + (size_t)cut.payload == super->length && cut.size == vnet->gso_size);
+    size_t payload = 0;
+    for (uint32_t index = 0; index < cut.count; index++) {
+        if (index == PACKETS / 2 && cut.count > PACKETS)
+            index = cut.count - PACKETS / 2; /* in the middle they are all alike */
+        size_t size = index + 1 < cut.count ? cut.size : cut.payload - (size_t)index * cut.size;
+        struct packet *packet = add(&segments, cut.headers + size);
+        if (!packet)
+            break;
+        HOLD(cut_headers(&cut, index, packet->bytes) == size);
+        memcpy(packet->bytes + cut.headers, cut_payload(&cut, index), size);
+        cut_by_oracle(super, &cut, index, packet->before, packet->length);
+        HOLD(memcmp(packet->bytes, packet->before, packet->length) == 0);
+        payload += size;
+    }
+    bool all = segments.count == cut.count;
+    HOLD(!all || payload == cut.payload);
+    check_join(&segments, true, true);
+    if (all && joins_again(super, &cut)) {
+        HOLD(witness.supers == 1 && witness.out == cut.count && witness.length == super->length);
+        struct packet again = {malloc(super->length), super->bytes, super->length, 0};
+        HOLD(again.bytes);
+        memcpy(again.bytes, witness.whole, super->length);
+        check_same(&again, again.bytes, again.length);
+        free(again.bytes);
+    }
+    drop(&segments);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static struct joiner joiner;
-    struct vnet vnet;
-    if (size < 11)
-        return 0;
-    memcpy(&vnet, data + 1, sizeof vnet);
-    joiner.tcp = data[0] & 1;
-    joiner.udp = data[0] & 2;
-    joiner.sink = sink;
-    offered = came_out = 0;
-    uint8_t *kept[256];
-    unsigned used = 0;
-    for (size_t at = 11; at + 2 <= size && used < 256;) {
-        size_t length = data[at] | (size_t)data[at + 1] << 8;
-        at += 2;
-        if (length > size - at)
-            length = size - at;
-        uint8_t *packet = kept[used++] = malloc(length ? length : 1);
-        memcpy(packet, data + at, length);
-        at += length;
-        cut_all(&vnet, packet, length);
-        uint8_t *copy = malloc(length ? length : 1);
-        memcpy(copy, packet, length);
-        complete(copy, length, &vnet);
-        free(copy);
+    struct input in = {data, data + size};
+    unsigned joined = take8(&in);
+    struct vnet vnet = {take8(&in), take8(&in), 0, 0, 0, 0};
+    vnet.hdr_len = take16(&in);
+    vnet.gso_size = take16(&in);
+    vnet.csum_start = take16(&in);
+    vnet.csum_offset = take16(&in);
+    read_packets(&in);
+    for (unsigned index = 0; index < offered.count; index++) {
         struct ip ip;
-        if (parse_ip(packet, length, &ip) == PASS) {
-            offered++;
-            join_offer(&joiner, packet, length, &ip, 0);
-        }
+        check_complete(&offered.all[index], &vnet);
+        if (check_parse(&offered.all[index], &ip) && index < 2) /* one superpacket tells as much as many */
+            check_cut(&offered.all[index], &ip, &vnet);
     }
-    join_flush(&joiner);
-    HOLD(offered == came_out);
-    while (used)
-        free(kept[--used]);
+    check_join(&offered, joined & 1, joined & 2);
+    drop(&offered);
     return 0;
 }
-
-#ifdef STANDALONE
-#include <time.h>
-
-static uint64_t state;
-
-static uint32_t any(uint32_t below)
-{
-    state ^= state << 13, state ^= state >> 7, state ^= state << 17; /* xorshift64 */
-    return (uint32_t)(state >> 11) % below;
-}
-
-/* One to twenty packets of one or two flows, sound but for a few bytes. */
-static size_t build(uint8_t *out)
-{
-    size_t at = 11;
-    bool v6 = any(2), udp = any(3) == 0;
-    unsigned count = 1 + any(20), options = any(4) ? 0 : 4 * any(11), size = 1 + any(any(4) ? 100 : 1500);
-    unsigned start = v6 ? IPV6_HEADER : IPV4_HEADER, own = udp ? UDP_HEADER : TCP_HEADER + options;
-    uint32_t sequence = any(1u << 31);
-    out[0] = (uint8_t)any(4);
-    struct vnet vnet = {(uint8_t)any(2), (uint8_t)(udp ? GSO_UDP_L4 : v6 ? GSO_TCPV6 : GSO_TCPV4), 0,
-                        (uint16_t)(1 + any(200)), (uint16_t)start, (uint16_t)(udp ? UDP_CHECK : TCP_CHECK)};
-    memcpy(out + 1, &vnet, sizeof vnet);
-    for (unsigned index = 0; index < count; index++) {
-        unsigned payload = any(10) ? size : any(size + 1), length = start + own + payload;
-        uint8_t *packet = out + at + 2;
-        out[at] = (uint8_t)length, out[at + 1] = (uint8_t)(length >> 8);
-        memset(packet, (int)index, length);
-        memset(packet, 0, start + own);
-        if (v6) {
-            packet[0] = 0x60, packet[6] = udp ? PROTO_UDP : PROTO_TCP, packet[7] = 64;
-            put16(packet + 4, length - IPV6_HEADER);
-        } else {
-            packet[0] = 0x45, packet[8] = 64, packet[9] = udp ? PROTO_UDP : PROTO_TCP;
-            put16(packet + 2, length);
-            put16(packet + 4, index);
-            put_sum(packet + 10, (uint16_t)~fold(sum_bytes(packet, IPV4_HEADER, 0)));
-        }
-        uint8_t *transport = packet + start;
-        put16(transport, 1 + any(2));
-        if (udp) {
-            put16(transport + 4, length - start);
-        } else {
-            put32(transport + 4, sequence);
-            transport[12] = (uint8_t)(own / 4 << 4);
-            transport[13] = TCP_ACK;
-            sequence += payload;
-        }
-        struct ip ip;
-        if (parse_ip(packet, length, &ip) == PASS) {
-            uint64_t sum = sum_bytes(transport, length - start, pseudo_sum(&ip, ip.protocol, length - start));
-            put_sum(transport + (udp ? UDP_CHECK : TCP_CHECK), (uint16_t)~fold(sum));
-        }
-        at += 2 + length;
-    }
-    for (unsigned changes = any(3) ? 0 : any(8); changes; changes--)
-        out[any(4) ? any((uint32_t)(at < 80 ? at : 80)) : any((uint32_t)at)] = (uint8_t)any(256);
-    return any(20) ? at : any((uint32_t)at);
-}
-
-int main(int argc, char **argv)
-{
-    static uint8_t buffer[1 << 17];
-    time_t end = time(NULL) + (argc > 1 ? atoi(argv[1]) : 10);
-    state = argc > 2 ? strtoull(argv[2], NULL, 0) | 1 : 8285;
-    unsigned long runs = 0, joined = 0;
-    while (time(NULL) < end)
-        for (int index = 0; index < 1000; index++, runs++) {
-            LLVMFuzzerTestOneInput(buffer, build(buffer));
-            joined += offered > 1;
-        }
-    printf("%lu inputs, %lu with more than one sound packet\n", runs, joined);
-    return 0;
-}
-#endif
