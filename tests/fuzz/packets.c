@@ -365,7 +365,7 @@ static void check_cut(const struct packet *super, const struct ip *ip, const str
     struct cut cut;
     if (!cut_plan(&cut, vnet, super->bytes, super->length, ip))
         return;
-    HOLD(cut.count >= 1 && cut.headers + (size_t)cut.payload == super->length && cut.size == vnet->gso_size);
+    HOLD(cut.count >= 1 && cut.headers <= HEADERS_MAX && cut.headers + (size_t)cut.payload == super->length && cut.size == vnet->gso_size);
     size_t payload = 0;
     for (uint32_t index = 0; index < cut.count; index++) {
         if (index == PACKETS / 2 && cut.count > PACKETS)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
-from packets import ipv4, ipv6
+from packets import ipv4, ipv6, rfc1071
 
 FIX_LENGTHS, FIX_SUMS, CONTINUE, DAMAGE = 1, 2, 4, 8
 FIX = FIX_LENGTHS | FIX_SUMS
@@ -37,6 +37,13 @@ def whole(version: int, protocol: int, transport: bytes, **fields: object) -> by
     if version == 4:
         return ipv4(*ENDS[4], transport, protocol=protocol, **fields)
     return ipv6(*ENDS[6], transport, next_header=protocol)
+
+
+def zero_sum(version: int) -> bytes:
+    """A UDP packet with 2 bytes of payload, no checksum, and a sum of 0 where it had one (RFC 768: written as ffff)."""
+    data = whole(version, UDP, struct.pack("!HHHH2x", 40000, 53, 10, 0))
+    ends = data[12:20] if version == 4 else data[8:40]
+    return data[:-2] + struct.pack("!H", rfc1071(ends + struct.pack("!HH", 10, UDP) + data[-10:]))
 
 
 def entry(data: bytes, fill: int = 0, more: int = 0, how: int = FIX) -> bytes:
@@ -91,7 +98,14 @@ def flows() -> Iterator[tuple[str, bytes]]:
         )
         yield f"flow-udp{version}-no-checksum", vnet() + entry(whole(version, UDP, udp()), 100, 4, how=FIX_LENGTHS)
         shorter = entry(whole(version, TCP, tcp(sequence=0)), 40)  # 2^32 - 500 + 5 * 100
-        yield f"flow-tcp{version}-shorter", vnet() + plain + shorter
+        yield f"flow-tcp{version}-shorter", vnet() + plain + shorter + change() * 2
+        yield (
+            f"flow-udp{version}-shorter",
+            vnet() + entry(whole(version, UDP, udp()), 9) * 2 + (entry(whole(version, UDP, udp()), 5) * 3),
+        )
+        zero = entry(zero_sum(version), 0, 2, how=FIX_LENGTHS)
+        yield f"flow-udp{version}-sum-of-zero", vnet(UDP_L4, 2, start, 6, start + 8) + zero
+        yield f"super-udp{version}-sum-of-zero", vnet(UDP_L4, 99, start, 6, start + 8) + zero
         for name, at, by in (
             ("sequence", 7, 1), ("ack", 11, 1), ("reserved", 12, 1), ("push", 13, PSH), ("fin", 13, FIN),
             ("cwr", 13, CWR), ("window", 15, 1), ("urgent", 19, 1), ("port", 3, 1), ("checksum", 17, 1),
