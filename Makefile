@@ -8,7 +8,8 @@ WARNINGS := -Wall -Wextra -Werror
 # -fno-wrapv: Python's own flags have -fwrapv, which takes signed overflow out of the sanitizer's sight.
 SANITIZE := -g -O1 -fno-omit-frame-pointer -fno-wrapv -fsanitize=address,undefined -fno-sanitize-recover=all
 CROSS := -O2 -fsanitize=undefined -fno-sanitize-recover=all
-NATIVE_TESTS := tests/unit/test_datapath_native.py tests/unit/test_datapath_engines.py
+NATIVE_TESTS := tests/unit/test_datapath_native.py tests/unit/test_datapath_engines.py \
+	tests/unit/test_datapath_refusals.py
 # iperf3 and tshark measure and look; iptables and curl are other people's programs that tests run beside overlayd.
 # gcc and python3-dev build the native packet engine.
 PACKAGES := python3-venv gcc libc6-dev python3-dev iproute2 nftables iptables ethtool iperf3 iputils-ping tshark curl
