@@ -348,14 +348,15 @@ static void cut_by_oracle(const struct packet *super, const struct cut *cut, uin
     write16(check, cut->udp && !sum ? 0xffff : sum);
 }
 
-/* Whether its segments are such as are joined. */
+/* Whether its segments are such as are joined, and all that they are made of is right in the superpacket. */
 static bool joins_again(const struct packet *super, const struct cut *cut)
 {
     struct view view;
     if (transport_of(super, &view) != cut->transport || (view.version == 4 && view.header != 20) || cut->count < 2)
         return false;
     if (cut->udp)
-        return view.protocol == PROTO_UDP && cut->count <= JOIN_SEGMENTS_UDP;
+        return view.protocol == PROTO_UDP && cut->count <= JOIN_SEGMENTS_UDP &&
+               read16(super->bytes + cut->transport + 4) == super->length - cut->transport;
     return view.protocol == PROTO_TCP && cut->count <= JOIN_SEGMENTS &&
            (super->bytes[cut->transport + 13] & ~TCP_PSH) == TCP_ACK;
 }

@@ -68,6 +68,8 @@ def superpackets() -> Iterator[tuple[str, bytes]]:
                 yield f"super-tcp{version}-{fill}-{size}-{flags}", vnet(kind, size, start, 16, start + 32) + data
             data = entry(whole(version, UDP, udp()), fill)
             yield f"super-udp{version}-{fill}-{size}", vnet(UDP_L4, size, start, 6, start + 8) + data
+        unequal = entry(whole(version, UDP, udp() + bytes(9)), how=FIX_SUMS)  # the length in its UDP header is 0
+        yield f"super-udp{version}-length", vnet(UDP_L4, 3, start, 6, start + 8) + unequal
     options = entry(whole(4, TCP, tcp(options=bytes([1] * 40)), options=bytes([1] * 40)), 500)
     yield "super-options", vnet(TCPV4, 100, 60, 16, 120) + options
     for length in (8, 192, 200):  # as much as HEADERS_MAX allows, and more
