@@ -21,7 +21,7 @@
 
 /* --- constants of the specifications ---------------------------------------------------------------------------- */
 
-enum { IPV4_HEADER = 20, IPV6_HEADER = 40, TCP_HEADER = 20, UDP_HEADER = 8, PROTO_TCP = 6, PROTO_UDP = 17 };
+enum { IPV4_HEADER = 20, IPV6_HEADER = 40, TCP_HEADER = 20, UDP_HEADER = 8, PROTO_TCP = 6, PROTO_UDP = 17, PROTO_ICMPV6 = 58 };
 enum { PACKET_MAX = 65535 };
 enum { TCP_FIN = 0x01, TCP_PSH = 0x08, TCP_ACK = 0x10, TCP_CWR = 0x80 };
 enum { TCP_CHECK = 16, UDP_CHECK = 6 }; /* offsets of the checksum field */
@@ -432,12 +432,13 @@ static inline bool join_continues(const struct join_flow *flow, const uint8_t *p
 static inline void join_offer(struct joiner *joiner, const uint8_t *packet, size_t length, const struct ip *ip,
                               bool partial, int owner)
 {
-    bool udp = ip->protocol == PROTO_UDP;
-    if (!(udp ? joiner->udp : ip->protocol == PROTO_TCP && joiner->tcp)) {
+    bool udp = ip->protocol == PROTO_UDP, tcp = ip->protocol == PROTO_TCP;
+    bool unknown = ip->version == 6 && !udp && !tcp && ip->protocol != PROTO_ICMPV6; /* behind extension headers */
+    if (!unknown && !(udp ? joiner->udp : tcp && joiner->tcp)) {
         join_pass(joiner, packet, length, ip, partial, owner);
         return;
     }
-    if (ip->fragment || length < (size_t)ip->header + (udp ? UDP_HEADER : TCP_HEADER)) {
+    if (unknown || ip->fragment || length < (size_t)ip->header + (udp ? UDP_HEADER : TCP_HEADER)) {
         join_flush(joiner); /* whose it is cannot be told: keep the order by brute force */
         join_pass(joiner, packet, length, ip, partial, owner);
         return;

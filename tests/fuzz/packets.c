@@ -1,6 +1,6 @@
 /* Fuzz target of the packet functions (overlayd/datapath/native_packet.h): parsed, completed, cut, joined.
  *
- * Input: what is joined (1 byte: bit 0 TCP, bit 1 UDP), a virtio-net header (10 bytes), then packets until the end:
+ * Input: what is joined (1 byte: bit 0 TCP, bit 1 UDP, bit 2 sums may be partial, bit 3 FIX_SUMS leaves them so), a virtio-net header (10 bytes), then packets until the end:
  *
  *   how     1  the flags below; the upper four bits: so many more packets that continue this one
  *   fill    2  bytes of a pattern behind the given ones: long packets from short inputs
@@ -11,7 +11,8 @@
  *   complete  makes the checksum right and changes nothing else
  *   cut       byte for byte the segments that the superpacket stands for
  *   join      each packet comes out once, as it was or in a superpacket that is cut into the very same again; those have
- *             right checksums, or corruption was laundered; nothing overtakes within a flow; what was cut is joined
+ *             right checksums, or ones that may be partial, or corruption was laundered; nothing overtakes within a
+ *             flow; what was cut is joined
  */
 #include "fuzz.h"
 #include "native_packet.h"
@@ -48,6 +49,7 @@ struct witness { /* of what a joiner lets out */
 static struct packets offered, segments;
 static struct witness witness;
 static struct joiner joiner;
+static bool announced, fix_partial; /* the sender may leave sums partial; it does */
 
 /* --- packets from input ------------------------------------------------------------------------------------------ */
 
@@ -81,6 +83,21 @@ static unsigned transport_of(const struct packet *packet, struct view *view)
     return view->header + (view->protocol == PROTO_TCP ? 20 : 8) <= packet->length ? view->header : 0;
 }
 
+/* The transport's checksum field when all of the sum is left to the receiver. */
+static unsigned partial_sum(const struct view *view, size_t length)
+{
+    return ~checksum(words(view->ends, view->ends_length, view->protocol + length - view->header)) & 0xffffu;
+}
+
+static bool looks_partial(const struct packet *packet)
+{
+    struct view view;
+    unsigned transport = transport_of(packet, &view), check = transport + (view.protocol == PROTO_TCP ? 16 : 6);
+    if (!transport || (view.version == 4 && read16(packet->bytes + 6) & 0x3fff))
+        return false;
+    return read16(packet->bytes + check) && read16(packet->bytes + check) == partial_sum(&view, packet->length);
+}
+
 static void fix(struct packet *packet, unsigned how)
 {
     uint8_t *bytes = packet->bytes;
@@ -102,6 +119,8 @@ static void fix(struct packet *packet, unsigned how)
         write16(bytes + check, 0);
         unsigned sum = checksum(transport_words(bytes, packet->length, &view, transport, view.protocol));
         write16(bytes + check, sum || view.protocol == PROTO_TCP ? sum : 0xffff);
+        if (fix_partial)
+            write16(bytes + check, partial_sum(&view, packet->length));
     }
 }
 
@@ -163,6 +182,7 @@ static bool check_parse(const struct packet *packet, struct ip *ip)
         HOLD(ip->source == view.ends && ip->destination == view.ends + view.ends_length / 2);
         HOLD(ip->address * 2 == view.ends_length);
         HOLD(ip->fragment == (view.version == 4 && read16(packet->bytes + 6) & 0x3fff));
+        HOLD(is_partial(packet->bytes, packet->length, ip) == looks_partial(packet));
     }
     return sound;
 }
@@ -186,12 +206,14 @@ static void check_complete(const struct packet *packet, const struct vnet *vnet)
 
 /* --- join -------------------------------------------------------------------------------------------------------- */
 
-static bool intact(const uint8_t *bytes, size_t length)
+static bool intact(uint8_t *bytes, size_t length)
 {
     struct view view;
     HOLD(view_of(bytes, length, &view));
     if (view.version == 4 && checksum(words(bytes, view.header, 0)))
         return false;
+    if (announced && looks_partial(&(struct packet){bytes, NULL, length, 0}))
+        return true;
     return checksum(transport_words(bytes, length, &view, view.header, view.protocol)) == 0;
 }
 
@@ -225,8 +247,14 @@ static void sink(void *context, struct vnet *vnet, struct iovec *iov, int iovs, 
     HOLD(owner == 7 && count >= 1 && seen->out + count <= packets->count);
     if (count == 1) {
         unsigned index = whose(packets, iov[1].iov_base);
-        static const struct vnet plain;
-        HOLD(iovs == 2 && iov[1].iov_len == packets->all[index].length && memcmp(vnet, &plain, sizeof plain) == 0);
+        const struct packet *packet = &packets->all[index];
+        struct vnet expected = {0};
+        struct view own;
+        if (announced && looks_partial(packet)) {
+            unsigned start = transport_of(packet, &own);
+            expected = (struct vnet){VNET_NEEDS_CSUM, 0, 0, 0, (uint16_t)start, own.protocol == PROTO_TCP ? 16 : 6};
+        }
+        HOLD(iovs == 2 && iov[1].iov_len == packet->length && memcmp(vnet, &expected, sizeof expected) == 0);
         packets->all[index].times++;
         seen->order[seen->out++] = index;
         return;
@@ -270,15 +298,28 @@ static void sink(void *context, struct vnet *vnet, struct iovec *iov, int iovs, 
     HOLD(complete(seen->whole, seen->length, vnet) && intact(seen->whole, seen->length));
 }
 
-/* Whether one may not overtake the other. Those of a flow; of fragments it cannot be told whose they are. */
+/* Of IPv6: hop-by-hop, routing, fragment, ESP, authentication, destination, mobility, HIP, shim6 (IANA's list). */
+static bool is_extension(unsigned protocol)
+{
+    static const unsigned known[] = {0, 43, 44, 50, 51, 60, 135, 139, 140};
+    for (size_t index = 0; index < sizeof known / sizeof *known; index++)
+        if (protocol == known[index])
+            return true;
+    return false;
+}
+
+/* Whether one may not overtake the other. Those of a flow; of fragments, and of what has its transport behind an
+ * extension header, it cannot be told whose they are. */
 static bool in_order(const struct packet *one, const struct packet *other)
 {
     struct view view, second;
     if (!view_of(one->bytes, one->length, &view) || !view_of(other->bytes, other->length, &second))
         return false;
-    if (view.version != second.version || view.protocol != second.protocol ||
-        memcmp(view.ends, second.ends, view.ends_length) != 0 ||
-        (view.protocol != PROTO_TCP && view.protocol != PROTO_UDP))
+    if (view.version != second.version || memcmp(view.ends, second.ends, view.ends_length) != 0)
+        return false;
+    if (view.version == 6 && (is_extension(view.protocol) || is_extension(second.protocol)))
+        return true;
+    if (view.protocol != second.protocol || (view.protocol != PROTO_TCP && view.protocol != PROTO_UDP))
         return false;
     bool told = transport_of(one, &view) && transport_of(other, &second) &&
                 (view.version == 6 || !((read16(one->bytes + 6) | read16(other->bytes + 6)) & 0x3fff));
@@ -300,7 +341,8 @@ static void check_join(struct packets *packets, bool tcp, bool udp)
         struct packet *packet = &packets->all[index];
         struct ip ip;
         if (parse_ip(packet->bytes, packet->length, &ip) == PASS) {
-            join_offer(&joiner, packet->bytes, packet->length, &ip, 7);
+            bool partial = announced && is_partial(packet->bytes, packet->length, &ip);
+            join_offer(&joiner, packet->bytes, packet->length, &ip, partial, 7);
             packet->times--; /* owed */
             sound++;
         }
@@ -375,8 +417,20 @@ static void check_cut(const struct packet *super, const struct ip *ip, const str
         struct packet *packet = add(&segments, cut.headers + size);
         if (!packet)
             break;
-        HOLD(cut_headers(&cut, index, packet->bytes) == size);
-        memcpy(packet->bytes + cut.headers, cut_payload(&cut, index), size);
+        if (cut.transport == ip->header && ip->protocol == (cut.udp ? PROTO_UDP : PROTO_TCP)) {
+            cut.partial = true;
+            HOLD(cut_headers(&cut, index, packet->bytes) == size);
+            cut.partial = false;
+            memcpy(packet->bytes + cut.headers, cut_payload(&cut, index), size);
+            HOLD(looks_partial(packet));
+            struct vnet rest = partial_vnet(&cut.ip, packet->length);
+            HOLD(complete(packet->bytes, packet->length, &rest)); /* is checked like one that was cut so, below */
+            if (!cut.udp && read16(packet->bytes + cut.transport + TCP_CHECK) == 0xffff)
+                write16(packet->bytes + cut.transport + TCP_CHECK, 0); /* the same sum, RFC 1071 */
+        } else {
+            HOLD(cut_headers(&cut, index, packet->bytes) == size);
+            memcpy(packet->bytes + cut.headers, cut_payload(&cut, index), size);
+        }
         cut_by_oracle(super, &cut, index, packet->before, packet->length);
         HOLD(memcmp(packet->bytes, packet->before, packet->length) == 0);
         payload += size;
@@ -399,6 +453,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct input in = {data, data + size};
     unsigned joined = take8(&in);
+    announced = joined & 4;
+    fix_partial = joined & 8;
     struct vnet vnet = {take8(&in), take8(&in), 0, 0, 0, 0};
     vnet.hdr_len = take16(&in);
     vnet.gso_size = take16(&in);

@@ -131,6 +131,8 @@ def flows() -> Iterator[tuple[str, bytes]]:
     fragment = entry(whole(4, UDP, udp(), more_fragments=True), 100) + entry(whole(4, UDP, b"", offset=9), 100)
     yield "flow-udp4-fragments", vnet() + entry(whole(4, UDP, udp()), 100, 2) + fragment
     first = struct.pack("!BBHI", UDP, 0, 1, 5)  # RFC 8200 section 4.5
+    behind = entry(whole(6, DESTINATION, struct.pack("!BB6x", TCP, 0) + tcp()), 100)
+    yield "flow-tcp6-extension", vnet() + entry(whole(6, TCP, tcp()), 100, 1) + behind + entry(whole(6, TCP, tcp()), 9)
     yield "flow-udp6-fragments", vnet() + entry(whole(6, UDP, udp()), 100, 2) + entry(whole(6, FRAGMENT, first + udp()))
     yield "mixed", vnet() + entry(whole(4, ICMP, bytes(8))) + entry(whole(6, TCP, tcp())) + entry(whole(4, UDP, udp()))
 
@@ -187,6 +189,8 @@ def main(directory: Path) -> None:
         (directory / target).mkdir(parents=True, exist_ok=True)
         for name, data in seeds:
             (directory / target / name).write_bytes((b"\3" if target == "packets" else b"") + data)
+            if name.startswith("flow"):  # the same from a peer that leaves sums partial
+                (directory / target / f"{name}-partial").write_bytes(b"\x0f" + data)
 
 
 if __name__ == "__main__":

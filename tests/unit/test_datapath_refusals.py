@@ -14,6 +14,7 @@ from test_datapath_engines import KINDS, MTU, OWN, PLAIN, NativeEngine, Rig, sma
 from test_datapath_native import ACK, PSH, TCPV4, Super, compiled, number, tcp, valid, vnet
 from test_datapath_native import native as native_module
 
+from overlayd.core.config import UdpSettings
 from overlayd.core.decide import DropReason, ForwardingTable, Peer
 
 SOL_UDP, UDP_SEGMENT = 17, 103
@@ -129,7 +130,7 @@ def test_a_socket_that_refuses_runs_and_datagrams() -> None:
     rig = Rig("native")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
-        engine = native_module.Engine(ours.fileno(), -1, 128)
+        engine = native_module.Engine(ours.fileno(), -1, 128, 0)
         engine.replace_table(compiled(rig.table)[0])
         engine.replace_tun(rig._inner.fileno(), True, True, True)
         for n in range(3):
@@ -188,7 +189,7 @@ def test_over_ipv6(rig: Rig) -> None:
 
 
 def test_more_messages_than_are_sent_at_once() -> None:
-    rig = Rig("native", without=("udp_gso",))
+    rig = Rig("native", settings=UdpSettings(without_offloads="udp_gso"))
     try:
         one = superpacket(os.urandom(300 * 100), 100)
         rig.send_tun(one.packet, one.vnet)
@@ -233,7 +234,7 @@ def test_more_refused_than_are_kept_for_an_answer(native: Rig) -> None:
 
 
 def test_a_burst_without_a_table() -> None:
-    engine = native_module.Engine(-1, -1, 1)
+    engine = native_module.Engine(-1, -1, 1, 0)
     with pytest.raises(RuntimeError, match="replace_table"):
         engine.outbound()
     with pytest.raises(RuntimeError, match="replace_table"):
@@ -241,7 +242,7 @@ def test_a_burst_without_a_table() -> None:
 
 
 def test_what_is_no_table(native: Rig) -> None:
-    engine = native_module.Engine(-1, -1, 1)
+    engine = native_module.Engine(-1, -1, 1, 0)
     for wrong in (None, native.table, engine):
         with pytest.raises(TypeError, match="takes a Table"):
             engine.replace_table(wrong)
