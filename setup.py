@@ -5,7 +5,6 @@ warnings as errors, fails rather than leave tests of the engine skipped.
 """
 
 import os
-
 from pathlib import Path
 
 from setuptools import Extension, setup

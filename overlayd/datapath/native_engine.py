@@ -101,7 +101,7 @@ class NativeEngine:
         self._socket_offloads = [name for name, on in (("udp_gso", self._gso()), ("udp_gro", self._gro())) if on]
         segments = 1
         if "udp_gso" in self._socket_offloads:
-            segments = _SEGMENTS if _kernel() >= (6, 9) else _SEGMENTS_OLD
+            segments = _SEGMENTS if kernel() >= (6, 9) else _SEGMENTS_OLD
         fds = {family: sock.fileno() for family, sock in self._sockets.items()}
         self._native = native.Engine(fds.get(4, -1), fds.get(6, -1), segments, settings.busy_poll_us)
         self._peers: list[Peer] = []
@@ -349,7 +349,8 @@ class NativeEngine:
         return {**state, **self._native.gauges(), "busy_poll_us": self._settings.busy_poll_us}
 
 
-def _kernel() -> tuple[int, int]:
+def kernel() -> tuple[int, int]:
+    """The release of the running kernel, such as (6, 17)."""
     major, minor = platform.release().split(".")[:2]
     return int(major), int("".join(digit for digit in minor if digit.isdigit()) or 0)
 

@@ -1,4 +1,4 @@
-"""Ways beyond flannel's, between announced peers: ECN marks, partial sums, superpackets whole. Both engines' RFC 6040."""
+"""Ways beyond flannel's, between announced peers: ECN marks, partial sums, whole superpackets; both engines' ECN."""
 
 from __future__ import annotations
 
