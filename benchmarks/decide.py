@@ -1,7 +1,8 @@
-"""What a decision costs in Python, and whether it grows with the number of peers."""
+"""What a decision costs, and whether it grows with the number of peers."""
 
 from __future__ import annotations
 
+import random
 import struct
 import time
 from ipaddress import IPv4Address, ip_network
@@ -9,6 +10,7 @@ from ipaddress import IPv4Address, ip_network
 from rounds import interleave, show
 
 from overlayd.core.decide import DELIVER, ForwardingTable, Peer, Send, decide_inbound, decide_outbound
+from overlayd.datapath.native_table import compile_table
 
 PACKETS = 100_000
 
@@ -49,10 +51,21 @@ def inbound(peers: int) -> float:
     return (time.perf_counter() - start) / PACKETS * 1e9
 
 
+def native_lookup(peers: int) -> float:
+    """Nanoseconds for one of the native engine, the call from Python included, to peers at random."""
+    made, _, _ = compile_table(table(peers), int)
+    chosen = random.Random(1).choices(range(1, peers + 1), k=PACKETS)
+    sent = [packet((10 << 24) + 2, (10 << 24) + (peer << 8) + 2) for peer in chosen]
+    start = time.perf_counter()
+    for one in sent:
+        made.outbound(one)
+    return (time.perf_counter() - start) / PACKETS * 1e9
+
+
 if __name__ == "__main__":
     ways = {
         f"{name}, {peers:,} peers": lambda way=way, peers=peers: way(peers)
-        for name, way in (("outbound", outbound), ("inbound", inbound))
+        for name, way in (("outbound", outbound), ("inbound", inbound), ("native, outbound", native_lookup))
         for peers in (2, 1_000, 10_000)
     }
     show("A decision on one packet", "ns", interleave(ways))

@@ -1,9 +1,9 @@
 """The fast engine: bursts in C (native.c), set-up and whatever is rare here.
 
  1. probe     which offloads the kernel grants on the TUN and on the sockets; each can be left out by name
- 2. compile   a ForwardingTable into the native one
+ 2. compile   a ForwardingTable into the native one (native_table.py)
  3. bursts    one native call each; the packets that it hands back are answered with ICMP as in the readable engine
- 4. greet     peers that announced themselves, to find out what they can take (acquaintance.py)
+ 4. greet     peers that announced themselves, to find out what they can take (ways.py)
  5. report    counters, offloads
 
 The outer header's ECN field is Not-ECT, whatever the inner one says, towards peers that may not heed it (RFC 6040
@@ -25,11 +25,9 @@ from ipaddress import ip_address
 from overlayd.core.address import FAMILIES, Family
 from overlayd.core.config import UdpSettings
 from overlayd.core.decide import (
-    DELIVER,
     ForwardingTable,
     Peer,
     Reply,
-    Send,
     TokenBucket,
     Verdict,
     decide_inbound,
@@ -39,7 +37,6 @@ from overlayd.core.decide import (
 from overlayd.core.mtu import overhead
 from overlayd.core.offload import OFFLOADS
 from overlayd.datapath import native
-from overlayd.datapath.acquaintance import Acquaintance
 from overlayd.datapath.engine import (
     DEFAULTS,
     ICMP_BURST,
@@ -51,7 +48,8 @@ from overlayd.datapath.engine import (
     path_mtu,
     unheard,
 )
-from overlayd.wire.greeting import Ability, Kind, Path, decode
+from overlayd.datapath.native_table import compile_table
+from overlayd.datapath.ways import Ways
 
 # <linux/if_tun.h>
 _TUNGETIFF, _TUNSETOFFLOAD = 0x800454D2, 0x400454D0
@@ -65,7 +63,6 @@ _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
 _VNET_PLAIN = bytes(10)
 _SEGMENTS, _SEGMENTS_OLD = 128, 64  # UDP_MAX_SEGMENTS since Linux 6.9 and before
 _OUTBOUND, _INBOUND, _EMSGSIZE, _GREETING = 0, 1, 2, 3  # why a packet was handed back
-_ABILITIES = Ability.PARTIAL_SUMS | Ability.ECN
 
 
 class NativeEngine:
@@ -105,11 +102,7 @@ class NativeEngine:
         fds = {family: sock.fileno() for family, sock in self._sockets.items()}
         self._native = native.Engine(fds.get(4, -1), fds.get(6, -1), segments, settings.busy_poll_us)
         self._peers: list[Peer] = []
-        self._index: dict[int, int] = {}
-        self._known: dict[str, Acquaintance] = {}
-        self._hosts: dict[str, list[str]] = {}
-        self._ways: dict[str, int] = {}
-        self._tap: Tap | None = None
+        self._ways = Ways(self._native, self._answer_peer, now)
         self.replace_table(table)
         self.replace_tun(tun)
 
@@ -153,38 +146,12 @@ class NativeEngine:
         names = {peer.name for peer in table.peers.values()}
         for name in self._slots.keys() - names:
             slot = self._slots.pop(name)
-            self._ways.pop(name, None)
             self._native.forget(slot)
             self._free.append(slot)
-        # By identity, as decisions hold them: peers[host] is the one that stands for an address, and comes last.
-        listed = [owner.peer for owner in table.owners if isinstance(owner, Send)]
-        peers = list({id(peer): peer for peer in (*listed, *table.peers.values())}.values())
-        standing = {id(peer) for peer in table.peers.values()}
-        peers.sort(key=lambda peer: id(peer) in standing)
-        index = {id(peer): number for number, peer in enumerate(peers)}
-        rows = tuple((ip_address(peer.host).packed, peer.port, self._slot(peer.name), peer.announced) for peer in peers)
-        levels = []
-        for version, length, entries in table.owners.levels():
-            width = 4 if version == 4 else 16
-            levels.append(
-                (
-                    width,
-                    length,
-                    tuple(
-                        (prefix.to_bytes(width, "big"), -1 if owner is DELIVER else index[id(owner.peer)])  # type: ignore[union-attr]
-                        for prefix, owner in entries
-                    ),
-                )
-            )
-        self._native.replace_table(native.Table(table.mtu, rows, tuple(levels)))
-        self._table, self._peers, self._index = table, peers, index
-        announced = {peer.host: peer for peer in table.peers.values() if peer.announced}
-        self._known = {host: self._known.get(host) or Acquaintance(self._now) for host in announced}
-        self._hosts = {}
-        for host, peer in announced.items():
-            self._hosts.setdefault(peer.name, []).append(host)
-        for peer in announced.values():
-            self._set_way(peer)
+        made, peers, index = compile_table(table, self._slot)
+        self._native.replace_table(made)
+        self._table, self._peers = table, peers
+        self._ways.replace_table(table, self._slots, index)
 
     def _slot(self, name: str) -> int:
         if name not in self._slots:
@@ -225,10 +192,10 @@ class NativeEngine:
             elif direction == _INBOUND:
                 verdict = decide_inbound(packet, peer.host, self._table)
             elif direction == _GREETING:
-                self._heard(kept, peer)
+                self._ways.heard(kept, peer)
                 continue
             else:
-                self._lose_tunnel(peer)
+                self._ways.lose_tunnel(peer)
                 verdict = too_big_for(packet, path_mtu(peer) - overhead("udp", peer.carrier), self._table)
             if not isinstance(verdict, Reply) or not self._may_answer():
                 continue
@@ -259,66 +226,17 @@ class NativeEngine:
     # --- 4. greet ----------------------------------------------------------------------------------------------------
 
     def replace_tap(self, tap: Tap | None) -> None:
-        self._tap = tap
         own = {family: sock.getsockname() for family, sock in self._sockets.items()}
         source4, source6 = (ip_address(own[family][0]).packed if family in own else b"" for family in FAMILIES)
         port = next(iter(own.values()))[1]
         self._native.replace_tap(tap.fileno() if tap else -1, tap.mac if tap else bytes(6), source4, source6, port)
+        self._ways.replace_tap(tap)
 
     def greet(self) -> None:
-        pays = self._tap is not None and self._tap.pays()
-        for peer in self._table.peers.values():
-            if peer.announced:
-                self._ask(peer, pays)
-
-    def _ask(self, peer: Peer, tunnel: bool) -> None:
-        known = self._known[peer.host]
-        if not (tunnel and known.good(Path.SOCKET) and self._wide(peer)):
-            known.lost(Path.TUNNEL)
-            tunnel = False
-        paths = (Path.SOCKET, Path.TUNNEL) if tunnel else (Path.SOCKET,)
-        for question in known.questions(paths, _ABILITIES):
-            if question.path is Path.TUNNEL:
-                self._native.tunnel(self._index[id(peer)], question.encode())
-            else:
-                self._answer_peer(question.encode(), peer)
-        self._set_way(peer)
-
-    def _heard(self, payload: bytes, peer: Peer) -> None:
-        greeting = decode(payload)
-        known = self._known.get(peer.host)
-        if greeting is None or known is None:
-            return
-        if greeting.kind is Kind.QUESTION:
-            self._answer_peer(greeting.answer(_ABILITIES).encode(), peer)
-        else:
-            known.heard(greeting)
-            self._set_way(peer)
-
-    def _wide(self, peer: Peer) -> bool:
-        """Whether the path takes our longest packets: what is forwarded does not see what the path told the sockets."""
-        return path_mtu(peer) >= self._table.mtu + overhead("udp", peer.carrier)
-
-    def _lose_tunnel(self, peer: Peer) -> None:
-        if peer.host in self._known:
-            self._known[peer.host].lost(Path.TUNNEL)
-            self._set_way(peer)
-
-    def _set_way(self, peer: Peer) -> None:
-        """A lease's counters and ways are one for both of its underlay addresses: what one cannot, neither does."""
-        way = native.PARTIAL | native.ECN | native.TUNNEL
-        for known in (self._known[host] for host in self._hosts[peer.name]):
-            way &= (
-                (native.PARTIAL if Ability.PARTIAL_SUMS in known.abilities else 0)
-                | (native.ECN if Ability.ECN in known.abilities else 0)
-                | (native.TUNNEL if known.abilities & Ability.PARTIAL_SUMS and known.good(Path.TUNNEL) else 0)
-            )
-        self._ways[peer.name] = way
-        self._native.set_way(self._slots[peer.name], way)
+        self._ways.greet()
 
     def ways(self) -> dict[str, list[str]]:
-        names = {"partial_sums": native.PARTIAL, "ecn": native.ECN, "tunnel_gso": native.TUNNEL}
-        return {peer: [name for name, bit in names.items() if way & bit] for peer, way in self._ways.items()}
+        return self._ways.describe()
 
     # --- 5. report ---------------------------------------------------------------------------------------------------
 

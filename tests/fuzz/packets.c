@@ -1,6 +1,7 @@
 /* Fuzz target of the packet functions (overlayd/datapath/native_packet.h): parsed, completed, cut, joined.
  *
- * Input: what is joined (1 byte: bit 0 TCP, bit 1 UDP, bit 2 sums may be partial, bit 3 FIX_SUMS leaves them so), a virtio-net header (10 bytes), then packets until the end:
+ * Input: what is joined (1 byte: bit 0 TCP, bit 1 UDP, bit 2 sums may be partial, bit 3 FIX_SUMS leaves them so), a
+ * virtio-net header (10 bytes), then packets until the end:
  *
  *   how     1  the flags below; the upper four bits: so many more packets that continue this one
  *   fill    2  bytes of a pattern behind the given ones: long packets from short inputs

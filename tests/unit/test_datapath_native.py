@@ -15,7 +15,7 @@ from overlayd.core.decide import decide_inbound as oracle_inbound
 from overlayd.core.decide import decide_outbound as oracle_outbound
 
 native = pytest.importorskip("overlayd.datapath.native", reason="the native engine is not built: needs a C compiler")
-native_engine = pytest.importorskip("overlayd.datapath.native_engine")
+native_table = pytest.importorskip("overlayd.datapath.native_table")
 
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << bit for bit in range(8))
 TCP, UDP = 6, 17
@@ -34,18 +34,9 @@ PEERS = (ALPHA, BETA, GAMMA)
 
 def compiled(table: ForwardingTable) -> tuple[native.Table, list[Peer]]:
     """The native table and its peers, as NativeEngine makes them."""
-    seen: list[native.Table] = []
-
-    class Spy:
-        def replace_table(self, made: native.Table) -> None:
-            seen.append(made)
-
-        def forget(self, slot: int) -> None: ...
-
-    engine = native_engine.NativeEngine.__new__(native_engine.NativeEngine)
-    engine._native, engine._slots, engine._free = Spy(), {}, []
-    engine.replace_table(table)
-    return seen[0], engine._peers
+    slots: dict[str, int] = {}
+    made, peers, _ = native_table.compile_table(table, lambda name: slots.setdefault(name, len(slots)))
+    return made, peers
 
 
 @st.composite

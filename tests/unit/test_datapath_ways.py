@@ -196,6 +196,17 @@ def test_ways_outlive_a_table(pair: Pair) -> None:
     assert pair.engine.ways() == {}
 
 
+def test_a_peer_that_goes_back_to_flannels_format_gets_it(pair: Pair) -> None:
+    pair.answer()
+    plain = Peer(pair.alpha.host, pair.alpha.port, 4, "alpha")
+    pair.engine.replace_table(ForwardingTable(OWN, [], MTU, [(ip_network("10.1.2.0/24"), plain)]))
+    assert pair.engine.ways() == {}
+    one = superpacket(os.urandom(5000))
+    pair.send_tun(one.packet, one.vnet)
+    pair.outbound()
+    assert all(map(valid, pair.read_peer()))
+
+
 def test_outer_marks_are_the_inner_ones(pair: Pair) -> None:
     def outer() -> list[int]:
         found = []
