@@ -42,6 +42,11 @@ test: install ## run every test; those on the real kernel need root
 test-unit: $(STAMP) ## run the tests that need no privileges
 	$(PYTHON) -m pytest tests/unit
 
+GIB := 1
+.PHONY: test-transfer
+test-transfer: install ## send GIB of TCP in every case: both engines, clean wires and a bad one (root)
+	OVERLAYD_TRANSFER_GIB=$(GIB) $(PYTHON) -m pytest -v --durations=0 tests/netns/test_transfer_tcp.py
+
 .PHONY: test-sanitize
 test-sanitize: $(STAMP) ## run the native engine's unit tests, and the fuzz corpus, under sanitizers
 	rm -rf build/sanitize && mkdir -p build/sanitize && cp -r overlayd tests setup.py pyproject.toml README.md build/sanitize
