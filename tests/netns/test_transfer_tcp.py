@@ -24,8 +24,8 @@ from overlayd.lab import Host, Namespace, hosts
 GIB = float(os.environ.get("OVERLAYD_TRANSFER_GIB", "0"))
 """How much is sent in every case, both directions together; 0 for what SIZES says."""
 SIZES = {
-    ("native", "offloads"): 192, ("native", "frames"): 48, ("native", "impaired"): 12,
-    ("python", "offloads"): 16, ("python", "frames"): 16, ("python", "impaired"): 6,
+    ("native", "offloads"): 192, ("native", "frames"): 32, ("native", "impaired"): 8,
+    ("python", "offloads"): 8, ("python", "frames"): 8, ("python", "impaired"): 5,
 }  # fmt: skip
 """In MB."""
 SLOW = 16

@@ -1,0 +1,131 @@
+"""A flood from one peer holds up neither another peer nor the other direction.
+
+    h2c1 ===flood===> h1c1      h3c1 <---few---> h1c1
+
+Counted, not timed: the few get through, all of them where they share no queue with the flood, while the flood goes on.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from wire import ENGINES, FAMILIES, eventually, inet
+
+from overlayd.core.address import Address
+from overlayd.lab import Container, Host, hosts
+
+Trio = tuple[Host, Host, Host]
+
+FEW = 100
+TURNS = 20
+"""Of TCP request and response, each of which may have to wait for retransmissions."""
+FLOOD = """
+import signal, socket, struct, sys
+signal.alarm(60)
+out = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+out.connect((sys.argv[1], int(sys.argv[2])))
+burst, size = bytes(1200 * 45), [(17, 103, struct.pack("=H", 1200))]  # SOL_UDP, UDP_SEGMENT
+while True:
+    try:
+        out.sendmsg([burst], size)
+    except OSError:  # the queue is full: that is the point
+        pass
+"""
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def trio(request: pytest.FixtureRequest) -> Iterator[Trio]:
+    with hosts(3, mode="udp", family="dual", underlay="dual", settings={"udp": {"engine": request.param}}) as (a, b, c):
+        yield a, b, c
+
+
+def carried(host: Host, peer: Host, direction: str) -> int:
+    """Packets that the host has carried from ("rx") or to ("tx") the peer."""
+    peers = {one["name"]: one["traffic"] for one in host.status()["peers"]}
+    count: int = peers[peer.name][f"{direction}_packets"]
+    return count
+
+
+@contextmanager
+def flood(source: Container, sink: Container, family: int, seen: Callable[[], int]) -> Iterator[None]:
+    """As much as the source can send, as long as the block; `seen` counts it, far ahead of FEW at the end."""
+    address = sink.address(family)
+    with sink.socket(inet(address), socket.SOCK_DGRAM) as hole:
+        hole.bind((str(address), 0))
+        before = seen()
+        child = source.popen(sys.executable, "-c", FLOOD, str(address), str(hole.getsockname()[1]))
+        try:
+            eventually(lambda: seen() > before + 1000, what="the flood")
+            begun = seen()
+            yield
+            assert child.poll() is None, "the flood went on to the end"
+            eventually(lambda: seen() > begun + 10 * FEW, what="more of the flood than of the few")
+        finally:
+            child.kill()
+            child.wait()
+
+
+def one_by_one(sender: Container, receiver: Container, address: Address) -> int:
+    """How many of FEW datagrams arrive, each sent when the one before is there."""
+    with (
+        sender.socket(inet(address), socket.SOCK_DGRAM) as out,
+        receiver.socket(inet(address), socket.SOCK_DGRAM) as there,
+    ):
+        there.bind((str(address), 0))
+        there.settimeout(10)
+        for number in range(FEW):
+            out.sendto(b"%d" % number, there.getsockname())
+            try:
+                assert there.recv(100) == b"%d" % number
+            except TimeoutError:
+                return number
+    return FEW
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_outbound_goes_on_under_an_inbound_flood(trio: Trio, family: int) -> None:
+    a, b, c = trio
+    inner, other = a.container(0), c.container(0)
+    with flood(b.container(0), inner, family, lambda: carried(a, b, "rx")):
+        assert one_by_one(inner, other, other.address(family)) == FEW
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_inbound_goes_on_under_an_outbound_flood(trio: Trio, family: int) -> None:
+    a, b, c = trio
+    inner, other = a.container(0), c.container(0)
+    with flood(inner, b.container(0), family, lambda: carried(a, b, "tx")):
+        assert one_by_one(other, inner, inner.address(family)) == FEW
+
+
+@pytest.mark.parametrize("direction", ["inbound", "outbound"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_another_peer_is_served_under_a_flood(trio: Trio, family: int, direction: str) -> None:
+    """Both peers' packets wait in one queue, of the socket or of the TUN, and may be dropped there: TCP repeats them."""
+    a, b, c = trio
+    inner, flooder, other = (host.container(0) for host in trio)
+    address = inner.address(family)
+    source, sink, way = (flooder, inner, "rx") if direction == "inbound" else (inner, flooder, "tx")
+    with (
+        flood(source, sink, family, lambda: carried(a, b, way)),
+        inner.socket(inet(address), socket.SOCK_STREAM) as listener,
+        other.socket(inet(address), socket.SOCK_STREAM) as here,
+    ):
+        for one in (listener, here):
+            one.settimeout(30)
+        listener.bind((str(address), 0))
+        listener.listen(1)
+        here.connect(listener.getsockname())
+        there, _ = listener.accept()
+        with there:
+            there.settimeout(30)
+            for number in range(TURNS):
+                here.sendall(bytes([number]))
+                assert there.recv(1) == bytes([number])
+                there.sendall(bytes([number]))
+                assert here.recv(1) == bytes([number])
+        assert carried(a, c, "rx") >= TURNS
