@@ -96,7 +96,8 @@ def test_no_flipped_bit_arrives(path: tuple[Host, Host, Wire], family: int, ill:
     if ill == "corrupt":
         assert +found == {"received": RUNS * LENGTH - harmed[ill], "outer checksum": harmed[ill]}
     else:
-        assert found["outer checksum"] == 0
+        # An IPv6 address may have become that of h2 itself, whose kernel then finds the inner checksum wrong.
+        assert found["outer checksum"] <= (0 if family == 4 else harmed[f"{ill} header"])
         assert found["inner datagram"] >= harmed[f"{ill} body"] > 0, (found, harmed)
         if family == 4:
             assert found["engine"] + found["inner header"] == harmed[f"{ill} header"], (found, harmed)

@@ -21,7 +21,7 @@ from overlayd.lab import Container, Host, hosts
 Trio = tuple[Host, Host, Host]
 
 FEW = 100
-TURNS = 20
+TURNS = 10
 """Of TCP request and response, each of which may have to wait for retransmissions."""
 FLOOD = """
 import signal, socket, struct, sys
@@ -105,7 +105,7 @@ def test_inbound_goes_on_under_an_outbound_flood(trio: Trio, family: int) -> Non
 @pytest.mark.parametrize("direction", ["inbound", "outbound"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_another_peer_is_served_under_a_flood(trio: Trio, family: int, direction: str) -> None:
-    """Both peers' packets wait in one queue, of the socket or of the TUN, and may be dropped there: TCP repeats them."""
+    """All packets wait in one queue, of the socket or of the TUN, and may be dropped there: TCP repeats them."""
     a, b, c = trio
     inner, flooder, other = (host.container(0) for host in trio)
     address = inner.address(family)
