@@ -28,7 +28,22 @@ native = pytest.importorskip("overlayd.datapath.native", reason="the native engi
 
 # ruff: noqa: E402
 from test_datapath_engines import MTU, Rig
-from test_datapath_native import ACK, CWR, ECE, ECN, FIN, PSH, TCP, TCPV4, TCPV6, UDP_L4, ip_packet, partial, vnet
+from test_datapath_native import (
+    ACK,
+    CWR,
+    ECE,
+    ECN,
+    FIN,
+    PSH,
+    TCP,
+    TCPV4,
+    TCPV6,
+    UDP_L4,
+    finished,
+    ip_packet,
+    partial,
+    vnet,
+)
 
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI, _IFF_VNET_HDR = 0x400454CA, 0x0001, 0x1000, 0x4000  # <linux/if_tun.h>
 _ETH_P_ALL, _PACKET_OUTGOING, _SO_RCVBUFFORCE = 0x0003, 4, 33
@@ -248,6 +263,73 @@ def without_idle_id(data: bytes) -> bytes:
     return data if data[0] >> 4 == 6 or not data[6] & 0x40 else data[:4] + data[6:10] + data[12:]
 
 
+def fields(version: int, protocol: int) -> list[tuple[int, int]]:
+    """(byte, bits) of all in which packets of a flow may differ and that a forwarding kernel lets pass; no IP options.
+
+    Of TCP with 12 bytes of options all but data offset and checksum, of UDP the ports.
+    """
+    if version == 4:
+        own, transport = [(1, 0xFF), (4, 0xFF), (5, 0xFF), (6, 0x40), (8, 0xBF)], 20  # TOS, id, DF, TTL (64: not to 0)
+    else:
+        own, transport = [(0, 0x0F), (1, 0xFF), (2, 0xFF), (3, 0xFF), (7, 0xBF)], 40  # class, label, hop limit
+    offsets = (*range(12), *range(13, 16), *range(18, 32)) if protocol == TCP else range(4)
+    return [*own, *((transport + offset, 0xFF) for offset in offsets)]
+
+
+def odd(packets: list[bytes], which: int, at: int, bit: int, one: Super) -> list[bytes]:
+    """The packets, of which one has this bit flipped and right checksums."""
+    data = bytearray(packets[which])
+    data[at] ^= bit
+    if data[0] >> 4 == 4:
+        mend(data)
+    transport, check = struct.unpack_from("=HH", one.header, 6)
+    mended = finished(bytes(data), transport, TCP if check == 16 else UDP, check)
+    return [*packets[:which], mended, *packets[which + 1 :]]
+
+
+def hop(data: bytes) -> bytes:
+    """The packet behind the next router."""
+    out = bytearray(data)
+    out[8 if data[0] >> 4 == 4 else 7] -= 1
+    if data[0] >> 4 == 4:
+        mend(out)
+    return bytes(out)
+
+
+def through(kernel: Kernel, packets: list[bytes]) -> list[bytes]:
+    """Joined as the engine would, and what the kernel then sends on."""
+    return [
+        segment
+        for header, whole in native.coalesce(packets)
+        for segment in kernel.segments(header, whole, len(native.segment(header, whole)) if header[1] else 1)
+    ]
+
+
+@pytest.mark.parametrize("which", [0, 1, 3], ids=["the first", "the second", "the last"])
+@pytest.mark.parametrize("protocol", [TCP, UDP], ids=["TCP", "UDP"])
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("dont_fragment", [True, False], ids=["DF", "no DF"])
+def test_what_differs_keeps_its_difference(
+    kernel: Kernel, version: int, protocol: int, which: int, dont_fragment: bool
+) -> None:
+    """Every bit of the headers in turn: joined around the odd one or not, behind the kernel every packet is as it was,
+    and each flow in its order."""
+    options = b"\1\1\x08\x0a" + bytes(range(8)) if protocol == TCP else b""
+    one = superpacket(version, protocol, BIG[:400], 100, options=options, dont_fragment=dont_fragment)
+    packets = list(native.segment(one.header, one.packet))
+    assert len(native.coalesce(packets)) == 1, "without an odd one they are joined"
+    transport = 20 if version == 4 else 40
+    for at, bits in fields(version, protocol):
+        for bit in (1 << bit for bit in range(8) if bits >> bit & 1):
+            changed = odd(packets, which, at, bit, one)
+            after, wanted = through(kernel, changed), [hop(data) for data in changed]
+            for flow in {data[transport : transport + 4] for data in wanted}:
+                assert [without_idle_id(data) for data in after if data[transport : transport + 4] == flow] == [
+                    without_idle_id(data) for data in wanted if data[transport : transport + 4] == flow
+                ], (at, bit)
+            assert len(after) == len(wanted)
+
+
 @PATIENT
 @given(several=st.lists(superpackets(mtu=1500), min_size=1, max_size=3))
 def test_what_is_joined_is_cut_by_the_kernel_into_what_it_was(kernel: Kernel, several: list[Super]) -> None:
@@ -258,10 +340,5 @@ def test_what_is_joined_is_cut_by_the_kernel_into_what_it_was(kernel: Kernel, se
     """
     before = [segment for one in several for segment in native.segment(one.header, one.packet)]
     wanted = [segment for one in several for segment in native.segment(one.header, one.routed().packet)]
-    joined = native.coalesce(before)
-    after = [
-        segment
-        for header, whole in joined
-        for segment in kernel.segments(header, whole, len(native.segment(header, whole)) if header[1] else 1)
-    ]
+    after = through(kernel, before)
     assert sorted(map(without_idle_id, after)) == sorted(map(without_idle_id, wanted))

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+from impaired import impaired_hosts
 from streams import MB, exchange
 from wire import ENGINES, FAMILIES, drops, inet, ping_text, udp_echo
 
@@ -127,3 +128,24 @@ def test_udp_is_told(pair: tuple[Host, Host], family: int) -> None:
         bytes([size % 256]) * size for size in (OVERLAY[NARROW] - header + 1, OVERLAY[WIDE] - header, 5000, 65000)
     ]
     assert udp_echo(inner, outer, address, *payloads) == payloads
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_path_that_tells_nobody(engine: str) -> None:
+    """It swallows what is too long without a word, and exactly that: the overhead is 28 or 48 bytes, no more."""
+    with impaired_hosts(mode="udp", family="dual", underlay="dual", settings={"udp": {"engine": engine}}) as (
+        a,
+        b,
+        wire,
+    ):
+        inner, outer = a.container(0), b.container(0)
+        for family in FAMILIES:
+            address, fits = outer.address(family), NARROW - (28 if family == 4 else 48)
+            with wire.harming(longest=NARROW) as harmed:
+                assert inner.ping(address, size=fits, dont_fragment=True)
+                assert not inner.ping(address, size=fits + 1, dont_fragment=True, timeout=0.3)
+                set_mtu(a, fits)  # the MSS that h1c1 announces is then enough for both directions
+                exchange(inner, outer, address, 2, MB)
+                set_mtu(a, a.plan.overlay_mtu)
+            assert harmed["too long"] == 1
+        assert a.status()["drops"]["tx"].get("too_long", 0) == 0, "the engine knows nothing of it"

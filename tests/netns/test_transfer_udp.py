@@ -240,6 +240,15 @@ def test_fragments_pass_as_they_are(pair: Pair, family: int, order: str) -> None
         assert there.recv(65536) == payload
 
 
+def test_udp_without_a_checksum_keeps_none(pair: Pair) -> None:
+    """IPv4 allows it (RFC 768). A run of such datagrams may not be joined: the kernel would give them a checksum."""
+    source, destination = ends(pair, 4)
+    bare = udp_body(source, destination, bytes(500))
+    bare = bare[:6] + b"\0\0" + bare[8:]
+    arrived = carry(pair, *[packet(source, destination, bare)] * 5)
+    assert [one[20:] for one in arrived] == [bare] * 5
+
+
 # --- ECN --------------------------------------------------------------------------------------------------------------
 
 
