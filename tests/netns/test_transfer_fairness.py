@@ -21,7 +21,7 @@ from overlayd.lab import Container, Host, hosts
 Trio = tuple[Host, Host, Host]
 
 FEW = 100
-TURNS = 10
+TURNS = 5
 """Of TCP request and response, each of which may have to wait for retransmissions."""
 FLOOD = """
 import signal, socket, struct, sys

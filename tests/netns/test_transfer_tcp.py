@@ -23,7 +23,7 @@ from overlayd.lab import Host, Namespace, hosts
 GIB = float(os.environ.get("OVERLAYD_TRANSFER_GIB", "0"))
 """How much is sent in every case, both directions together; 0 for what SIZES says."""
 SIZES = {
-    ("native", "offloads"): 192, ("native", "frames"): 32, ("native", "impaired"): 8,
+    ("native", "offloads"): 96, ("native", "frames"): 32, ("native", "impaired"): 8,
     ("python", "frames"): 8, ("python", "impaired"): 5,
 }  # fmt: skip
 """In MB."""
