@@ -183,7 +183,7 @@ static inline bool complete(uint8_t *packet, size_t length, const struct vnet *v
     if (field + 2 > length || start >= length)
         return false;
     uint16_t sum = (uint16_t)~fold(sum_bytes(packet + start, length - start, 0));
-    put_sum(packet + field, sum ? sum : 0xffff); /* equal for TCP; for UDP a 0 would say that there is none */
+    put_sum(packet + field, !sum && vnet->csum_offset == UDP_CHECK ? 0xffff : sum); /* a UDP sum of 0 says: none */
     return true;
 }
 

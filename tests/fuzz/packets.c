@@ -200,7 +200,7 @@ static void check_complete(const struct packet *packet, const struct vnet *vnet)
         HOLD(copy[at] == packet->bytes[at] || (inside && (at == field || at == field + 1)));
     if (inside && vnet->csum_offset % 2 == 0) /* what stood in the field, the pseudo header's sum, is part of it */
         HOLD(checksum(words(copy + start, length - start, read16(packet->bytes + field))) == 0);
-    if (inside)
+    if (inside && vnet->csum_offset == UDP_CHECK)
         HOLD(copy[field] || copy[field + 1]);
     free(copy);
 }
@@ -426,8 +426,6 @@ static void check_cut(const struct packet *super, const struct ip *ip, const str
             HOLD(looks_partial(packet));
             struct vnet rest = partial_vnet(&cut.ip, packet->length);
             HOLD(complete(packet->bytes, packet->length, &rest)); /* is checked like one that was cut so, below */
-            if (!cut.udp && read16(packet->bytes + cut.transport + TCP_CHECK) == 0xffff)
-                write16(packet->bytes + cut.transport + TCP_CHECK, 0); /* the same sum, RFC 1071 */
         } else {
             HOLD(cut_headers(&cut, index, packet->bytes) == size);
             memcpy(packet->bytes + cut.headers, cut_payload(&cut, index), size);

@@ -126,8 +126,8 @@ def pour_many(a: Host, b: Host, family: int, streams: int, total: int) -> None:
 @pytest.mark.parametrize("streams", [1, 4, 32])
 def test_tcp_is_unharmed(pair: Pair, family: int, streams: int) -> None:
     a, b = pair
-    pour_many(a, b, family, streams, 400 * MB)
-    pour_many(b, a, family, streams, 64 * MB)
+    pour_many(a, b, family, streams, 100 * MB)
+    pour_many(b, a, family, streams, 32 * MB)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
