@@ -74,6 +74,14 @@ def impaired(request: pytest.FixtureRequest) -> Iterator[tuple[Path, Wire]]:
         yield Path(request.param, "impaired", a, b), wire
 
 
+@pytest.fixture(scope="module")
+def impaired_overlayd() -> Iterator[tuple[Path, Wire]]:
+    with impaired_hosts(settings={"udp": {"engine": "native"}}, wire="overlayd", **SPEC) as (a, b, wire):
+        for host in (a, b):
+            eventually(lambda host=host: host.status()["peers"][0]["ways"] == ["partial_sums", "ecn"])
+        yield Path("native", "impaired", a, b), wire
+
+
 def total(counters: Counter[str], *names: str) -> int:
     """The sum over those counters, of whatever node: "TcpInCsumErrors"."""
     return sum(value for key, value in counters.items() if key.split()[-1] in names)
@@ -115,6 +123,25 @@ def test_both_ways_at_once_over_a_bad_cable(impaired: tuple[Path, Wire], family:
     passed_on = total(found, "TcpInCsumErrors")
     assert 0 < passed_on <= harmed["forge"] + harmed["unsum"], (found, harmed)
     assert passed_on >= 0.7 * bodies - (overflowed(path) - overflows), (found, harmed)
+
+
+@pytest.mark.parametrize("streams", [1, 32])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_both_ways_at_once_over_a_bad_cable_in_overlayds_wire(
+    impaired_overlayd: tuple[Path, Wire], family: int, streams: int
+) -> None:
+    """The outer checksum is the only one on the way: what it catches never reaches a container."""
+    path, wire = impaired_overlayd
+    before = checksum_errors(path.nodes)
+    harm = {ill: chance for ill, chance in HARM.items() if ill not in ("forge", "unsum")}
+    with wire.harming(**harm) as harmed:
+        path.exchange(family, streams)
+    assert all(harmed[ill] for ill in harm), f"not harmed enough to say anything: {harmed}"
+    found = checksum_errors(path.nodes) - before
+    assert total(found, "UdpInCsumErrors", "Udp6InCsumErrors") > 0
+    assert total(found, "TcpInCsumErrors") == 0
+    for host in (path.a, path.b):
+        assert "partial_sums" in host.status()["peers"][0]["ways"], "losses did not end the way"
 
 
 @pytest.mark.parametrize("ill", ["forge", "unsum"])
