@@ -13,34 +13,28 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
 import signal as signals
 import socket
 import ssl
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from overlayd.core.address import Address
 from overlayd.lab.certificates import Authority, Certificate
+from overlayd.lab.etcdctl import PREFIX, USER, Etcdctl, Tls
 from overlayd.lab.namespace import Namespace, T, need_tools, within
 from overlayd.lab.spec import LabError
 from overlayd.lab.state import STOP_TIMEOUT, Process, end
 
-PREFIX = "/coreos.com/network"
-"""flannel's default for --etcd-prefix."""
 READY_TIMEOUT = 30.0
 CLIENT_PORT = 2379
 PEER_PORT = 2380
-
-ROOT_USER = ("root", "root-secret-1")
-USER = ("overlayd", "lab-secret-2")
-"""Name and password of the user that may read and write below the prefix and nowhere else."""
 
 _POLL = 0.02
 
@@ -190,30 +184,27 @@ class Member:
         return [*argv, *cluster.options]
 
 
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """The certificates of a cluster and of its clients."""
+class Etcd(Etcdctl):
+    """A cluster of one member or more, and through `Etcdctl` what is in it."""
 
-    authority: Authority
-    client: Certificate
+    def __init__(
+        self,
+        directory: Path,
+        options: Sequence[str] = (),
+        *,
+        survives: bool = False,
+        started: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Plan a cluster whose data, logs and certificates are in `directory`; `options` are further ones for etcd.
 
-
-@dataclass
-class Etcd:
-    """A cluster of one member or more."""
-
-    directory: Path
-    """Data, logs and certificates."""
-    options: tuple[str, ...] = ()
-    """Further command line options for every member."""
-    tls: Tls | None = None
-    survives: bool = False
-    """Whether the members stay up when the process that started them ends."""
-    auth: bool = False
-    """Whether users are asked for their passwords: see `enable_auth`."""
-    started: Callable[[], None] = lambda: None
-    """Called after a member's process has been started."""
-    members: list[Member] = field(default_factory=list)
+        Members that do not survive end with the thread that starts them. `started` is called after each start.
+        """
+        super().__init__()
+        self.directory = directory
+        self.options = tuple(options)
+        self.survives = survives
+        self.started = started
+        self.members: list[Member] = []
 
     def add(self, name: str, endpoint: Endpoint, namespace: Namespace | None = None) -> Member:
         """Plan another member; call it for all of them before the first one starts."""
@@ -241,8 +232,11 @@ class Etcd:
 
     @property
     def endpoints(self) -> list[str]:
-        """The URLs of every member."""
         return [member.url for member in self.members]
+
+    @property
+    def namespace(self) -> Namespace | None:
+        return self.members[0].namespace
 
     def settings(self, prefix: str = PREFIX) -> dict[str, Any]:
         """What `etcd:` in overlayd's configuration holds for a client of this cluster."""
@@ -277,115 +271,13 @@ class Etcd:
     def leader(self) -> Member:
         """The member that leads; raises LabError when no member that runs knows one."""
         for member in self.members:
-            if member.pid is None:
-                continue
-            done = self._etcdctl(["endpoint", "status", "--write-out=json"], [member.url], check=False)
-            if done.returncode == 0:
-                header = json.loads(done.stdout)[0]["Status"]
-                if header.get("leader") == header["header"]["member_id"]:
-                    return member
+            if member.pid is not None and self.leads(member.url):
+                return member
         raise LabError("no etcd member leads: " + self.describe())
 
     def describe(self) -> str:
         """Each member with its pid, for an error's text."""
         return ", ".join(f"{one.name} {one.url} {f'pid {one.pid}' if one.pid else 'down'}" for one in self.members)
-
-    # --- content --------------------------------------------------------------------------------------------------
-
-    def ctl(self, *arguments: str, input: str | None = None, user: tuple[str, str] | None = None) -> str:  # noqa: A002
-        """Run etcdctl as root (or as `user`) and return what it prints; raises LabError that quotes its complaint."""
-        return self._etcdctl(arguments, self.endpoints, input=input, user=user).stdout
-
-    def ctl_json(self, *arguments: str) -> Any:
-        """What etcdctl prints with --write-out=json. Keys and values are base64 there."""
-        return json.loads(self.ctl("--write-out=json", *arguments))
-
-    def put(self, key: str, value: str | Mapping[str, Any], lease: int | None = None) -> None:
-        """Write a key; a mapping is written as JSON. `lease` is an etcd lease's number, as `grant` gives it."""
-        text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-        self.ctl("put", *([f"--lease={lease:x}"] if lease else []), "--", key, text)
-
-    def get(self, key: str) -> str | None:
-        """The value of a key, or None."""
-        lines = self.ctl("get", "--", key).splitlines()
-        return lines[1] if len(lines) > 1 else None
-
-    def delete(self, key: str) -> None:
-        """Delete a key, which is there."""
-        if self.ctl("del", "--", key).strip() != "1":
-            raise LabError(f"etcd: no key {key} to delete")
-
-    def below(self, prefix: str) -> dict[str, str]:
-        """Every key that begins with `prefix`, and its value, by key. Values hold no line breaks."""
-        lines = self.ctl("get", "--prefix", "--", prefix).splitlines()
-        return dict(zip(lines[::2], lines[1::2], strict=True))
-
-    def lease_of(self, key: str) -> int:
-        """The number of the etcd lease that a key hangs on; 0 for none, as for a reservation. The key is there."""
-        return int(self.ctl_json("get", "--", key)["kvs"][0].get("lease", 0))
-
-    def leases(self) -> set[int]:
-        """The numbers of all etcd leases that are alive."""
-        return {int(one["id"]) for one in self.ctl_json("lease", "list").get("leases", ())}
-
-    def grant(self, ttl: int) -> int:
-        """A new etcd lease of `ttl` seconds."""
-        return int(self.ctl_json("lease", "grant", str(ttl))["ID"])
-
-    def revoke(self, lease: int) -> None:
-        """End an etcd lease, and with it its keys, as if it had expired."""
-        self.ctl("lease", "revoke", f"{lease:x}")
-
-    def revision(self) -> int:
-        """The store's revision."""
-        return int(self.ctl_json("get", "--", "/")["header"]["revision"])
-
-    def compact(self) -> int:
-        """Forget all history up to now; returns the revision."""
-        revision = self.revision()
-        self.ctl("compact", str(revision))
-        return revision
-
-    def enable_auth(self, prefix: str = PREFIX) -> None:
-        """From now on only ROOT_USER may do everything, and USER what is below the prefix."""
-        for name, password in (ROOT_USER, USER):
-            self.ctl("user", "add", f"{name}:{password}")
-        self.ctl("role", "add", USER[0])
-        self.ctl("role", "grant-permission", USER[0], "--prefix=true", "readwrite", f"{prefix}/")
-        self.ctl("user", "grant-role", USER[0], USER[0])
-        self.ctl("user", "grant-role", "root", "root")
-        self.ctl("auth", "enable")
-        self.auth = True
-
-    def _etcdctl(
-        self,
-        arguments: Sequence[str],
-        endpoints: Sequence[str],
-        *,
-        input: str | None = None,  # noqa: A002  # subprocess's word
-        user: tuple[str, str] | None = None,
-        check: bool = True,
-    ) -> subprocess.CompletedProcess[str]:
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("ETCDCTL_")}
-        environment |= {"ETCDCTL_API": "3", "ETCDCTL_ENDPOINTS": ",".join(endpoints)}
-        if self.tls is not None:
-            files = {"CACERT": self.tls.authority.cafile, "CERT": self.tls.client.cert, "KEY": self.tls.client.key}
-            environment |= {f"ETCDCTL_{key}": str(path) for key, path in files.items()}
-        if user is not None or self.auth:
-            environment["ETCDCTL_USER"] = ":".join(user or ROOT_USER)
-        argv = ["etcdctl", *arguments]
-        where = self.members[0].namespace
-        done = subprocess.run(
-            where.enter(*argv) if where is not None else argv,
-            env=environment,
-            input=input,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        if check and done.returncode:
-            raise LabError(f"`etcdctl {' '.join(arguments)}` failed: {(done.stderr or done.stdout).strip()[-500:]}")
-        return done
 
 
 @contextlib.contextmanager
