@@ -240,7 +240,7 @@ class Etcd(Etcdctl):
 
     def settings(self, prefix: str = PREFIX) -> dict[str, Any]:
         """What `etcd:` in overlayd's configuration holds for a client of this cluster."""
-        found: dict[str, Any] = {"endpoints": self.endpoints, "prefix": prefix}
+        found: dict[str, Any] = {"endpoints": ",".join(self.endpoints), "prefix": prefix}
         if self.tls is not None:
             files = {
                 "cafile": self.tls.authority.cafile,

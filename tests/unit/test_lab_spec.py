@@ -167,7 +167,7 @@ def test_what_etcd_says_stands_in_no_hosts_file() -> None:
     etcd.add("etcd", Endpoint(ip_address("192.0.2.251")))
     assert host_configuration(configuration(spec), etcd) == {
         "registry": "etcd",
-        "etcd": {"endpoints": ["http://192.0.2.251:2379"], "prefix": "/coreos.com/network"},
+        "etcd": {"endpoints": "http://192.0.2.251:2379", "prefix": "/coreos.com/network"},
         "iface": "eth0",
         "udp": {"engine": "python"},
     }
