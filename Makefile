@@ -7,8 +7,9 @@ NATIVE := setup.py $(wildcard overlayd/datapath/native*.[ch])
 WARNINGS := -Wall -Wextra -Werror
 SANITIZE := -g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 # iperf3 and tshark measure and look; iptables and curl are other people's programs that tests run beside overlayd.
-# gcc and python3-dev build the native packet engine.
-PACKAGES := python3-venv gcc libc6-dev python3-dev iproute2 nftables iptables ethtool iperf3 iputils-ping tshark curl
+# gcc and python3-dev build the native packet engine. Tests and the lab start etcd for themselves.
+PACKAGES := python3-venv gcc libc6-dev python3-dev iproute2 nftables iptables ethtool iperf3 iputils-ping tshark curl \
+	etcd-server etcd-client
 
 .PHONY: help
 help: ## show this list

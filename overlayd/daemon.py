@@ -13,22 +13,21 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from overlayd.backend.base import Backend
-from overlayd.control.discovery import discover, make_backend
+from overlayd.control.discovery import discover, make_backend, make_registry
 from overlayd.control.lock import InstanceLock
 from overlayd.control.reconciler import Reconciler
 from overlayd.control.server import ControlServer
 from overlayd.control.status import describe
 from overlayd.core.config import Settings
 from overlayd.core.subnet_env import subnet_env
-from overlayd.registry.base import RegistryError, Snapshot
-from overlayd.registry.static import StaticRegistry
+from overlayd.registry.base import Moved, RegistryError, Snapshot
 from overlayd.system.config_file import ConfigError, Loaded, Sources, load
 from overlayd.system.errors import HostError
 from overlayd.system.files import read_sysctl, write_atomically, write_sysctl
@@ -42,7 +41,16 @@ _LOOK_EVERY = (
     1.0  # seconds between looks at the configuration files; stat() finds a replaced file and a moved link alike
 )
 
-RESTART_ONLY = ("control_socket", "healthz_ip", "healthz_port", "log_format", "log_level", "registry")
+RESTART_ONLY = (
+    "control_socket",
+    "etcd",
+    "healthz_ip",
+    "healthz_port",
+    "log_format",
+    "log_level",
+    "registry",
+    "state_dir",
+)
 
 
 class Daemon:
@@ -51,8 +59,11 @@ class Daemon:
     def __init__(self, sources: Sources, loaded: Loaded) -> None:
         self._sources = sources
         self._files = loaded.files
+        self._given = loaded.settings
+        """As this host's own sources have them."""
         self.settings: Settings = loaded.settings
-        self.registry = StaticRegistry(entry.lease() for entry in self.settings.leases)
+        """With what the registry decides for the whole network."""
+        self.registry = make_registry(loaded.settings)
         self.started = time.time()
         self.state = "starting"
         self.reloads = 0
@@ -66,7 +77,9 @@ class Daemon:
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises HostError or RegistryError when it cannot begin or go on."""
-        async with Netlink() as self.netlink:
+        async with Netlink() as self.netlink, AsyncExitStack() as closing:
+            closing.push_async_callback(self.registry.close)
+            self.settings = await self.registry.configure(self._given)
             node = await discover(self.settings, self.registry, self.netlink)
             self.backend = make_backend(node, self.settings)
             with InstanceLock(Path(self.settings.control_socket)):
@@ -89,14 +102,17 @@ class Daemon:
         self._tell()
         self.state = "ready"
         await self._guard(
-            self._follow_leases(), self._every(_COMPARE_EVERY, self._compare), self._every(_LOOK_EVERY, self._look())
+            *self.registry.tasks(),
+            self._follow_leases(),
+            self._every(_COMPARE_EVERY, self._compare),
+            self._every(_LOOK_EVERY, self._look()),
         )
 
     # --- 3. bring up -----------------------------------------------------------------------------------------------
 
     async def _bring_up(self) -> None:
         self._forwarding()
-        self.reconciler.table.replace(entry.lease() for entry in self.settings.leases)
+        self.reconciler.table.replace(self.registry.leases(self.settings))
         await self._install(self.backend)
 
     async def _install(self, backend: Backend) -> None:
@@ -177,15 +193,27 @@ class Daemon:
 
     async def _follow_leases(self) -> None:
         async for update in self.registry.updates():
+            if isinstance(update, Moved):
+                await self._move(update.reason)
+                continue
             async with self._changing:
                 table = self.reconciler.table
-                events = table.replace(update.leases) if isinstance(update, Snapshot) else table.apply(update)
+                events = table.replace(update.leases) if isinstance(update, Snapshot) else table.apply(*update.events)
                 if not events:
                     continue
                 try:
                     await self.reconciler.take(self.backend, events)
                 except HostError as error:  # the table is right; the next comparison brings the kernel after it
                     log.error("lease events not applied", error=str(error))
+
+    async def _move(self, reason: str) -> None:
+        """Go over to what the registry has now: another configuration of the network, or another lease."""
+        async with self._changing:
+            try:
+                await self._change(self._given)
+                log.info("follows the registry", reason=reason, lease=str(self.backend.node.lease))
+            except (HostError, RegistryError) as error:
+                log.error("cannot follow the registry, the old state stays", reason=reason, error=str(error))
 
     async def _compare(self) -> None:
         try:
@@ -228,7 +256,8 @@ class Daemon:
             self.reload_error = None
             try:
                 loaded = load(self._sources)
-                await self._change(loaded)
+                await self._change(loaded.settings)
+                self._files = loaded.files
             except (ConfigError, HostError, RegistryError) as error:
                 self.reload_error = str(error)
             if self.reload_error is None:
@@ -239,14 +268,15 @@ class Daemon:
                     log.error("reload refused, the old configuration stays", error=line)
             return self.reload_error
 
-    async def _change(self, loaded: Loaded) -> None:
+    async def _change(self, given: Settings) -> None:
         """Go over to a new configuration as a whole, or come back to the old one. Raises HostError, RegistryError."""
-        new, old = loaded.settings, self.settings
-        leases = [entry.lease() for entry in new.leases]
-        node = await discover(new, StaticRegistry(leases), self.netlink)
         for key in RESTART_ONLY:
-            if getattr(new, key) != getattr(old, key):
-                log.warning("takes effect at the next start", setting=key, value=str(getattr(new, key)))
+            if getattr(given, key) != getattr(self._given, key):
+                log.warning("takes effect at the next start", setting=key, value=str(getattr(given, key)))
+        given = given.model_copy(update={"registry": self._given.registry})
+        old, new = self.settings, await self.registry.configure(given)
+        node = await discover(new, self.registry, self.netlink)
+        leases = self.registry.leases(new)
         former, known = self.backend, list(self.reconciler.table)
         stays = (node, new.udp, new.vxlan) == (former.node, old.udp, old.vxlan)
         try:
@@ -268,8 +298,7 @@ class Daemon:
             self.reconciler.table.replace(known)
             await self._install(former)
             raise
-        self._files = loaded.files
-        self.registry.replace(leases)
+        self._given = given
         self._forwarding()
 
     # --- answers ---------------------------------------------------------------------------------------------------

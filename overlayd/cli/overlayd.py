@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import structlog
@@ -13,13 +14,12 @@ import uvloop
 
 from overlayd import __version__
 from overlayd.cli.logs import set_up
-from overlayd.control.discovery import discover, make_backend
+from overlayd.control.discovery import discover, make_backend, make_registry
 from overlayd.control.lock import InstanceLock
 from overlayd.control.reconciler import Reconciler
 from overlayd.core.config import Option, Settings, options
 from overlayd.daemon import Daemon
 from overlayd.registry.base import RegistryError
-from overlayd.registry.static import StaticRegistry
 from overlayd.system.config_file import ConfigError, Loaded, Sources, control_socket, load
 from overlayd.system.errors import HostError
 from overlayd.system.kernel import Kernel
@@ -113,13 +113,14 @@ def _sources(given: argparse.Namespace) -> Sources:
 
 async def _check(loaded: Loaded) -> int:
     """Print the node, its peers and the operations that a start would do."""
-    settings = loaded.settings
-    leases = [entry.lease() for entry in settings.leases]
-    async with Netlink() as netlink:
-        node = await discover(settings, StaticRegistry(leases), netlink)
+    async with Netlink() as netlink, AsyncExitStack() as closing:
+        registry = make_registry(loaded.settings, read_only=True)
+        closing.push_async_callback(registry.close)
+        settings = await registry.configure(loaded.settings)
+        node = await discover(settings, registry, netlink)
         backend = make_backend(node, settings)
         reconciler = Reconciler(Kernel(netlink))
-        reconciler.table.replace(leases)
+        reconciler.table.replace(registry.leases(settings))
         peers = reconciler.peers(node)
         print(f"mode      {node.mode}")
         print(f"underlay  {node.underlay.name}, MTU {node.underlay.mtu}")

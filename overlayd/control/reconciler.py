@@ -19,7 +19,7 @@ from overlayd.core.diff import Operation, diff
 from overlayd.core.firewall import ForeignChain, Side, Wanted, rulesets
 from overlayd.core.lease import Lease, LeaseEvent, LeaseTable
 from overlayd.core.node import Node
-from overlayd.core.state import KernelObject, KernelState, Link, Route, differences, state_of
+from overlayd.core.state import KernelObject, KernelState, Link, Route, SetElement, differences, state_of
 from overlayd.system.kernel import Failure, Kernel
 
 log = structlog.get_logger()
@@ -89,10 +89,13 @@ class Reconciler:
         node = backend.node
         for event in events:
             log.info(f"lease {event.kind}", lease=str(event.lease), name=event.lease.name or None)
-        self.report_problems(node)
         foreign = [event for event in events if event.lease.key != node.lease.key]
+        self._report(node, foreign)
         old = state_of(thing for event in foreign if event.old is not None for thing in backend.peer(event.old))
         new = state_of(thing for event in foreign if event.new is not None for thing in backend.peer(event.new))
+        for thing in list(old.values()):  # a host that has two leases keeps its way through the guard with either
+            if isinstance(thing, SetElement) and thing.key not in new and self.table.is_public(thing.address):
+                del old[thing.key]
         backend.peers_changed(self.peers(node))
         async with self._kernel.lock:
             return await self._apply(diff(old, new), repair=False)
@@ -130,14 +133,25 @@ class Reconciler:
 
     def report_problems(self, node: Node) -> None:
         """Say once of each peer why it cannot be reached, and once that it can again."""
-        problems = {lease.key: text for lease in self.peers(node) if (text := node.problem(lease))}
-        for key, text in problems.items():
-            if self._problems.get(key) != text:
-                log.error("peer cannot be reached", lease=key, reason=text)
-        for key in self._problems.keys() - problems.keys():
-            if self.table.get(key) is not None:
-                log.info("peer can be reached", lease=key)
-        self._problems = problems
+        for key in [key for key in self._problems if self.table.get(key) is None]:
+            del self._problems[key]
+        for lease in self.peers(node):
+            self._say(lease.key, node.problem(lease))
+
+    def _report(self, node: Node, events: Iterable[LeaseEvent]) -> None:
+        """The same for these peers only: the others are as they were."""
+        for event in events:
+            if event.new is None:
+                self._problems.pop(event.lease.key, None)
+            else:
+                self._say(event.lease.key, node.problem(event.new))
+
+    def _say(self, key: str, problem: str | None) -> None:
+        if problem is not None and self._problems.get(key) != problem:
+            log.error("peer cannot be reached", lease=key, reason=problem)
+            self._problems[key] = problem
+        elif problem is None and self._problems.pop(key, None) is not None:
+            log.info("peer can be reached", lease=key)
 
 
 def _differs(step: Operation) -> str | None:

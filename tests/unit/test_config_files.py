@@ -64,7 +64,7 @@ def test_every_value_that_is_commented_out_is_valid(tmp_path: Path) -> None:
     text = EXAMPLE.read_text()
     for (*_, key), (hidden, _) in shown().items():
         if hidden and key != "leases_file":  # given instead of `leases`
-            text, count = re.subn(rf"^# ({key}: )", r"\1", text, flags=re.MULTILINE)
+            text, count = re.subn(rf"^# ( *{key}: )", r"\1", text, flags=re.MULTILINE)
             assert count == 1
     text = re.sub(r"^    # ", "    ", text, flags=re.MULTILINE)  # the lease row's
     file = tmp_path / "overlayd.yaml"

@@ -197,7 +197,7 @@ NOT_FOR_HOSTS = "is multicast, loopback or link-local; an overlay needs private 
         ("mtu", "1500.0", NO_MTU),
         ("mtu", "1500²", NO_MTU),
         ("mtu", "1" * 5000, NO_MTU),
-        ("registry", "etcd", "is not one of static"),
+        ("registry", "etcdd", "is not one of static, etcd; did you mean etcd?"),
         ("udp.port", "0", PORT_RANGE),
         ("udp.port", "65536", PORT_RANGE),
         ("udp.port", "-1", PORT_RANGE),
