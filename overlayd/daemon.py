@@ -12,20 +12,23 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
 from overlayd.backend.base import Backend
 from overlayd.control.discovery import discover, make_backend, make_registry
+from overlayd.control.feed import Feed
 from overlayd.control.lock import InstanceLock
 from overlayd.control.reconciler import Reconciler
 from overlayd.control.server import ControlServer
-from overlayd.control.status import describe
+from overlayd.control.status import describe, describe_peer, describe_waiting
 from overlayd.core.config import Settings
+from overlayd.core.lease import Lease, LeaseEvent
+from overlayd.core.node import Node
 from overlayd.core.subnet_env import subnet_env
 from overlayd.registry.base import Moved, RegistryError, Snapshot
 from overlayd.system.config_file import ConfigError, Loaded, Sources, load
@@ -35,6 +38,8 @@ from overlayd.system.kernel import Kernel
 from overlayd.system.netlink import Netlink
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 _COMPARE_EVERY = 10.0  # seconds between full comparisons; flannel's host-gw re-checks its routes as often
 _LOOK_EVERY = (
@@ -65,7 +70,8 @@ class Daemon:
         """With what the registry decides for the whole network."""
         self.registry = make_registry(loaded.settings)
         self.started = time.time()
-        self.state = "starting"
+        self.state = "waiting"
+        self.feed = Feed()
         self.reloads = 0
         self.reload_error: str | None = None
         self.backend: Backend
@@ -79,25 +85,49 @@ class Daemon:
         """Serve until SIGTERM or SIGINT. Raises HostError or RegistryError when it cannot begin or go on."""
         async with Netlink() as self.netlink, AsyncExitStack() as closing:
             closing.push_async_callback(self.registry.close)
-            self.settings = await self.registry.configure(self._given)
-            node = await discover(self.settings, self.registry, self.netlink)
+            self._on_signals()
+            if self._given.registry != "static":  # it may have to wait, and can be asked meanwhile what for
+                await self._listen(closing)
+            node = await self._unless_stopped(self._find_out())
+            if node is None:
+                return
             self.backend = make_backend(node, self.settings)
-            with InstanceLock(Path(self.settings.control_socket)):
-                self.reconciler = Reconciler(Kernel(self.netlink))
-                server = ControlServer(self.status, self.reload)
-                try:
-                    await self._serve(server)
-                finally:
-                    self.state = "stopping"
-                    self.backend.stop()
-                    await server.close()
+            if self._given.registry == "static":
+                await self._listen(closing)
+            self.reconciler = Reconciler(Kernel(self.netlink))
+            self.state = "starting"
+            try:
+                await self._serve()
+            finally:
+                self.state = "stopping"
+                self.backend.stop()
 
-    async def _serve(self, server: ControlServer) -> None:
+    async def _find_out(self) -> Node:
+        self.settings = await self.registry.configure(self._given)
+        return await discover(self.settings, self.registry, self.netlink)
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """The result of `work`; None when the daemon was asked to stop before there was one."""
+        task, stop = asyncio.create_task(work), asyncio.create_task(self._stop.wait())
+        await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if task.done():
+            return task.result()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return None
+
+    async def _listen(self, closing: AsyncExitStack) -> None:
+        """Be the only daemon here, and answer. Raises HostError."""
+        closing.enter_context(InstanceLock(Path(self._given.control_socket)))
+        server = ControlServer(self.status, self.reload, self.watch)
+        closing.push_async_callback(server.close)
+        await server.open(Path(self._given.control_socket))
+        if self._given.healthz_port:
+            await server.open_health(self._given.healthz_ip, self._given.healthz_port)
+
+    async def _serve(self) -> None:
         self.backend.open()
-        await server.open(Path(self.settings.control_socket))
-        if self.settings.healthz_port:
-            await server.open_health(self.settings.healthz_ip, self.settings.healthz_port)
-        self._on_signals()
         await self._bring_up()
         self._tell()
         self.state = "ready"
@@ -201,17 +231,49 @@ class Daemon:
                 events = table.replace(update.leases) if isinstance(update, Snapshot) else table.apply(*update.events)
                 if not events:
                     continue
+                self._publish(events)
                 try:
                     await self.reconciler.take(self.backend, events)
                 except HostError as error:  # the table is right; the next comparison brings the kernel after it
                     log.error("lease events not applied", error=str(error))
 
+    async def _say_stranded(self, old: Lease) -> None:
+        """Report the bridges whose containers still have addresses of a subnet that this host has lost."""
+        bridges = [
+            f"{one.name} {own}"
+            for one in await self.netlink.interfaces()
+            for own in one.addresses
+            if not one.ours and any(own.version == lost.version and own.ip in lost for lost in old.subnets)
+        ]
+        log.error(
+            "this host's subnet is another now: containers with addresses of the old one have to be started again",
+            old=str(old),
+            new=str(self.backend.node.lease),
+            bridges=", ".join(bridges) or "none",
+        )
+
+    def _publish(self, events: Iterable[LeaseEvent]) -> None:
+        if self.feed.wanted:
+            self.feed.publish({"event": event.kind, **self._describe(event.lease)} for event in events)
+
+    def _describe(self, lease: Lease) -> dict[str, Any]:
+        return describe_peer(self.backend.node, lease, None)
+
+    async def watch(self) -> AsyncIterator[dict[str, Any]]:
+        """Every lease, then every change of one: what `overlayctl leases --watch` prints."""
+        known = self.reconciler.table if self.state != "waiting" else ()
+        async for event in self.feed.read({"event": "present", **self._describe(lease)} for lease in known):
+            yield event
+
     async def _move(self, reason: str) -> None:
         """Go over to what the registry has now: another configuration of the network, or another lease."""
         async with self._changing:
             try:
+                old = self.backend.node.lease
                 await self._change(self._given)
                 log.info("follows the registry", reason=reason, lease=str(self.backend.node.lease))
+                if self.backend.node.lease.subnets != old.subnets:
+                    await self._say_stranded(old)
             except (HostError, RegistryError) as error:
                 log.error("cannot follow the registry, the old state stays", reason=reason, error=str(error))
 
@@ -252,6 +314,8 @@ class Daemon:
 
     async def reload(self) -> str | None:
         """Read the configuration again. A bad one changes nothing; the error is given back, and kept for status."""
+        if self.state == "waiting":
+            return "overlayd has not begun yet: it waits for its registry"
         async with self._changing:
             self.reload_error = None
             try:
@@ -305,4 +369,4 @@ class Daemon:
 
     async def status(self) -> dict[str, Any]:
         """What `overlayctl status --json` prints."""
-        return await describe(self)
+        return describe_waiting(self) if self.state == "waiting" else await describe(self)

@@ -73,7 +73,7 @@ def make_registry(settings: Settings, *, read_only: bool = False) -> Registry:
     if settings.registry == "static":
         return StaticRegistry()
     store = StateDir(Path(settings.state_dir), Path(settings.subnet_file), read_only=read_only)
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())
+    name = settings.node_name or re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())
     return EtcdRegistry(settings, store, name, read_only=read_only)
 
 

@@ -56,6 +56,20 @@ def describe_peer(node: Node, lease: Lease, counters: Counters | None) -> dict[s
     return {**describe_lease(lease), "problem": node.problem(lease), "traffic": traffic}
 
 
+def describe_waiting(daemon: Running) -> dict[str, Any]:
+    """The state of a daemon that waits for its registry and has touched nothing yet."""
+    registry = daemon.registry.state()
+    return {
+        "version": __version__,
+        "pid": os.getpid(),
+        "state": daemon.state,
+        "uptime_seconds": round(time.time() - daemon.started, 3),
+        "registry": registry.name,
+        "registry_state": asdict(registry),
+        "problems": [f"waiting for {registry.name}: {registry.error or 'it has not answered yet'}"],
+    }
+
+
 async def describe(daemon: Running) -> dict[str, Any]:
     """The whole state, for people and machines alike."""
     backend, node = daemon.backend, daemon.backend.node

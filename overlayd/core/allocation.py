@@ -67,16 +67,17 @@ def choose(
             raise AllocationError(_claimed(other, publics))
     for candidates, how in ((mine, "held before"), (named, "names this host's public IP")):
         for one in candidates:
-            if _fits(one.lease.subnets, ranges):
+            if fits(one.lease.subnets, ranges):
                 return Choice(one.lease.subnets, one, how)
     own = {id(one) for one in mine}
     used = {subnet for one in held.values() if id(one) not in own for subnet in one.lease.subnets} | set(taken)
-    if former and _fits(former, ranges) and not any(_is_used(subnet, used) for subnet in former):
+    if former and fits(former, ranges) and not any(_is_used(subnet, used) for subnet in former):
         return Choice(tuple(former), None, "from subnet.env")
     return Choice(tuple(_free(one, used, node, held) for one in ranges), None, "free")
 
 
-def _fits(subnets: Sequence[Network], ranges: Sequence[SubnetRange]) -> bool:
+def fits(subnets: Sequence[Network], ranges: Sequence[SubnetRange]) -> bool:
+    """Whether these are one subnet of each range."""
     return len(subnets) == len(ranges) and all(
         one.check(subnet) is None for one, subnet in zip(ranges, subnets, strict=True)
     )

@@ -126,6 +126,9 @@ class Settings(_Section):
     ipv6_subnet_min: Annotated[IPv6Address | None, values.address(6)] = Field(None, description="likewise for IPv6")
     ipv6_subnet_max: Annotated[IPv6Address | None, values.address(6)] = Field(None, description="likewise for IPv6")
 
+    node_name: Annotated[str | None, values.parser(values.host_name)] = Field(
+        None, description="what other hosts call this one, with the etcd registry (default: its host name)"
+    )
     iface: Annotated[str | None, values.parser(values.interface_name)] = Field(
         None, description="underlay interface, by name or by one of its addresses"
     )

@@ -83,7 +83,7 @@ class Node:
         """Why the peer's subnet of family `inner` cannot be reached from here, in words; None when it can."""
         carrier = self.carrier(inner)
         subnet, public = peer.subnet_of(inner), peer.public(carrier)
-        if subnet is None or (peer.reserved and peer.public_ip is None and peer.public_ipv6 is None):
+        if subnet is None or self._vacant(peer):
             return None
         if wrong := self._mismatch(peer, subnet):
             return wrong
@@ -100,6 +100,13 @@ class Node:
             )
         return None
 
+    def _vacant(self, peer: Lease) -> bool:
+        """Whether the lease is a reservation that no host has taken up yet: no way there, and nothing wrong with it."""
+        if not peer.reserved:
+            return False
+        nobody = peer.public_ip is None and peer.public_ipv6 is None
+        return nobody or (peer.backend == "udp" and peer.port is None and self.mode != "udp")
+
     def _mismatch(self, peer: Lease, subnet: Network) -> str | None:
         """Why the peer does not speak this node's language, where the registry says what it speaks."""
         if peer.backend is not None and peer.backend != self.mode:
@@ -112,12 +119,16 @@ class Node:
         return None
 
     def problem(self, peer: Lease) -> str | None:
-        """The first obstacle to any of the peer's subnets."""
+        """The first obstacle to any of the peer's subnets; None for this host's own."""
+        if peer.key == self.lease.key:
+            return None
         return next((text for inner in self.families if (text := self.obstacle(peer, inner))), None)
 
     def reachable(self, peer: Lease) -> Iterator[tuple[Network, Address]]:
         """The peer's subnets that can be reached from here, each with the underlay address that holds it."""
         for inner in self.families:
             subnet, public = peer.subnet_of(inner), peer.public(self.carrier(inner))
-            if subnet is not None and public is not None and self.obstacle(peer, inner) is None:
+            if subnet is None or public is None or self._vacant(peer):
+                continue
+            if self.obstacle(peer, inner) is None:
                 yield subnet, public

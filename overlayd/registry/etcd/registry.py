@@ -27,7 +27,7 @@ from typing import Any
 import structlog
 
 from overlayd.core.address import Address
-from overlayd.core.allocation import AllocationError, Choice, Held, by_family, choose
+from overlayd.core.allocation import AllocationError, Choice, Held, by_family, choose, fits
 from overlayd.core.config import Settings
 from overlayd.core.flannel import HostRecord, host_text, key_of, lease_text, parse_config
 from overlayd.core.lease import Lease, LeaseEvent
@@ -142,6 +142,8 @@ class EtcdRegistry:
         self.view = View(self._prefix)
         self._config: str | None = None
         """PREFIX/config as `configure` used it last."""
+        self._seen_config: str | None = None
+        """PREFIX/config as it was looked at last."""
         self._wanted: _Wanted | None = None
         self._own: _Own | None = None
         self._expires = 0.0
@@ -190,7 +192,8 @@ class EtcdRegistry:
             self._error = reason
             await self._sleep(backoff(failures))
             failures += 1
-        self._config = self.view.config
+        if self._own is None or self._safe(self.view.config):
+            self._config = self.view.config
         if self._config is None:
             raise RegistryError(
                 f"{self._prefix}/config is not there; write it: overlayctl etcd init --network ... --backend ..."
@@ -561,17 +564,27 @@ class EtcdRegistry:
 
     def _look_at_config(self) -> None:
         text = self.view.config
-        if text is None:
-            log.error("the network's configuration was deleted; the old one stays", key=f"{self._prefix}/config")
-        elif text != self._config:
-            problems = parse_config(text)
-            if isinstance(problems, Settings):
-                self._config = text
-                self._moved = "the network's configuration in etcd changed"
-                self._due.set()
-            else:
-                for problem in problems:
-                    log.error("the network's configuration is refused, the old one stays", error=str(problem))
+        if text not in (self._config, self._seen_config) and self._safe(text, say=True):
+            self._moved = "the network's configuration in etcd changed"
+            self._due.set()
+        self._seen_config = text
+
+    def _safe(self, text: str | None, *, say: bool = False) -> bool:
+        """Whether a configuration of the network can be gone over to while containers run: it is valid, and this
+        host's subnet is part of it."""
+        key, reasons = f"{self._prefix}/config", []
+        found = parse_config(text) if text is not None else None
+        if found is None:
+            reasons = ["it was deleted; write it again"]
+        elif not isinstance(found, Settings):
+            reasons = [str(problem) for problem in found]
+        elif self._own is not None and not fits(self._own.lease.subnets, found.ranges()):
+            reasons = [
+                f"this host's subnet {self._own.lease.subnets[0]} is no part of it; takes effect at the next start"
+            ]
+        for reason in reasons if say else ():
+            log.error("the network's new configuration is not followed, the old one stays", key=key, reason=reason)
+        return not reasons
 
     def _note(self, events: Iterable[LeaseEvent]) -> None:
         for event in events:
