@@ -260,8 +260,13 @@ class Etcd(Etcdctl):
         self.directory.mkdir(parents=True, exist_ok=True)
         for member in self.members:
             member.start(wait=False)
+        self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Wait until every member that runs serves, which takes a leader. Raises LabError."""
         for member in self.members:
-            member.wait_ready()
+            if member.pid is not None:
+                member.wait_ready()
 
     def kill(self) -> None:
         """End every member at once."""

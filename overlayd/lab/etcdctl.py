@@ -79,9 +79,17 @@ class Etcdctl(ABC):
         """The number of the etcd lease that a key hangs on; 0 for none, as for a reservation. The key is there."""
         return int(self.ctl_json("get", "--", key)["kvs"][0].get("lease", 0))
 
+    def version_of(self, key: str) -> int:
+        """How often a key has been written since it was created. The key is there."""
+        return int(self.ctl_json("get", "--", key)["kvs"][0]["version"])
+
     def leases(self) -> set[int]:
         """The numbers of all etcd leases that are alive."""
         return {int(one["id"]) for one in self.ctl_json("lease", "list").get("leases", ())}
+
+    def time_left(self, lease: int) -> int:
+        """Seconds until an etcd lease ends unless it is renewed; -1 when it is gone."""
+        return int(self.ctl_json("lease", "timetolive", f"{lease:x}")["ttl"])
 
     def grant(self, ttl: int) -> int:
         """A new etcd lease of `ttl` seconds."""
