@@ -18,10 +18,11 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from ipaddress import ip_interface
+from itertools import chain
 
 import structlog
 
-from overlayd.core.address import Family
+from overlayd.core.address import Family, Network
 from overlayd.core.config import UdpSettings
 from overlayd.core.decide import ForwardingTable, Peer
 from overlayd.core.firewall import Guarded
@@ -64,6 +65,8 @@ class UdpBackend:
         self._sockets: dict[Family, socket.socket] = {}
         self._tun: Tun | None = None
         self._engine: Engine | None = None
+        self._routes: dict[str, tuple[Lease, list[tuple[Network, Peer]]]] = {}
+        """What each peer's lease comes to, by its key: the same objects from one table to the next."""
         self._table = self._make_table(())
 
     # --- kernel state ----------------------------------------------------------------------------------------------
@@ -141,16 +144,22 @@ class UdpBackend:
             self._engine.replace_table(self._table)
 
     def _make_table(self, peers: Iterable[Lease]) -> ForwardingTable:
-        port = self._settings.port
-        routes = []
+        known, self._routes = self._routes, {}
         for lease in peers:
-            made: dict[str, Peer] = {}  # one peer for both of a lease's subnets where one carrier takes both
-            for subnet, public in self.node.reachable(lease):
-                host = str(public)
-                peer = made.setdefault(host, Peer(host, port, public.version, lease.key))
-                routes.append((subnet, peer))
+            made = known.get(lease.key)
+            self._routes[lease.key] = made if made is not None and made[0] is lease else (lease, self._of(lease))
+        routes = chain.from_iterable(made for _, made in self._routes.values())
         own = self.node.lease.subnets
         return ForwardingTable(own, [subnet.network_address for subnet in own], self.node.overlay_mtu, routes)
+
+    def _of(self, lease: Lease) -> list[tuple[Network, Peer]]:
+        made: dict[str, Peer] = {}  # one peer for both of a lease's subnets where one carrier takes both
+        routes = []
+        for subnet, public in self.node.reachable(lease):
+            host = str(public)
+            peer = made.setdefault(host, Peer(host, self._settings.port, public.version, lease.key))
+            routes.append((subnet, peer))
+        return routes
 
     @property
     def engine(self) -> str | None:

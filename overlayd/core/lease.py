@@ -38,20 +38,18 @@ class Lease:
     """What a udp lease carries beside its addresses; opaque here."""
     reserved: bool = False
     """Whether it never expires. One without any underlay address is held for nobody."""
+    # Made once: with thousands of leases these are asked for all the time.
+    subnets: tuple[Network, ...] = field(init=False, repr=False, compare=False)
+    """The one or two subnets, IPv4 first."""
+    key: str = field(init=False, repr=False, compare=False)
+    """The lease's identity, as flannel's etcd keys spell it: 10.5.52.0-24, or 10.5.52.0-24&fc00::-64."""
 
     def __post_init__(self) -> None:
-        if not self.subnets:
+        subnets = tuple(subnet for subnet in (self.subnet, self.ipv6_subnet) if subnet is not None)
+        if not subnets:
             raise ValueError("a lease needs a subnet of at least one family")
-
-    @property
-    def subnets(self) -> tuple[Network, ...]:
-        """The one or two subnets, IPv4 first."""
-        return tuple(subnet for subnet in (self.subnet, self.ipv6_subnet) if subnet is not None)
-
-    @property
-    def key(self) -> str:
-        """The lease's identity, as flannel's etcd keys spell it: 10.5.52.0-24, or 10.5.52.0-24&fc00::-64."""
-        return "&".join(str(subnet).replace("/", "-") for subnet in self.subnets)
+        object.__setattr__(self, "subnets", subnets)
+        object.__setattr__(self, "key", "&".join(str(subnet).replace("/", "-") for subnet in subnets))
 
     @property
     def vtep_mac(self) -> str:

@@ -83,7 +83,9 @@ def _problem(detail: Any) -> Problem:
         close = difflib.get_close_matches(str(path[-1]), model.model_fields, 1)
         hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(model.model_fields)}"
         return Problem(path, "", f"unknown key; {hint}")
-    value = detail["input"] if isinstance(detail["input"], str) and path[-1:] != ("password",) else ""
+    value = detail["input"] if isinstance(detail["input"], str) else ""
+    if path[-1:] == ("password",) or (path[-1:] == ("endpoints",) and "@" in value):
+        value = ""  # a secret is never shown
     if detail["type"] == "value_error":
         return Problem(path, value, str(detail["ctx"]["error"]))
     if detail["type"] in ("model_type", "model_attributes_type"):
@@ -117,7 +119,7 @@ def cross_check(settings: Settings) -> list[Problem]:
         problems += _not_in_overlay((key,), getattr(settings, key), ranges)
     if settings.mtu is not None and 6 in ranges and settings.mtu < mtu.MINIMUM[6]:
         problems.append(Problem(("mtu",), str(settings.mtu), f"is too small for IPv6; use {mtu.MINIMUM[6]} or more"))
-    return [*problems, *_check_leases(settings, ranges)]
+    return problems if settings.registry == "etcd" else [*problems, *_check_leases(settings, ranges)]
 
 
 def _check_etcd(settings: Settings) -> Iterator[Problem]:

@@ -70,9 +70,18 @@ class View:
     def use_ranges(self, ranges: Iterable[SubnetRange]) -> None:
         """Judge leases by this network from now on; those known already are judged again."""
         networks = tuple(one.network for one in ranges)
-        if networks != self._networks:
-            self._networks = networks
+        if networks == self._networks:
+            return
+        first, self._networks = not self._networks, networks
+        if not first:
             self.load(list(self.keys.values()), self.revision)
+            return
+        for key, held in list(self.held.items()):
+            try:
+                self._check(held.lease)
+            except FormatError as error:
+                del self.held[key]
+                self.bad[self._subnets + key] = str(error)
 
     def load(self, keys: Iterable[KeyValue], revision: int) -> None:
         """Forget everything and know this instead."""
@@ -139,10 +148,9 @@ class View:
             self.bad[kv.key] = str(error)
             return
         host = self._host_of(key, lease)
-        if host is not None:
-            lease = replace(lease, name=host.name, port=host.port)
-        if kv.lease == 0:
-            lease = replace(lease, reserved=True)
+        if host is not None or kv.lease == 0:
+            name, port = (host.name, host.port) if host is not None else ("", None)
+            lease = replace(lease, name=name, port=port, reserved=kv.lease == 0)
         self.held[key] = Held(lease, kv.lease, kv.mod_revision, host)
 
     def _host_of(self, key: str, lease: Lease) -> HostRecord | None:
