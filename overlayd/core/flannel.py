@@ -158,7 +158,8 @@ def parse_key(key: str) -> tuple[IPv4Network | None, IPv6Network | None]:
         raise FormatError("is no subnet key; flannel writes 10.5.52.0-24")
     first, length, second, length6 = match.groups()
     try:
-        subnet = IPv4Network((_ipv4(first) or first, int(length))) if first and f"{first}-{length}" != "0.0.0.0-0" else None
+        none = not first or f"{first}-{length}" == "0.0.0.0-0"
+        subnet = None if none else IPv4Network((_ipv4(first) or first, int(length)))
         subnet6 = IPv6Network(f"{second}/{length6}") if second else None
     except ValueError as error:
         raise FormatError(f"is no subnet key: {error}") from None
