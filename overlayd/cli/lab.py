@@ -201,6 +201,7 @@ def _exec(arguments: argparse.Namespace) -> int:
     environment = dict(os.environ)
     if isinstance(node, Host):
         environment["OVERLAYD_CONTROL_SOCKET"] = str(node.socket_path)
+        environment["OVERLAYD_CONFIG"] = str(node.config_path)
     if lab.etcd is not None:
         environment |= lab.etcd.environment()  # for etcdctl, on any node of the underlay
     if os.geteuid() != 0:

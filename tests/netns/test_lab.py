@@ -425,8 +425,9 @@ def test_the_commands_from_up_to_down() -> None:
         status = json.loads(run("status", "--json").stdout)
         assert [host["state"] for host in status["hosts"]] == ["no daemon", "no daemon"]
         assert name in overlayctl("list").stdout
-        done = run("exec", "h1", "--", "sh", "-c", "echo $OVERLAYD_CONTROL_SOCKET; exit 7")
-        assert (done.returncode, done.stdout) == (7, f"/run/overlayd-lab/{name}/h1/overlayd.sock\n")
+        done = run("exec", "h1", "--", "sh", "-c", "echo $OVERLAYD_CONTROL_SOCKET $OVERLAYD_CONFIG; exit 7")
+        own = f"/run/overlayd-lab/{name}/h1"
+        assert (done.returncode, done.stdout) == (7, f"{own}/overlayd.sock {own}/overlayd.yaml\n")
         assert run("exec", "h1c1", "ping", "-c", "1", "10.1.1.1").returncode == 0
         assert run("exec", "h9", "true").returncode == 1
     finally:
