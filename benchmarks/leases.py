@@ -142,7 +142,7 @@ class Monitor:
                 continue
             now = time.perf_counter()
             for what in _changes(data):
-                self.seen[what] = now
+                self.seen.setdefault(what, now)  # a neighbour that goes is told of once more as one that came
 
 
 def _changes(data: bytes) -> Iterator[tuple[str, str, str]]:
