@@ -33,7 +33,7 @@ from rich.table import Table
 from overlayd.core.diff import diff
 from overlayd.core.lease import Lease
 from overlayd.core.state import Address, FdbEntry, KernelObject, Link, Neighbour, Route, Vxlan, state_of
-from overlayd.lab import Host, hosts
+from overlayd.lab import Host, hosts, wait_ready
 from overlayd.lab.etcdctl import PREFIX
 from overlayd.lab.namespace import within
 from overlayd.registry.etcd.client import Delete, EtcdClient, Put
@@ -48,7 +48,7 @@ AT_ONCE = 120  # keys in a transaction; etcd takes 128
 NETWORK = "10.0.0.0/8"
 FIRST = int(IPv4Address("10.1.0.0"))  # beside the subnet that the lab has planned for the host itself
 PUBLIC = int(IPv4Address("198.18.0.0"))
-EVENTS = 40_000  # peers from this number on come and go
+EVENTS = 40_000  # peers from this number on come
 OBJECTS = {"udp": ("route",), "vxlan": ("route", "neighbour", "fdb")}
 
 
@@ -185,7 +185,8 @@ def start(host: Host, count: int, mode: str, *, cold: bool) -> float:
                 path.unlink()
         assert not counts(host)["route"], "something is left of the last run"
     began = time.perf_counter()
-    host.start()
+    host.start(wait=False)
+    wait_ready([host], 120)
     assert host.ready_after is not None
     took = host.ready_after
     while any((found := counts(host))[kind] != count for kind in OBJECTS[mode]):
@@ -207,9 +208,9 @@ def cpu(host: Host) -> float:
     return (int(fields[11]) + int(fields[12])) / 100
 
 
-def events(host: Host, mode: str, seconds: float) -> list[float]:
+def events(host: Host, count: int, mode: str, seconds: float) -> list[float]:
     """Seconds that each of RATE events a second took to reach the kernel: half of them puts, half of them deletions."""
-    amount = int(RATE * seconds / 2)
+    amount = min(count, int(RATE * seconds / 2))
     sent: dict[tuple[str, int], float] = {}
 
     async def send() -> None:
@@ -223,8 +224,9 @@ def events(host: Host, mode: str, seconds: float) -> list[float]:
 
         for index in range(2 * amount):
             await asyncio.sleep(begin + index / RATE - time.perf_counter())
-            which = "came" if index < amount else "went"
-            tasks.append(asyncio.create_task(one(which, EVENTS + index % amount)))
+            # Who goes is not who came: a lease that comes and goes while the daemon is busy is rightly no event at all.
+            event = ("came", EVENTS + index) if index < amount else ("went", index - amount)
+            tasks.append(asyncio.create_task(one(*event)))
         await asyncio.gather(*tasks)
         await etcd.close()
 
@@ -339,7 +341,7 @@ def measure(mode: str, count: int, rounds: int, seconds: float, table: Table) ->
         again = [start(host, count, mode, cold=False) for _ in range(rounds)]
         quiet = memory(host)
         used, began = cpu(host), time.perf_counter()
-        delays = sorted(events(host, mode, seconds))
+        delays = sorted(events(host, count, mode, seconds))
         busy = (cpu(host) - used) / (time.perf_counter() - began)
         row = [f"{mode}, {count:,}", spread(cold), spread(again)]
         row += [f"{percentile(delays, share) * 1000:.1f}" for share in (50, 99, 100)]
