@@ -7,6 +7,7 @@ import os
 import select
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -71,7 +72,7 @@ def test_users_may_do_only_what_their_role_says() -> None:
             etcd.ctl("get", KEY, user=(user[0], "wrong"))
 
 
-def test_it_ends_with_the_process_that_started_it() -> None:
+def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     script = """
 import sys, time
 from overlayd.lab.etcd import loopback
@@ -79,7 +80,8 @@ with loopback() as etcd:
     print(etcd.members[0].pid, flush=True)
     time.sleep(1000)
 """
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as child:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}  # a killed process leaves the data behind
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment) as child:
         assert child.stdout is not None
         process = Process.of(int(child.stdout.readline()))
         assert process is not None
