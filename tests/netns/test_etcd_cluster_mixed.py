@@ -10,6 +10,7 @@ h1c1 10.1.1.2 -- br0 [h1] eth0 .1 ===+=== eth0 .3 [h3] flannel.1 10.1.3.0/32, br
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 
@@ -133,6 +134,26 @@ def test_dual_stack_keys() -> None:
         eventually(lambda: "10.1.9.0/24" in routes(a), "its IPv4 route is there")
         six = a.run("ip", "-6", "route", "show", "proto", "178").stdout
         assert "fd00:10:1:9::/64 via fd00:10:1:9:: dev" in six
+
+
+@pytest.mark.parametrize("mode", ["udp", "vxlan"])
+def test_ipv6_alone(mode: str) -> None:
+    """Containers, underlay and etcd's own addresses; flannel writes 0.0.0.0-0 where there is no IPv4 subnet."""
+    with hosts(2, mode=mode, family="ipv6", underlay="ipv6", registry="etcd", etcd_secure=True) as (a, b):
+        etcd = etcd_of(a)
+        assert etcd.endpoints == ["https://[fd00:192:0:2::fb]:2379"]
+        eventually(lambda: a.container(0).ping(b.container(0).address()), "the containers reach each other")
+        found = {key: json.loads(text)["PublicIPv6"] for key, text in etcd.below(SUBNETS).items()}
+        assert found == {
+            f"{SUBNETS}0.0.0.0-0&fd00:10:1:1::-64": "fd00:192:0:2::1",
+            f"{SUBNETS}0.0.0.0-0&fd00:10:1:2::-64": "fd00:192:0:2::2",
+        }
+        b.stop()
+        key = f"{SUBNETS}0.0.0.0-0&fd00:10:1:2::-64"
+        etcd.revoke(etcd.lease_of(key))
+        eventually(
+            lambda: "fd00:10:1:2::" not in a.run("ip", "-6", "route").stdout, "a lease that ends takes its route"
+        )
 
 
 # --- the registry alone -----------------------------------------------------------------------------------------------
