@@ -136,6 +136,18 @@ async def test_a_watch_tells_what_happened_since_a_revision(etcd: Etcd) -> None:
             assert events[1].revision == etcd.revision()
 
 
+async def test_a_watch_that_catches_up_says_how_far_it_is_and_no_further(etcd: Etcd) -> None:
+    """Cut at any point, it is resumed after the last batch, and nothing is lost."""
+    async with client(*etcd.endpoints) as one:
+        revision = etcd.revision()
+        for number in range(20):
+            etcd.put(f"{PREFIX}{number}", "x")
+        async with aclosing(one.watch(PREFIX, revision + 1)) as stream:
+            assert (await anext(stream)).revision == 0, "it stands, and has told nothing yet"
+            batch = await anext(stream)
+            assert batch.revision == batch.events[-1].revision
+
+
 async def test_a_large_answer_of_a_watch(etcd: Etcd) -> None:
     """Larger than any buffer for a line."""
     async with client(*etcd.endpoints) as one:

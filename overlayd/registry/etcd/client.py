@@ -77,8 +77,13 @@ class Event:
 class Batch:
     """What one answer of a watch tells; everything of one revision is in one batch."""
 
-    revision: int
     events: tuple[Event, ...]
+
+    @property
+    def revision(self) -> int:
+        """The revision up to which everything has been told; 0 for an empty batch. Not that of the answer's header:
+        while a watch catches up, that one is ahead of the events, and whoever resumed there would lose them."""
+        return max((event.revision for event in self.events), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,13 +305,13 @@ class EtcdClient:
 
     # --- 4. watch ----------------------------------------------------------------------------------------------------
 
-    async def watch(self, prefix: str, start: int) -> AsyncGenerator[Batch, None]:
-        """What happens to the keys with this prefix from revision `start` on; the first batch, without events, says
-        that the watch stands. Raises CompactedError or UnavailableError when it ends; never ends otherwise.
+    async def watch(self, prefix: str, start: int, endpoint: str | None = None) -> AsyncGenerator[Batch, None]:
+        """What happens to the keys with this prefix from revision `start` on, as one member tells it; the first batch,
+        without events, says that the watch stands. Ends only with CompactedError or UnavailableError.
 
         The caller finds out with a time-out of its own whether a silent member still lives.
         """
-        endpoint = self.endpoint
+        endpoint = endpoint or self.endpoint
         await self._authenticate(endpoint)
         create = {"key": _encode(prefix), "range_end": _encode(prefix_end(prefix)), "start_revision": str(start)}
         try:
@@ -319,7 +324,7 @@ class EtcdClient:
                     if result.get("canceled"):
                         raise self._canceled(endpoint, result)
                     events = tuple(_event(event) for event in result.get("events", []))
-                    yield Batch(_revision(result), events)
+                    yield Batch(events)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise UnavailableError(f"{endpoint}: {_reason(error)}") from None
         except _UnauthenticatedError as error:

@@ -19,8 +19,8 @@ import json
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -167,40 +167,44 @@ class EtcdRegistry:
     # --- configure ---------------------------------------------------------------------------------------------------
 
     async def configure(self, settings: Settings) -> Settings:
+        if self._own is None:
+            await self._first_look()
+            self._config = self._seen_config = self.view.config
+        elif self._safe(self.view.config):
+            self._config = self.view.config
+        if self._config is None:
+            raise RegistryError(self._missing)
+        merged = merge(settings, self._config, f"{self._prefix}/config")
+        self.view.use_ranges(merged.ranges())
+        return merged
+
+    @property
+    def _missing(self) -> str:
+        return f"{self._prefix}/config is not there; write it: overlayctl etcd init --network ... --backend ..."
+
+    async def _first_look(self) -> None:
+        """Know what etcd holds, or held when this node last saw it. Waits for etcd and for the configuration in it."""
         failures = 0
         while True:
             try:
-                if not self._loaded and self._stale is None:
-                    await self._load()
+                await self._load()
                 if self.view.config is not None or self._read_only:
-                    break
-                self._loaded = False
-                reason = (
-                    f"{self._prefix}/config is not there; write it: overlayctl etcd init --network ... --backend ..."
-                )
+                    return
+                reason = self._missing
             except UnavailableError as error:
                 reason = str(error)
                 if self._read_only:
                     raise RegistryError(f"etcd: {error}; check etcd.endpoints") from None
                 if self._restore():
                     self._lost(error)
-                    break
+                    return
             except EtcdError as error:
                 raise RegistryError(f"etcd: {error}") from None
-            if failures == 0 or self._error != reason:
+            if self._error != reason:
                 log.error("no leases yet: waiting for etcd", reason=reason, endpoints=",".join(self.client.endpoints))
             self._error = reason
             await self._sleep(backoff(failures))
             failures += 1
-        if self._own is None or self._safe(self.view.config):
-            self._config = self.view.config
-        if self._config is None:
-            raise RegistryError(
-                f"{self._prefix}/config is not there; write it: overlayctl etcd init --network ... --backend ..."
-            )
-        merged = merge(settings, self._config, f"{self._prefix}/config")
-        self.view.use_ranges(merged.ranges())
-        return merged
 
     async def _load(self) -> None:
         keys, revision = await self.client.range(f"{self._prefix}/")
@@ -294,6 +298,8 @@ class EtcdRegistry:
             raise RegistryError(f"etcd: {error}") from None
         except EtcdError as error:
             raise RegistryError(f"etcd: {error}") from None
+        finally:
+            await self._end_granted()
         raise RegistryError(f"etcd: no lease after {_RACES} attempts: other nodes were faster each time")
 
     def _choose(self, wanted: _Wanted, former: Sequence[Any]) -> Choice:
@@ -304,8 +310,14 @@ class EtcdRegistry:
                     f"public IP {public} is another node's: {found[0].name} (identity {found[0].id});"
                     " give each node a public_ip of its own"
                 )
-        ranges = wanted.settings.ranges()
-        return choose(self.view.held, self.view.taken(), ranges, self._node, wanted.publics, former)
+        taken = self.view.taken()
+        if self._own is not None and any(record.subnet == self._own.key for record in self._mine()):
+            taken -= set(self._own.lease.subnets)  # a value of this node's own that somebody spoilt
+        return choose(self.view.held, taken, wanted.settings.ranges(), self._node, wanted.publics, former)
+
+    def _mine(self) -> list[HostRecord]:
+        """This node's own records."""
+        return [record for record, _ in self.view.hosts.values() if self._is_mine(record)]
 
     def _lease(self, wanted: _Wanted, choice: Choice) -> Lease:
         """The lease as this node wants it written."""
@@ -340,7 +352,7 @@ class EtcdRegistry:
         record = HostRecord(self._node, self._session, key, self._name, lease.port)
         known = self.view.record(wanted.publics[0])
         conditions = [
-            Unchanged(subnet_key, held.mod_revision if held else 0),
+            Unchanged(subnet_key, there.mod_revision if (there := self.view.keys.get(subnet_key)) else 0),
             Unchanged(host_key, known[1].mod_revision if known else 0),
         ]
         writes: list[Put | Delete] = []
@@ -355,7 +367,7 @@ class EtcdRegistry:
         if revision is None:
             return False
         if self._own is None or not self._own.confirmed:
-            self._replaced |= {record.session for record, _ in self.view.hosts.values() if self._is_mine(record)}
+            self._replaced |= {record.session for record in self._mine()}
         if writes:
             log.info("lease acquired", lease=str(lease), how=choice.how, reservation=lease.reserved or None)
         abandoned = {kv.lease for kv in (*former, *(self.view.keys.get(put.key) for put in writes)) if kv is not None}
@@ -377,7 +389,7 @@ class EtcdRegistry:
         return [kv for kv in found if kv.key not in kept]
 
     def _is_mine(self, record: HostRecord | None) -> bool:
-        return record is not None and record.id == self._node and record.session != ""
+        return record is not None and record.id == self._node
 
     async def _living_lease(self, held: Held | None, ttl: int) -> int:
         """An etcd lease of the right TTL, renewed just now: one that is there, or a new one."""
@@ -390,6 +402,13 @@ class EtcdRegistry:
         self._granted = await self.client.grant(ttl)
         self._expires = self._now() + ttl
         return self._granted
+
+    async def _end_granted(self) -> None:
+        """End the etcd lease that was granted for nothing."""
+        if self._granted:
+            with suppress(EtcdError):  # it ends by itself when its time is over
+                await self.client.revoke(self._granted)
+            self._granted = 0
 
     async def _end_empty(self, etcd_lease: int) -> None:
         """End an etcd lease that holds no key any more, so that none leak."""
@@ -425,7 +444,9 @@ class EtcdRegistry:
                 return
             held, found = self.view.held.get(own.key), self.view.record(wanted.publics[0])
             record = found[0] if found is not None else None
-            if own.confirmed and self._intact(own, held, record):
+            if own.confirmed and held is not None and self._intact(own, held, record):
+                if held.etcd_lease != own.etcd_lease:
+                    await self._rebind(own, held)
                 return
             holder = record if self._is_mine(record) else held.host if held is not None else None
             if own.confirmed and holder is not None and self._is_mine(holder) and holder.session != self._session:
@@ -446,15 +467,18 @@ class EtcdRegistry:
             elif own.confirmed:
                 log.warning("own lease taken back", lease=str(lease))
 
-    def _intact(self, own: _Own, held: Held | None, record: HostRecord | None) -> bool:
-        if held is None or record is None or (record.id, record.session) != (self._node, self._session):
+    def _intact(self, own: _Own, held: Held, record: HostRecord | None) -> bool:
+        if record is None or (record.id, record.session) != (self._node, self._session):
             return False
-        if record.subnet != own.key or lease_text(held.lease) != lease_text(own.lease):
-            return False
-        if held.etcd_lease != own.etcd_lease:  # made a reservation, or given another etcd lease, by somebody else
-            self._have(replace(own, etcd_lease=held.etcd_lease, lease=replace(own.lease, reserved=held.lease.reserved)))
-            log.info("own lease", lease=str(own.lease), reservation=held.lease.reserved)
-        return True
+        return record.subnet == own.key and lease_text(held.lease) == lease_text(own.lease)
+
+    async def _rebind(self, own: _Own, held: Held) -> None:
+        """Somebody made this node's lease a reservation, or bound it to another etcd lease."""
+        lease = replace(own.lease, reserved=held.lease.reserved)
+        self._have(_Own(lease, held.etcd_lease, confirmed=True))
+        log.info("own lease is bound to another etcd lease", lease=str(lease), reservation=lease.reserved)
+        if own.etcd_lease:
+            await self._end_empty(own.etcd_lease)
 
     # --- keep --------------------------------------------------------------------------------------------------------
 
@@ -506,8 +530,10 @@ class EtcdRegistry:
                 if not self._loaded:
                     await self._load()
                     await self._settled()
-                async with aclosing(self.client.watch(f"{self._prefix}/", self.view.revision + 1)) as stream:
-                    async for batch in self._lively(stream):
+                endpoint = self.client.endpoint
+                watch = self.client.watch(f"{self._prefix}/", self.view.revision + 1, endpoint)
+                async with aclosing(watch) as stream, aclosing(self._lively(stream, endpoint)) as batches:
+                    async for batch in batches:
                         if not batch.events:  # the watch stands
                             self._back()
                             failures = 0
@@ -521,9 +547,8 @@ class EtcdRegistry:
                 await self._sleep(backoff(failures))
                 failures += 1
 
-    async def _lively(self, stream: AsyncIterator[Batch]) -> AsyncIterator[Batch]:
+    async def _lively(self, stream: AsyncIterator[Batch], endpoint: str) -> AsyncGenerator[Batch, None]:
         """The batches, while the member that sends them answers. Raises UnavailableError when it does not."""
-        endpoint = self.client.endpoint
         pending = asyncio.ensure_future(anext(stream))
         try:
             while True:
