@@ -19,6 +19,7 @@ import struct
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from ipaddress import ip_address
 
 from overlayd.core.address import Family
@@ -140,7 +141,7 @@ class NativeEngine:
         standing = {id(peer) for peer in table.peers.values()}
         peers.sort(key=lambda peer: id(peer) in standing)
         index = {id(peer): number for number, peer in enumerate(peers)}
-        rows = tuple((ip_address(peer.host).packed, peer.port, self._slot(peer.name)) for peer in peers)
+        rows = tuple((_packed(peer.host), peer.port, self._slot(peer.name)) for peer in peers)
         levels = []
         for version, length, entries in table.owners.levels():
             width = 4 if version == 4 else 16
@@ -248,6 +249,11 @@ class NativeEngine:
         state["udp_gso"] = int(now["run_segments"] > 1)
         state.update({name: now[name] for name in ("join_tcp", "join_udp", "gso_failures", "join_refusals")})
         return state
+
+
+@lru_cache(1 << 16)
+def _packed(host: str) -> bytes:
+    return ip_address(host).packed
 
 
 def _kernel() -> tuple[int, int]:
