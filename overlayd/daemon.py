@@ -157,7 +157,7 @@ class Daemon:
         """The backend's kernel state and packets. Raises HostError when a device cannot be made."""
         self.reconciler.report_problems(backend.node)
         backend.peers_changed(self.reconciler.peers(backend.node))
-        failures = await self.reconciler.compare(backend, self.settings, repair=False)
+        failures = await self.reconciler.compare(backend, self.settings)
         fatal = [failure for failure in failures if failure.fatal]
         if fatal:
             raise HostError(fatal[0].reason)
@@ -290,8 +290,10 @@ class Daemon:
 
     async def _compare(self) -> None:
         try:
+            backend = self.backend
+            findings = await self.reconciler.check(backend, self.settings)
             async with self._changing:
-                await self.reconciler.compare(self.backend, self.settings, repair=True)
+                await self.reconciler.repair(backend, findings)
         except HostError as error:
             log.error("comparison failed", error=str(error))
 

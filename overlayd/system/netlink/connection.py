@@ -16,6 +16,7 @@ from overlayd.core.state import KernelState
 from overlayd.core.underlay import HostInterface
 from overlayd.system.errors import HostError
 from overlayd.system.netlink.batches import BATCH, BatchWriter
+from overlayd.system.netlink.dumps import DumpReader
 from overlayd.system.netlink.links import LinkWriter
 from overlayd.system.netlink.reader import Reader
 
@@ -34,6 +35,7 @@ class Netlink:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="netlink")
         self._batch = batch
         self._route: IPRoute
+        self._dumps: DumpReader
         self._reader: Reader
         self._links: LinkWriter
         self._batches: BatchWriter
@@ -56,11 +58,13 @@ class Netlink:
 
     def _open(self) -> None:
         self._route = IPRoute()
-        self._reader, self._links = Reader(self._route), LinkWriter(self._route)
+        self._dumps = DumpReader()
+        self._reader, self._links = Reader(self._route, self._dumps), LinkWriter(self._route)
         self._batches = BatchWriter(self._batch)
 
     def _close(self) -> None:
         self._route.close()
+        self._dumps.close()
         self._batches.close()
 
     async def interfaces(self) -> list[HostInterface]:
