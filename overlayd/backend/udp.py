@@ -26,7 +26,7 @@ from overlayd.core.address import Family, Network
 from overlayd.core.config import UdpSettings
 from overlayd.core.decide import ForwardingTable, Peer
 from overlayd.core.firewall import Guarded
-from overlayd.core.lease import Lease
+from overlayd.core.lease import Lease, LeaseEvent
 from overlayd.core.node import Node
 from overlayd.core.state import Address, KernelObject, Link, Route
 from overlayd.datapath.engine import TUN_GONE, Counters, Engine, MakeEngine, choose
@@ -65,8 +65,8 @@ class UdpBackend:
         self._sockets: dict[Family, socket.socket] = {}
         self._tun: Tun | None = None
         self._engine: Engine | None = None
-        self._routes: dict[str, tuple[Lease, list[tuple[Network, Peer]]]] = {}
-        """What each peer's lease comes to, by its key: the same objects from one table to the next."""
+        self._routes: dict[str, list[tuple[Network, Peer]]] = {}
+        """What each peer's lease comes to in the table, by the lease's key."""
         self._table = self._make_table(())
 
     # --- kernel state ----------------------------------------------------------------------------------------------
@@ -139,16 +139,22 @@ class UdpBackend:
         self._engine = None  # it holds the sockets that are closed now
 
     def peers_changed(self, peers: Iterable[Lease]) -> None:
-        self._table = self._make_table(peers)
+        self._use(self._make_table(peers))
+
+    def peers_moved(self, events: Sequence[LeaseEvent]) -> None:
+        gone = [route for event in events for route in self._routes.pop(event.lease.key, ())]
+        new = {event.lease.key: self._of(event.new) for event in events if event.new is not None}
+        self._routes.update(new)
+        self._use(self._table.changed(gone, chain.from_iterable(new.values())))
+
+    def _use(self, table: ForwardingTable) -> None:
+        self._table = table
         if self._engine is not None:
-            self._engine.replace_table(self._table)
+            self._engine.replace_table(table)
 
     def _make_table(self, peers: Iterable[Lease]) -> ForwardingTable:
-        known, self._routes = self._routes, {}
-        for lease in peers:
-            made = known.get(lease.key)
-            self._routes[lease.key] = made if made is not None and made[0] is lease else (lease, self._of(lease))
-        routes = chain.from_iterable(made for _, made in self._routes.values())
+        self._routes = {lease.key: self._of(lease) for lease in peers}
+        routes = chain.from_iterable(self._routes.values())
         own = self.node.lease.subnets
         return ForwardingTable(own, [subnet.network_address for subnet in own], self.node.overlay_mtu, routes)
 

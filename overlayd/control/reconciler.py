@@ -138,7 +138,7 @@ class Reconciler:
         for thing in list(old.values()):  # a host that has two leases keeps its way through the guard with either
             if isinstance(thing, SetElement) and thing.key not in new and self.table.is_public(thing.address):
                 del old[thing.key]
-        backend.peers_changed(self.peers(node))
+        backend.peers_moved(foreign)
         async with self._kernel.lock:
             return await self._apply(diff(old, new), repair=False)
 

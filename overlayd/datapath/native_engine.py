@@ -28,7 +28,6 @@ from overlayd.core.decide import (
     ForwardingTable,
     Peer,
     Reply,
-    Send,
     TokenBucket,
     Verdict,
     decide_inbound,
@@ -130,31 +129,26 @@ class NativeEngine:
     # --- 2. compile --------------------------------------------------------------------------------------------------
 
     def replace_table(self, table: ForwardingTable) -> None:
-        names = {peer.name for peer in table.peers.values()}
+        # By identity, as decisions hold them: peers[host] is the one that stands for an address, and comes last.
+        listed = {owner.peer: None for owner in table.owners if owner is not DELIVER}  # type: ignore[union-attr]
+        for peer in table.peers.values():
+            listed.pop(peer, None)
+        peers = [*listed, *table.peers.values()]
+        names = {peer.name for peer in peers}
         for name in self._slots.keys() - names:
             slot = self._slots.pop(name)
             self._native.forget(slot)
             self._free.append(slot)
-        # By identity, as decisions hold them: peers[host] is the one that stands for an address, and comes last.
-        listed = [owner.peer for owner in table.owners if isinstance(owner, Send)]
-        peers = list({id(peer): peer for peer in (*listed, *table.peers.values())}.values())
-        standing = {id(peer) for peer in table.peers.values()}
-        peers.sort(key=lambda peer: id(peer) in standing)
-        index = {id(peer): number for number, peer in enumerate(peers)}
-        rows = tuple((_packed(peer.host), peer.port, self._slot(peer.name)) for peer in peers)
+        index: dict[Peer | None, int] = {peer: number for number, peer in enumerate(peers)}
+        rows = tuple([(_packed(peer.host), peer.port, self._slot(peer.name)) for peer in peers])
         levels = []
         for version, length, entries in table.owners.levels():
             width = 4 if version == 4 else 16
-            levels.append(
-                (
-                    width,
-                    length,
-                    tuple(
-                        (prefix.to_bytes(width, "big"), -1 if owner is DELIVER else index[id(owner.peer)])  # type: ignore[union-attr]
-                        for prefix, owner in entries
-                    ),
-                )
-            )
+            found = [
+                (prefix.to_bytes(width, "big"), -1 if owner is DELIVER else index[owner.peer])  # type: ignore[union-attr]
+                for prefix, owner in entries
+            ]
+            levels.append((width, length, tuple(found)))
         self._native.replace_table(native.Table(table.mtu, rows, tuple(levels)))
         self._table, self._peers = table, peers
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 
 import pytest
 from hypothesis import given
@@ -110,6 +110,29 @@ def test_the_subnet_of_a_value_that_makes_no_sense_is_taken_all_the_same() -> No
     assert view(put("/subnets/10.5.2.0-24", "{")).taken() == {IPv4Network("10.5.2.0/24")}
 
 
+DUAL_RANGES = (*RANGES, SubnetRange.of(IPv6Network("fc00::/48")))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_subnet_under_two_keys_is_the_first_keys(first: bool) -> None:
+    """Each kernel object, and each entry of a forwarding table, has one owner."""
+    alone = put("/subnets/10.5.1.0-24", value("192.0.2.1"))
+    dual = put("/subnets/10.5.1.0-24&fc00:0:0:1::-64", value("192.0.2.2"))
+    known = View(PREFIX)
+    known.use_ranges(DUAL_RANGES)
+    known.apply((alone, dual) if first else (dual, alone), 1)
+    assert [str(lease.public_ip) for lease in known.leases()] == ["192.0.2.1"]
+    assert known.bad == {dual.key: "10.5.1.0/24 is leased by the key 10.5.1.0-24 already; delete one of them"}
+    events = known.apply([delete("/subnets/10.5.1.0-24", 2)], 2)
+    assert {(event.kind, str(event.lease.public_ip)) for event in events} == {
+        ("removed", "192.0.2.1"),
+        ("added", "192.0.2.2"),
+    }
+    assert known.bad == {}
+    events = known.apply([put("/subnets/10.5.1.0-24", value("192.0.2.1"), 3)], 3)
+    assert {event.kind for event in events} == {"removed", "added"}
+
+
 def test_a_value_that_turns_bad_is_a_lease_that_goes() -> None:
     known = view(ONE)
     (event,) = known.apply([put("/subnets/10.5.1.0-24", "{", 2)], 2)
@@ -135,9 +158,18 @@ def test_what_is_older_than_what_is_known_is_passed_over() -> None:
 
 
 KEYS = st.sampled_from(
-    ["/subnets/10.5.1.0-24", "/subnets/10.5.2.0-24", "/subnets/x", "/overlayd/hosts/192.0.2.1",
-     "/overlayd/hosts/192.0.2.2", "/config", "/else"]
-)  # fmt: skip
+    [
+        "/subnets/10.5.1.0-24",
+        "/subnets/10.5.2.0-24",
+        "/subnets/10.5.2.0-24&fc00::-64",
+        "/subnets/fc00::-64",
+        "/subnets/x",
+        "/overlayd/hosts/192.0.2.1",
+        "/overlayd/hosts/192.0.2.2",
+        "/config",
+        "/else",
+    ]
+)
 VALUES = st.sampled_from(
     [
         "",
@@ -153,7 +185,7 @@ VALUES = st.sampled_from(
 @given(st.lists(st.lists(st.tuples(KEYS, VALUES | st.none(), st.sampled_from([0, 9])), max_size=5), max_size=8))
 def test_events_lead_to_what_a_fresh_look_finds(batches: list[list[tuple[str, str | None, int]]]) -> None:
     known, table, there = View(PREFIX), LeaseTable(), {}
-    known.use_ranges(RANGES)
+    known.use_ranges(DUAL_RANGES)
     for revision, batch in enumerate(batches, 1):
         unique = {key: (text, lease) for key, text, lease in batch}  # etcd changes a key once in a transaction
         events = []
@@ -163,7 +195,9 @@ def test_events_lead_to_what_a_fresh_look_finds(batches: list[list[tuple[str, st
             there[event.key] = event.kv
         table.apply(*known.apply(events, revision))
     fresh = View(PREFIX)
-    fresh.use_ranges(RANGES)
+    fresh.use_ranges(DUAL_RANGES)
     fresh.load([kv for kv in there.values() if kv is not None], len(batches))
     assert (known.held, known.bad, known.keys) == (fresh.held, fresh.bad, fresh.keys)
     assert set(table) == set(fresh.leases())
+    subnets = [subnet for lease in table for subnet in lease.subnets]
+    assert len(subnets) == len(set(subnets)), "no subnet has two owners"

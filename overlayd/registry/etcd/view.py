@@ -36,6 +36,10 @@ class View:
         """Keys that make no sense, and what is wrong with each."""
         self._records: dict[str, str] = {}
         """The public IP under which our record of a lease stands, by the lease's key."""
+        self._claims: dict[Network, list[str]] = {}
+        """The keys that claim a subnet, each by a sound lease; where there are several, the first in order has it."""
+        self._claimed: dict[str, tuple[Network, ...]] = {}
+        """The subnets that a key claims."""
         self._networks: tuple[Network, ...] = ()
 
     # --- what it knows -----------------------------------------------------------------------------------------------
@@ -79,14 +83,21 @@ class View:
         for key, held in list(self.held.items()):
             try:
                 self._check(held.lease)
-            except FormatError as error:
-                del self.held[key]
-                self.bad[self._subnets + key] = str(error)
+            except FormatError:
+                self._take_lease(key)
 
     def load(self, keys: Iterable[KeyValue], revision: int) -> None:
         """Forget everything and know this instead."""
         keys = list(keys)
-        self.keys, self.held, self.hosts, self.bad, self._records = {}, {}, {}, {}, {}
+        self.keys, self.held, self.hosts, self.bad, self._records, self._claims, self._claimed = (
+            {},
+            {},
+            {},
+            {},
+            {},
+            {},
+            {},
+        )
         for kv in sorted(keys, key=lambda kv: not kv.key.startswith(self._hosts)):  # records before what they are of
             self._take(Event(kv.key, kv, kv.mod_revision))
         self.revision = revision
@@ -98,9 +109,10 @@ class View:
             known_kv = self.keys.get(event.key)
             if known_kv is not None and known_kv.mod_revision >= event.revision:
                 continue  # older than what this node wrote itself and knows already
-            for key in self._touched(event):
-                known = self.held.get(key)
-                before.setdefault(key, known.lease if known else None)
+            for touched in self._touched(event):
+                for key in (touched, *self._rivals(touched)):
+                    known = self.held.get(key)
+                    before.setdefault(key, known.lease if known else None)
             self._take(event)
         self.revision = max(self.revision, revision)
         changes = []
@@ -137,21 +149,60 @@ class View:
             self._take_host(event.key.removeprefix(self._hosts), event.kv)
 
     def _take_lease(self, key: str) -> None:
+        """Judge a key anew, and whoever claims the same subnet."""
+        before = self._claimed.get(key, ())
+        self._judge(key)
+        for subnet in {*before, *self._claimed.get(key, ())}:
+            for rival in self._claims.get(subnet, ()):
+                if rival != key:
+                    self._judge(rival)
+
+    def _judge(self, key: str) -> None:
+        """Whether this key, as it is now, is a lease."""
         self.held.pop(key, None)
+        self.bad.pop(self._subnets + key, None)
         kv = self.keys.get(self._subnets + key)
-        if kv is None:
-            return
+        lease: Lease | None = None
         try:
-            lease = parse_lease(key, kv.value)
-            self._check(lease)
+            if kv is not None:
+                lease = parse_lease(key, kv.value)
+                self._check(lease)
         except FormatError as error:
-            self.bad[kv.key] = str(error)
+            lease, self.bad[self._subnets + key] = None, str(error)
+        self._claim(key, lease.subnets if lease is not None else ())
+        if kv is None or lease is None:
             return
+        for subnet in lease.subnets:
+            first = self._claims[subnet][0]
+            if first != key:
+                self.bad[kv.key] = f"{subnet} is leased by the key {first} already; delete one of them"
+                return
         host = self._host_of(key, lease)
         if host is not None or kv.lease == 0:
             name, port = (host.name, host.port) if host is not None else ("", None)
             lease = replace(lease, name=name, port=port, reserved=kv.lease == 0)
         self.held[key] = Held(lease, kv.lease, kv.mod_revision, host)
+
+    def _claim(self, key: str, subnets: tuple[Network, ...]) -> None:
+        former = self._claimed.pop(key, ())
+        if subnets:
+            self._claimed[key] = subnets
+        if subnets == former:
+            return
+        for subnet in former:
+            self._claims[subnet].remove(key)
+            if not self._claims[subnet]:
+                del self._claims[subnet]
+        for subnet in subnets:
+            self._claims[subnet] = sorted([*self._claims.get(subnet, ()), key])
+
+    def _rivals(self, key: str) -> list[str]:
+        """Other keys that claim a subnet of this key's."""
+        try:
+            subnets = [subnet for subnet in parse_key(key) if subnet is not None]
+        except FormatError:
+            return []
+        return [other for subnet in subnets for other in self._claims.get(subnet, ()) if other != key]
 
     def _host_of(self, key: str, lease: Lease) -> HostRecord | None:
         """Our record of the node that holds the lease, unless the lease has passed to another address since."""
