@@ -10,25 +10,29 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
+import sys
 import time
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
 from overlayd.backend.base import Backend
-from overlayd.control.discovery import discover, make_backend
+from overlayd.control.discovery import discover, make_backend, make_registry
+from overlayd.control.feed import Feed
 from overlayd.control.lock import InstanceLock
 from overlayd.control.reconciler import Reconciler
 from overlayd.control.server import ControlServer
-from overlayd.control.status import describe
+from overlayd.control.status import describe, describe_peer, describe_waiting
 from overlayd.core.config import Settings
+from overlayd.core.lease import Lease, LeaseEvent
+from overlayd.core.node import Node
 from overlayd.core.subnet_env import subnet_env
-from overlayd.registry.base import RegistryError, Snapshot
-from overlayd.registry.static import StaticRegistry
+from overlayd.registry.base import Moved, RegistryError, Snapshot
 from overlayd.system.config_file import ConfigError, Loaded, Sources, load
 from overlayd.system.errors import HostError
 from overlayd.system.files import read_sysctl, write_atomically, write_sysctl
@@ -37,12 +41,28 @@ from overlayd.system.netlink import Netlink
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
+
 _COMPARE_EVERY = 10.0  # seconds between full comparisons; flannel's host-gw re-checks its routes as often
 _LOOK_EVERY = (
     1.0  # seconds between looks at the configuration files; stat() finds a replaced file and a moved link alike
 )
 
-RESTART_ONLY = ("control_socket", "healthz_ip", "healthz_port", "log_format", "log_level", "registry")
+_SWITCH = (
+    0.001  # seconds after which a thread that compares lets the event loop have its turn; Python's default is 0.005
+)
+_BREATH = 0.01  # seconds at most between lease updates, of which a storm is taken in batches
+
+RESTART_ONLY = (
+    "control_socket",
+    "etcd",
+    "healthz_ip",
+    "healthz_port",
+    "log_format",
+    "log_level",
+    "registry",
+    "state_dir",
+)
 
 
 class Daemon:
@@ -51,10 +71,14 @@ class Daemon:
     def __init__(self, sources: Sources, loaded: Loaded) -> None:
         self._sources = sources
         self._files = loaded.files
+        self._given = loaded.settings
+        """As this host's own sources have them."""
         self.settings: Settings = loaded.settings
-        self.registry = StaticRegistry(entry.lease() for entry in self.settings.leases)
+        """With what the registry decides for the whole network."""
+        self.registry = make_registry(loaded.settings)
         self.started = time.time()
-        self.state = "starting"
+        self.state = "waiting"
+        self.feed = Feed()
         self.reloads = 0
         self.reload_error: str | None = None
         self.backend: Backend
@@ -66,44 +90,79 @@ class Daemon:
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises HostError or RegistryError when it cannot begin or go on."""
-        async with Netlink() as self.netlink:
-            node = await discover(self.settings, self.registry, self.netlink)
+        sys.setswitchinterval(_SWITCH)
+        gc.disable()  # a start makes objects by the hundred thousand, and hardly any garbage
+        async with Netlink() as self.netlink, AsyncExitStack() as closing:
+            closing.callback(gc.enable)
+            closing.push_async_callback(self.registry.close)
+            self._on_signals()
+            if self._given.registry != "static":  # it may have to wait, and can be asked meanwhile what for
+                await self._listen(closing)
+            node = await self._unless_stopped(self._find_out())
+            if node is None:
+                return
             self.backend = make_backend(node, self.settings)
-            with InstanceLock(Path(self.settings.control_socket)):
-                self.reconciler = Reconciler(Kernel(self.netlink))
-                server = ControlServer(self.status, self.reload)
-                try:
-                    await self._serve(server)
-                finally:
-                    self.state = "stopping"
-                    self.backend.stop()
-                    await server.close()
+            if self._given.registry == "static":
+                await self._listen(closing)
+            self.reconciler = Reconciler(Kernel(self.netlink))
+            self.state = "starting"
+            try:
+                await self._serve()
+            finally:
+                self.state = "stopping"
+                self.backend.stop()
 
-    async def _serve(self, server: ControlServer) -> None:
+    async def _find_out(self) -> Node:
+        self.settings = await self.registry.configure(self._given)
+        return await discover(self.settings, self.registry, self.netlink)
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """The result of `work`; None when the daemon was asked to stop before there was one."""
+        task, stop = asyncio.create_task(work), asyncio.create_task(self._stop.wait())
+        await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if task.done():
+            return task.result()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return None
+
+    async def _listen(self, closing: AsyncExitStack) -> None:
+        """Be the only daemon here, and answer. Raises HostError."""
+        closing.enter_context(InstanceLock(Path(self._given.control_socket)))
+        server = ControlServer(self.status, self.reload, self.watch)
+        closing.push_async_callback(server.close)
+        await server.open(Path(self._given.control_socket))
+        if self._given.healthz_port:
+            await server.open_health(self._given.healthz_ip, self._given.healthz_port)
+
+    async def _serve(self) -> None:
         self.backend.open()
-        await server.open(Path(self.settings.control_socket))
-        if self.settings.healthz_port:
-            await server.open_health(self.settings.healthz_ip, self.settings.healthz_port)
-        self._on_signals()
         await self._bring_up()
+        # Thousands of leases are here to stay: the garbage collector need not look at them ever again.
+        gc.freeze()
+        gc.enable()
         self._tell()
         self.state = "ready"
         await self._guard(
-            self._follow_leases(), self._every(_COMPARE_EVERY, self._compare), self._every(_LOOK_EVERY, self._look())
+            *self.registry.tasks(),
+            self._follow_leases(),
+            self._every(_COMPARE_EVERY, self._compare),
+            self._every(_LOOK_EVERY, self._look()),
         )
 
     # --- 3. bring up -----------------------------------------------------------------------------------------------
 
     async def _bring_up(self) -> None:
         self._forwarding()
-        self.reconciler.table.replace(entry.lease() for entry in self.settings.leases)
+        self.reconciler.table.replace(self.registry.leases(self.settings))
         await self._install(self.backend)
 
     async def _install(self, backend: Backend) -> None:
         """The backend's kernel state and packets. Raises HostError when a device cannot be made."""
         self.reconciler.report_problems(backend.node)
         backend.peers_changed(self.reconciler.peers(backend.node))
-        failures = await self.reconciler.compare(backend, self.settings, repair=False)
+        failures = await self.reconciler.compare(backend, self.settings)
         fatal = [failure for failure in failures if failure.fatal]
         if fatal:
             raise HostError(fatal[0].reason)
@@ -177,20 +236,69 @@ class Daemon:
 
     async def _follow_leases(self) -> None:
         async for update in self.registry.updates():
+            if isinstance(update, Moved):
+                await self._move(update.reason)
+                continue
             async with self._changing:
                 table = self.reconciler.table
-                events = table.replace(update.leases) if isinstance(update, Snapshot) else table.apply(update)
+                events = table.replace(update.leases) if isinstance(update, Snapshot) else table.apply(*update.events)
                 if not events:
                     continue
+                self._publish(events)
+                began = time.monotonic()
                 try:
                     await self.reconciler.take(self.backend, events)
                 except HostError as error:  # the table is right; the next comparison brings the kernel after it
                     log.error("lease events not applied", error=str(error))
+            # What comes meanwhile is taken together; packets and everything else have their turn.
+            await asyncio.sleep(min(time.monotonic() - began, _BREATH))
+
+    async def _say_stranded(self, old: Lease) -> None:
+        """Report the bridges whose containers still have addresses of a subnet that this host has lost."""
+        bridges = [
+            f"{one.name} {own}"
+            for one in await self.netlink.interfaces()
+            for own in one.addresses
+            if not one.ours and any(own.version == lost.version and own.ip in lost for lost in old.subnets)
+        ]
+        log.error(
+            "this host's subnet is another now: containers with addresses of the old one have to be started again",
+            old=str(old),
+            new=str(self.backend.node.lease),
+            bridges=", ".join(bridges) or "none",
+        )
+
+    def _publish(self, events: Iterable[LeaseEvent]) -> None:
+        if self.feed.wanted:
+            self.feed.publish({"event": event.kind, **self._describe(event.lease)} for event in events)
+
+    def _describe(self, lease: Lease) -> dict[str, Any]:
+        return describe_peer(self.backend.node, lease, None, [])
+
+    async def watch(self) -> AsyncIterator[dict[str, Any]]:
+        """Every lease, then every change of one: what `overlayctl leases --watch` prints."""
+        known = self.reconciler.table if self.state != "waiting" else ()
+        async for event in self.feed.read({"event": "present", **self._describe(lease)} for lease in known):
+            yield event
+
+    async def _move(self, reason: str) -> None:
+        """Go over to what the registry has now: another configuration of the network, or another lease."""
+        async with self._changing:
+            try:
+                old = self.backend.node.lease
+                await self._change(self._given)
+                log.info("follows the registry", reason=reason, lease=str(self.backend.node.lease))
+                if self.backend.node.lease.subnets != old.subnets:
+                    await self._say_stranded(old)
+            except (HostError, RegistryError) as error:
+                log.error("cannot follow the registry, the old state stays", reason=reason, error=str(error))
 
     async def _compare(self) -> None:
         try:
+            backend = self.backend
+            findings = await self.reconciler.check(backend, self.settings)
             async with self._changing:
-                await self.reconciler.compare(self.backend, self.settings, repair=True)
+                await self.reconciler.repair(backend, findings)
         except HostError as error:
             log.error("comparison failed", error=str(error))
 
@@ -224,11 +332,14 @@ class Daemon:
 
     async def reload(self) -> str | None:
         """Read the configuration again. A bad one changes nothing; the error is given back, and kept for status."""
+        if self.state == "waiting":
+            return "overlayd has not begun yet: it waits for its registry"
         async with self._changing:
             self.reload_error = None
             try:
                 loaded = load(self._sources)
-                await self._change(loaded)
+                await self._change(loaded.settings)
+                self._files = loaded.files
             except (ConfigError, HostError, RegistryError) as error:
                 self.reload_error = str(error)
             if self.reload_error is None:
@@ -239,14 +350,15 @@ class Daemon:
                     log.error("reload refused, the old configuration stays", error=line)
             return self.reload_error
 
-    async def _change(self, loaded: Loaded) -> None:
+    async def _change(self, given: Settings) -> None:
         """Go over to a new configuration as a whole, or come back to the old one. Raises HostError, RegistryError."""
-        new, old = loaded.settings, self.settings
-        leases = [entry.lease() for entry in new.leases]
-        node = await discover(new, StaticRegistry(leases), self.netlink)
         for key in RESTART_ONLY:
-            if getattr(new, key) != getattr(old, key):
-                log.warning("takes effect at the next start", setting=key, value=str(getattr(new, key)))
+            if getattr(given, key) != getattr(self._given, key):
+                log.warning("takes effect at the next start", setting=key, value=str(getattr(given, key)))
+        given = given.model_copy(update={"registry": self._given.registry})
+        old, new = self.settings, await self.registry.configure(given)
+        node = await discover(new, self.registry, self.netlink)
+        leases = self.registry.leases(new)
         former, known = self.backend, list(self.reconciler.table)
         stays = (node, new.udp, new.vxlan) == (former.node, old.udp, old.vxlan)
         try:
@@ -268,12 +380,11 @@ class Daemon:
             self.reconciler.table.replace(known)
             await self._install(former)
             raise
-        self._files = loaded.files
-        self.registry.replace(leases)
+        self._given = given
         self._forwarding()
 
     # --- answers ---------------------------------------------------------------------------------------------------
 
     async def status(self) -> dict[str, Any]:
         """What `overlayctl status --json` prints."""
-        return await describe(self)
+        return describe_waiting(self) if self.state == "waiting" else await describe(self)

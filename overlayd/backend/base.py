@@ -4,7 +4,7 @@ A backend knows how one mode's packets travel. It is told of leases and says whi
 does not touch the kernel for them: whoever holds the state compares and applies. What all modes share (the unreachable
 routes, forwarding, the tables of rules) is not its business either.
 
-    made -> open() -> [state compared and applied] -> attach() -> peers_changed() ... -> stop()
+    made -> open() -> peers_changed() -> [state compared and applied] -> attach() -> peers_moved() ... -> stop()
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from overlayd.core.firewall import Guarded
-from overlayd.core.lease import Lease
+from overlayd.core.lease import Lease, LeaseEvent
 from overlayd.core.node import Node
 from overlayd.core.state import KernelObject
 from overlayd.datapath.engine import Counters
@@ -43,6 +43,9 @@ class Backend(Protocol):
 
     def peers_changed(self, peers: Iterable[Lease]) -> None:
         """All peers as they are now."""
+
+    def peers_moved(self, events: Sequence[LeaseEvent]) -> None:
+        """What changed in them since, one event for each lease."""
 
     def stop(self) -> None:
         """Let go of sockets and devices. Kernel state stays."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from overlayd.core.firewall import Guarded
-from overlayd.core.lease import Lease
+from overlayd.core.lease import Lease, LeaseEvent
 from overlayd.core.node import Node
 
 
@@ -27,6 +27,9 @@ class KernelPath:
 
     def peers_changed(self, peers: Iterable[Lease]) -> None:
         """Peers are kernel state, and nothing beside it."""
+
+    def peers_moved(self, events: Sequence[LeaseEvent]) -> None:
+        """Likewise."""
 
     def stop(self) -> None:
         """Nothing to let go of."""

@@ -18,14 +18,15 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from ipaddress import ip_interface
+from itertools import chain
 
 import structlog
 
-from overlayd.core.address import Family
+from overlayd.core.address import Family, Network
 from overlayd.core.config import UdpSettings
 from overlayd.core.decide import ForwardingTable, Peer
 from overlayd.core.firewall import Guarded
-from overlayd.core.lease import Lease
+from overlayd.core.lease import Lease, LeaseEvent
 from overlayd.core.node import Node
 from overlayd.core.state import Address, KernelObject, Link, Route
 from overlayd.datapath.acquaintance import GREET_EVERY
@@ -69,6 +70,8 @@ class UdpBackend:
         self._engine: Engine | None = None
         self._tap: TunnelTap | None = None
         self._greeting: asyncio.TimerHandle | None = None
+        self._routes: dict[str, list[tuple[Network, Peer]]] = {}
+        """What each peer's lease comes to in the table, by the lease's key."""
         self._table = self._make_table(())
 
     # --- kernel state ----------------------------------------------------------------------------------------------
@@ -169,24 +172,34 @@ class UdpBackend:
         self._engine = None  # it holds the sockets that are closed now
 
     def peers_changed(self, peers: Iterable[Lease]) -> None:
-        self._table = self._make_table(peers)
+        self._use(self._make_table(peers))
+
+    def peers_moved(self, events: Sequence[LeaseEvent]) -> None:
+        gone = [route for event in events for route in self._routes.pop(event.lease.key, ())]
+        new = {event.lease.key: self._of(event.new) for event in events if event.new is not None}
+        self._routes.update(new)
+        self._use(self._table.changed(gone, chain.from_iterable(new.values())))
+
+    def _use(self, table: ForwardingTable) -> None:
+        self._table = table
         if self._engine is not None:
-            self._engine.replace_table(self._table)
+            self._engine.replace_table(table)
 
     def _make_table(self, peers: Iterable[Lease]) -> ForwardingTable:
-        port = self._settings.port
-        announced = self.node.lease.wire == "overlayd"
-        routes = []
-        for lease in peers:
-            made: dict[str, Peer] = {}  # one peer for both of a lease's subnets where one carrier takes both
-            for subnet, public in self.node.reachable(lease):
-                host = str(public)
-                peer = made.setdefault(
-                    host, Peer(host, port, public.version, lease.key, announced and lease.wire == "overlayd")
-                )
-                routes.append((subnet, peer))
+        self._routes = {lease.key: self._of(lease) for lease in peers}
+        routes = chain.from_iterable(self._routes.values())
         own = self.node.lease.subnets
         return ForwardingTable(own, [subnet.network_address for subnet in own], self.node.overlay_mtu, routes)
+
+    def _of(self, lease: Lease) -> list[tuple[Network, Peer]]:
+        made: dict[str, Peer] = {}  # one peer for both of a lease's subnets where one carrier takes both
+        routes = []
+        announced = self.node.lease.wire == lease.wire == "overlayd"
+        for subnet, public in self.node.reachable(lease):
+            host = str(public)
+            peer = made.setdefault(host, Peer(host, self._settings.port, public.version, lease.key, announced))
+            routes.append((subnet, peer))
+        return routes
 
     @property
     def engine(self) -> str | None:

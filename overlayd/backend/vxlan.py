@@ -60,8 +60,9 @@ class VxlanBackend(KernelPath):
                 yield Route(subnet, self.node.underlay.name, public)
                 continue
             device, vtep = self._device(public.version), subnet.network_address
-            yield Neighbour(device, vtep, lease.vtep_mac)
-            yield FdbEntry(device, lease.vtep_mac, public)
+            mac = lease.mac_over(public.version)
+            yield Neighbour(device, vtep, mac)
+            yield FdbEntry(device, mac, public)
             yield Route(subnet, device, vtep, onlink=True, own_link=True)
 
     def _is_direct(self, inner: Family, carrier: Family, lease: Lease) -> bool:

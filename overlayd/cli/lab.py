@@ -20,6 +20,7 @@ from overlayd.cli.render import invocation
 from overlayd.lab import Host, Lab, LabError, LabSpec, merged, reap
 from overlayd.lab import state as states
 from overlayd.lab.drawing import draw
+from overlayd.lab.etcd import Etcd
 from overlayd.lab.namespace import silent
 
 Run = Callable[[argparse.Namespace], int]
@@ -46,6 +47,16 @@ def add_parser(subparsers: Any) -> None:
     up.add_argument(
         "--wire", choices=("flannel", "overlayd"), default="flannel", help="what the leases announce for udp mode"
     )
+    up.add_argument(
+        "--registry",
+        choices=("static", "etcd"),
+        default="static",
+        help="leases from a table, or from an etcd of the lab's own (default: static)",
+    )
+    up.add_argument(
+        "--etcd-members", type=int, default=1, metavar="N", help="of that etcd, each in a namespace (default: 1)"
+    )
+    up.add_argument("--etcd-secure", action="store_true", help="that etcd asks for certificates and passwords")
     up.add_argument("--offloads", choices=("on", "off"), default="on", help="TSO, GSO and GRO (default: on)")
     up.add_argument(
         "--set",
@@ -131,6 +142,9 @@ def _up(arguments: argparse.Namespace) -> int:
         underlay_mtu=arguments.underlay_mtu,
         offloads=arguments.offloads == "on",
         wire=arguments.wire,
+        registry=arguments.registry,
+        etcd_members=arguments.etcd_members,
+        etcd_secure=arguments.etcd_secure,
         settings=parse_settings(arguments.set),
     )
 
@@ -173,6 +187,9 @@ def _hints(lab: Lab) -> list[tuple[str, str]]:
         ]
     elif last is not first:
         hints.append((f"{invocation()} lab exec{name} h1 -- ping {last.public_ip}", "across the underlay"))
+    if lab.etcd is not None:
+        member = lab.etcd.members[0].name
+        hints.append((f"{invocation()} lab exec{name} {member} -- etcdctl get --prefix /", "leases as etcd has them"))
     hints += [
         (f"{invocation()} lab exec{name} h1", "a shell on a host"),
         (f"{invocation()} lab status{name}", "what each daemon says"),
@@ -182,11 +199,15 @@ def _hints(lab: Lab) -> list[tuple[str, str]]:
 
 
 def _exec(arguments: argparse.Namespace) -> int:
-    node = Lab.load(arguments.name).find(arguments.node)
+    lab = Lab.load(arguments.name)
+    node = lab.find(arguments.node)
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     environment = dict(os.environ)
     if isinstance(node, Host):
         environment["OVERLAYD_CONTROL_SOCKET"] = str(node.socket_path)
+        environment["OVERLAYD_CONFIG"] = str(node.config_path)
+    if lab.etcd is not None:
+        environment |= lab.etcd.environment()  # for etcdctl, on any node of the underlay
     if os.geteuid() != 0:
         raise LabError("entering a namespace needs root: run with sudo")
     sys.stdout.flush()
@@ -200,8 +221,9 @@ def _exec(arguments: argparse.Namespace) -> int:
 def _status(arguments: argparse.Namespace) -> int:
     lab = Lab.load(arguments.name)
     rows = [host_status(host) for host in lab.hosts]
+    members = etcd_status(lab.etcd) if lab.etcd is not None else []
     if arguments.json:
-        print(json.dumps({"name": lab.name, "spec": lab.spec.mapping(), "hosts": rows}, indent=2))
+        print(json.dumps({"name": lab.name, "spec": lab.spec.mapping(), "hosts": rows, "etcd": members}, indent=2))
         return 0
     table = Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1))
     for column in ("host", "mode", "state", "pid", "subnet", "public IP", "peers", "packets out/in"):
@@ -224,6 +246,10 @@ def _status(arguments: argparse.Namespace) -> int:
     wanted = Measurement.get(console, console.options.update(max_width=200), table).maximum
     console.width = max(console.width, wanted)  # better cut by the terminal than by us
     console.print(table)
+    for one in members:
+        console.print(
+            f"{one['name']}: {one['url']}, {one['state']}, pid {one['pid'] or '-'}", markup=False, soft_wrap=True
+        )
     for row in rows:
         for problem in row["status"].get("problems", ()):
             console.print(f"{row['name']}: {problem}", style="yellow", markup=False, soft_wrap=True)
@@ -247,6 +273,17 @@ def host_status(host: Host) -> dict[str, Any]:
         "containers": {one.name: str(one.address()) for one in host.containers},
         "status": status,
     }
+
+
+def etcd_status(etcd: Etcd) -> list[dict[str, Any]]:
+    """A row for each member of the lab's etcd."""
+    rows = []
+    for one in etcd.members:
+        state = "down" if one.pid is None else "leads" if etcd.leads(one.url) else "follows"
+        if one.pid is not None and not one.health():
+            state = "without a quorum, or silent"
+        rows.append({"name": one.name, "url": one.url, "pid": one.pid, "state": state})
+    return rows
 
 
 def _down(arguments: argparse.Namespace) -> int:

@@ -12,11 +12,13 @@ from pathlib import Path
 from rich.console import Console
 
 from overlayd import __version__
-from overlayd.cli import demo, lab, render
+from overlayd.cli import demo, etcd, lab, render
 from overlayd.core.config import Settings
 from overlayd.core.subnet_env import docker_options
 from overlayd.lab.spec import LabError
-from overlayd.system.control_client import ControlError, ask
+from overlayd.registry.base import RegistryError
+from overlayd.system.config_file import ConfigError
+from overlayd.system.control_client import ControlError, ask, follow
 from overlayd.system.errors import HostError
 from overlayd.system.files import read_text
 
@@ -29,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     try:
         status = given.run(given)
-    except (ControlError, HostError, LabError, ValueError) as error:
+    except (ConfigError, ControlError, HostError, LabError, RegistryError, ValueError) as error:
         print(f"overlayctl: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -56,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 
     leases = commands.add_parser("leases", help="every lease that the daemon knows")
     _asking(leases)
+    leases.add_argument("--watch", action="store_true", help="then every change of one, until interrupted")
     leases.set_defaults(run=_leases)
 
     reload = commands.add_parser("reload", help="have the daemon read its configuration again")
@@ -66,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     docker.add_argument("--subnet-file", type=Path, default=Path(_SUBNET_FILE), help="default: %(default)s")
     docker.set_defaults(run=_docker_opts)
 
+    etcd.add_parsers(commands)
     lab.add_parser(commands)
     demo.add_parser(commands)
     return parser
@@ -88,13 +92,23 @@ def _status(given: argparse.Namespace) -> int:
 
 
 def _leases(given: argparse.Namespace) -> int:
+    if given.watch:
+        return _watch(given)
     state = ask(given.socket, "/v1/status")
+    if state["state"] == "waiting":
+        raise ControlError(f"no leases are known: {state['problems'][0]}")
     rows = [{**state["lease"], "problem": None, "own": True}, *({**peer, "own": False} for peer in state["peers"])]
     if given.json:
         print(json.dumps([{key: value for key, value in row.items() if key != "traffic"} for row in rows], indent=2))
     else:
-        Console().print(render.leases(rows))
+        Console().print(render.leases(rows, state["registry_state"]))
     return 0
+
+
+def _watch(given: argparse.Namespace) -> int:
+    for event in follow(given.socket, "/v1/leases"):
+        print(json.dumps(event) if given.json else render.lease_event(event), flush=True)
+    raise ControlError(f"{given.socket}: overlayd has ended")
 
 
 def _reload(given: argparse.Namespace) -> int:

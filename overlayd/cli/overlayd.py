@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import structlog
@@ -13,21 +13,18 @@ import uvloop
 
 from overlayd import __version__
 from overlayd.cli.logs import set_up
-from overlayd.control.discovery import discover, make_backend
+from overlayd.cli.settings import add_flags
+from overlayd.cli.settings import sources as settings_sources
+from overlayd.control.discovery import discover, make_backend, make_registry
 from overlayd.control.lock import InstanceLock
 from overlayd.control.reconciler import Reconciler
-from overlayd.core.config import Option, Settings, options
+from overlayd.core.config import Settings
 from overlayd.daemon import Daemon
 from overlayd.registry.base import RegistryError
-from overlayd.registry.static import StaticRegistry
-from overlayd.system.config_file import ConfigError, Loaded, Sources, control_socket, load
+from overlayd.system.config_file import ConfigError, Loaded, control_socket, load
 from overlayd.system.errors import HostError
 from overlayd.system.kernel import Kernel
 from overlayd.system.netlink import Netlink
-
-DEFAULT_CONFIG = Path("/etc/overlayd/overlayd.yaml")
-
-_ALIASES = {"--forward-rules": "--iptables-forward-rules"}  # flannel's name for what is not iptables here
 
 _EPILOG = """\
 Every setting can be a flag, an environment variable (--vxlan-port is OVERLAYD_VXLAN_PORT) or a line of the YAML file,
@@ -42,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
     parser = _parser()
     given = parser.parse_args(arguments)
-    sources = _sources(given)
+    sources = settings_sources(given)
     try:
         if given.cleanup:  # what overlayd made can be removed whatever the configuration says
             set_up(Settings())
@@ -76,50 +73,23 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"overlayd {__version__}")
-    parser.add_argument("--config", metavar="FILE", type=Path, help=f"YAML file (default: {DEFAULT_CONFIG} if there)")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--check", action="store_true", help="validate, print what would be done, change nothing")
     action.add_argument("--cleanup", action="store_true", help="remove every device, route and rule that overlayd made")
-    settings = parser.add_argument_group("settings")
-    for option in options():
-        _add(settings, option)
+    add_flags(parser)
     return parser
-
-
-def _add(group: argparse._ArgumentGroup, option: Option) -> None:
-    default = "" if option.default is None or "default:" in option.description else f" (default: {_shown(option)})"
-    names = [option.flag] + ([_ALIASES[option.flag]] if option.flag in _ALIASES else [])
-    text = (option.description + default).replace("%", "%%")
-    destination = "/".join(option.path)
-    if option.boolean:  # --ip-masq and --ip-masq=false, as flannel takes them
-        group.add_argument(*names, dest=destination, nargs="?", const="true", metavar="true|false", help=text)
-    else:
-        group.add_argument(*names, dest=destination, metavar=option.path[-1].upper(), help=text)
-
-
-def _shown(option: Option) -> str:
-    return str(option.default).lower() if option.boolean else str(option.default)
-
-
-def _sources(given: argparse.Namespace) -> Sources:
-    file = given.config
-    if file is None and os.environ.get("OVERLAYD_CONFIG"):
-        file = Path(os.environ["OVERLAYD_CONFIG"])
-    if file is None and DEFAULT_CONFIG.exists():
-        file = DEFAULT_CONFIG
-    values = {option.path: getattr(given, "/".join(option.path)) for option in options()}
-    return Sources(file, {path: value for path, value in values.items() if value is not None}, dict(os.environ))
 
 
 async def _check(loaded: Loaded) -> int:
     """Print the node, its peers and the operations that a start would do."""
-    settings = loaded.settings
-    leases = [entry.lease() for entry in settings.leases]
-    async with Netlink() as netlink:
-        node = await discover(settings, StaticRegistry(leases), netlink)
+    async with Netlink() as netlink, AsyncExitStack() as closing:
+        registry = make_registry(loaded.settings, read_only=True)
+        closing.push_async_callback(registry.close)
+        settings = await registry.configure(loaded.settings)
+        node = await discover(settings, registry, netlink)
         backend = make_backend(node, settings)
         reconciler = Reconciler(Kernel(netlink))
-        reconciler.table.replace(leases)
+        reconciler.table.replace(registry.leases(settings))
         peers = reconciler.peers(node)
         print(f"mode      {node.mode}")
         print(f"underlay  {node.underlay.name}, MTU {node.underlay.mtu}")

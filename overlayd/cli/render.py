@@ -23,6 +23,8 @@ def invocation() -> str:
 
 def status(state: Json) -> RenderableType:
     """`overlayctl status`."""
+    if state["state"] == "waiting":
+        return Text("\n".join(["waiting", *state["problems"]]), style="yellow")
     overlay, underlay = state["overlay"], state["underlay"]
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="bold")
@@ -34,7 +36,7 @@ def status(state: Json) -> RenderableType:
     _row(facts, "overlay", f"{', '.join(overlay['interfaces']) or 'no device'}, MTU {overlay['mtu']}")
     _row(facts, "networks", ", ".join(overlay["networks"]))
     _row(facts, "underlay", f"{underlay['interface']}, MTU {underlay['mtu']}")
-    _row(facts, "registry", state["registry"])
+    _row(facts, "registry", _registry(state["registry_state"]))
     _row(facts, "up for", _duration(state["uptime_seconds"]))
     if state["traffic"] is not None:
         _row(facts, "traffic", _traffic(state["traffic"]))
@@ -51,15 +53,36 @@ def status(state: Json) -> RenderableType:
     return Group(facts, Text(), _peers(state["peers"]))
 
 
-def leases(rows: Sequence[Json]) -> RenderableType:
+def leases(rows: Sequence[Json], registry: Json) -> RenderableType:
     """`overlayctl leases`."""
     table = Table(box=None, pad_edge=False)
     for title in ("HOST", "SUBNET", "PUBLIC IP", "VTEP MAC", ""):
         table.add_column(title, overflow="fold")
     for row in rows:
         note = Text("this host", style="green") if row["own"] else Text(row["problem"] or "", style="red")
-        _row(table, row["name"] or "-", _subnets(row), _publics(row), row["vtep_mac"], note)
-    return table
+        if row["reserved"]:
+            note = Text("reserved ") + note
+        _row(table, row["name"] or "-", _subnets(row), _publics(row) or "-", row["vtep_mac"], note)
+    lines = [Text(f"{key}: left out: {reason}", style="red") for key, reason in registry["bad"].items()]
+    if not registry["connected"] or registry["stale"]:
+        lines.append(_registry(registry))
+    return Group(table, *lines)
+
+
+def lease_event(event: Json) -> str:
+    """One line of `overlayctl leases --watch`."""
+    sign = {"present": "=", "added": "+", "removed": "-", "changed": "~"}[event["event"]]
+    words = [sign, _subnets(event), _publics(event) or "-", event["name"] or "-"]
+    return "  ".join([*words, *filter(None, ["reserved" if event["reserved"] else "", event["problem"]])])
+
+
+def _registry(state: Json) -> Text:
+    if state["stale"]:
+        return Text(f"{state['name']}, out of reach; leases are stale, from this host's disk", style="red")
+    if not state["connected"]:
+        return Text(f"{state['name']}, out of reach; leases are those known before", style="red")
+    where = f", {state['endpoint']} at revision {state['revision']}" if state["endpoint"] else ""
+    return Text(f"{state['name']}{where}")
 
 
 def _row(table: Table, *cells: str | Text) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import socket
 from dataclasses import replace
+from pathlib import Path
 
 from overlayd.backend.base import Backend
 from overlayd.backend.host_gw import HostGwBackend
@@ -14,8 +17,11 @@ from overlayd.core.mtu import MINIMUM
 from overlayd.core.node import Node, Underlay
 from overlayd.core.underlay import UnderlayError, find_underlay
 from overlayd.registry.base import Registry
+from overlayd.registry.etcd.registry import EtcdRegistry
+from overlayd.registry.static import StaticRegistry
 from overlayd.system.errors import HostError
 from overlayd.system.netlink import Netlink
+from overlayd.system.state_dir import StateDir
 
 _ANYWHERE = {4: "198.51.100.1", 6: "2001:db8::1"}  # documentation addresses: they follow the default route
 
@@ -30,12 +36,14 @@ async def discover(settings: Settings, registry: Registry, netlink: Netlink) -> 
         underlay = find_underlay(settings, interfaces, egress, leases)
     except UnderlayError as error:
         raise HostError(str(error)) from None
-    lease = await registry.acquire(underlay)
+    lease = await registry.acquire(settings, underlay)
     # The lease says by which families peers reach this host; an address that it does not name carries nothing.
     underlay = replace(underlay, public_ip=lease.public_ip, public_ipv6=lease.public_ipv6)
     for own in lease.subnets:
         _not_on_underlay(own, underlay.addresses, underlay)
-    node = Node(settings.mode, lease, underlay, settings.ranges(), settings.mtu)
+    vni = settings.vxlan.vni if settings.mode == "vxlan" else None
+    port = {"udp": settings.udp.port, "vxlan": settings.vxlan.port, "host-gw": None}[settings.mode]
+    node = Node(settings.mode, lease, underlay, settings.ranges(), settings.mtu, vni, port)
     for carrier in node.carriers:
         if underlay.local(carrier) is None:
             raise HostError(
@@ -58,6 +66,15 @@ def _not_on_underlay(subnet: object, addresses: tuple[Interface, ...], underlay:
                 f"interface {underlay.name}: its address {own} lies in this host's own subnet {subnet};"
                 " the overlay and the underlay must not share addresses"
             )
+
+
+def make_registry(settings: Settings, *, read_only: bool = False) -> Registry:
+    """Where leases come from. Raises HostError or RegistryError. `read_only`: nothing is written anywhere."""
+    if settings.registry == "static":
+        return StaticRegistry()
+    store = StateDir(Path(settings.state_dir), Path(settings.subnet_file), read_only=read_only)
+    name = settings.node_name or re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())
+    return EtcdRegistry(settings, store, name, read_only=read_only)
 
 
 def make_backend(node: Node, settings: Settings) -> Backend:

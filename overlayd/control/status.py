@@ -13,7 +13,7 @@ from overlayd.control.reconciler import Reconciler
 from overlayd.core.lease import Lease
 from overlayd.core.node import Node
 from overlayd.datapath.engine import Counters, Traffic
-from overlayd.registry.base import Registry
+from overlayd.registry.base import Registry, RegistryState
 from overlayd.system import nft
 from overlayd.system.errors import HostError
 from overlayd.system.netlink import Netlink
@@ -46,6 +46,8 @@ def describe_lease(lease: Lease) -> dict[str, Any]:
         "public_ipv6": _text(lease.public_ipv6),
         "vtep_mac": lease.vtep_mac,
         "wire": lease.wire,
+        "backend": lease.backend,
+        "reserved": lease.reserved,
     }
 
 
@@ -56,6 +58,20 @@ def describe_peer(node: Node, lease: Lease, counters: Counters | None, ways: lis
     return {**describe_lease(lease), "problem": node.problem(lease), "traffic": traffic, "ways": ways}
 
 
+def describe_waiting(daemon: Running) -> dict[str, Any]:
+    """The state of a daemon that waits for its registry and has touched nothing yet."""
+    registry = daemon.registry.state()
+    return {
+        "version": __version__,
+        "pid": os.getpid(),
+        "state": daemon.state,
+        "uptime_seconds": round(time.time() - daemon.started, 3),
+        "registry": registry.name,
+        "registry_state": asdict(registry),
+        "problems": [f"waiting for {registry.name}: {registry.error or 'it has not answered yet'}"],
+    }
+
+
 async def describe(daemon: Running) -> dict[str, Any]:
     """The whole state, for people and machines alike."""
     backend, node = daemon.backend, daemon.backend.node
@@ -63,6 +79,10 @@ async def describe(daemon: Running) -> dict[str, Any]:
     ways = backend.ways()
     peers = [describe_peer(node, lease, counters, ways.get(lease.key, [])) for lease in daemon.reconciler.peers(node)]
     problems = [str(failure) for failure in daemon.reconciler.failures]
+    registry = daemon.registry.state()
+    if not registry.connected or registry.stale is not None:
+        problems.append(_registry_problem(registry))
+    problems += [f"{key}: {text}" for key, text in registry.bad.items()]
     problems += [f"{peer['subnet'] or peer['ipv6_subnet']}: {peer['problem']}" for peer in peers if peer["problem"]]
     return {
         "version": __version__,
@@ -72,7 +92,8 @@ async def describe(daemon: Running) -> dict[str, Any]:
         "mode": node.mode,
         "engine": backend.engine,
         "offloads": backend.gauges(),
-        "registry": daemon.registry.name,
+        "registry": registry.name,
+        "registry_state": asdict(registry),
         "lease": describe_lease(node.lease),
         "underlay": {
             "interface": node.underlay.name,
@@ -119,6 +140,15 @@ async def _firewall_drops(daemon: Running) -> dict[str, int]:
         return {text: packets for text, packets in (await nft.counters()).items() if packets}
     except HostError:
         return {}
+
+
+def _registry_problem(state: RegistryState) -> str:
+    since = ""
+    if state.stale is not None:
+        since = f"; the leases are stale: this host saved them {time.time() - state.stale:.0f} s ago"
+    elif state.since is not None:
+        since = f", for {time.time() - state.since:.0f} s; the leases are those known then"
+    return f"{state.name} is out of reach{since}: {state.error or 'not tried again yet'}"
 
 
 def _text(value: object) -> str | None:

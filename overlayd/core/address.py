@@ -17,6 +17,8 @@ FAMILIES: tuple[Family, Family] = (4, 6)
 
 def overlap(one: Network, other: Network) -> bool:
     """Whether two networks share an address; networks of different families never do."""
+    if one.prefixlen == other.prefixlen:  # the common case, and the cheap one
+        return one == other
     if isinstance(one, IPv4Network) and isinstance(other, IPv4Network):
         return one.overlaps(other)
     if isinstance(one, IPv6Network) and isinstance(other, IPv6Network):
@@ -26,7 +28,7 @@ def overlap(one: Network, other: Network) -> bool:
 
 def within(inner: Network, outer: Network) -> bool:
     """Whether `inner` is `outer` or a part of it."""
-    return overlap(inner, outer) and inner.prefixlen >= outer.prefixlen
+    return inner.prefixlen >= outer.prefixlen and inner.version == outer.version and inner.network_address in outer
 
 
 def host_network(address: Address) -> Network:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Annotated, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic.fields import FieldInfo
 
 from overlayd.core import values
@@ -56,6 +56,33 @@ class VxlanSettings(_Section):
     learning: Flag = Field(False, description="let the device learn MACs from traffic")
     gbp: Flag = Field(False, description="carry group-based policy marks")
     direct_routing: Flag = Field(False, description="plain routes, as host-gw does, to peers on the same link")
+
+
+class EtcdSettings(_Section):
+    """The etcd registry."""
+
+    endpoints: Annotated[str, values.urls()] = Field(
+        "http://127.0.0.1:2379", description="URLs of etcd's members, with commas between"
+    )
+    prefix: Annotated[str, values.parser(values.etcd_prefix)] = Field(
+        "/coreos.com/network", description="where the network's keys begin"
+    )
+    cafile: Annotated[str | None, values.parser(values.file_name)] = Field(
+        None, description="certificate authority that etcd's certificate is held against"
+    )
+    certfile: Annotated[str | None, values.parser(values.file_name)] = Field(
+        None, description="this client's certificate (without a common name: etcd's gateway refuses those)"
+    )
+    keyfile: Annotated[str | None, values.parser(values.file_name)] = Field(None, description="its private key")
+    username: Annotated[str | None, values.parser(values.user_name)] = Field(None, description="etcd user")
+    password: Annotated[SecretStr | None, values.parser(SecretStr)] = Field(
+        None, description="its password (a flag shows in `ps`: prefer the file or the environment)"
+    )
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The endpoints one by one."""
+        return tuple(self.endpoints.split(","))
 
 
 class LeaseEntry(_Section):
@@ -108,6 +135,9 @@ class Settings(_Section):
     ipv6_subnet_min: Annotated[IPv6Address | None, values.address(6)] = Field(None, description="likewise for IPv6")
     ipv6_subnet_max: Annotated[IPv6Address | None, values.address(6)] = Field(None, description="likewise for IPv6")
 
+    node_name: Annotated[str | None, values.parser(values.host_name)] = Field(
+        None, description="what other hosts call this one, with the etcd registry (default: its host name)"
+    )
     iface: Annotated[str | None, values.parser(values.interface_name)] = Field(
         None, description="underlay interface, by name or by one of its addresses"
     )
@@ -125,10 +155,21 @@ class Settings(_Section):
         None, description="MTU of the overlay in bytes (default: the underlay's less the overhead)"
     )
 
-    registry: Annotated[str, values.choice("static")] = Field("static", description="where leases come from")
+    registry: Annotated[str, values.choice("static", "etcd")] = Field("static", description="where leases come from")
     leases: tuple[LeaseEntry, ...] = Field((), description="the static lease table")
     leases_file: Annotated[str | None, values.parser(values.file_name)] = Field(
         None, description="a YAML file that holds `leases:`, relative to the configuration file"
+    )
+
+    etcd: EtcdSettings = EtcdSettings()
+    subnet_lease_ttl: Annotated[values.Duration, values.duration(5, 30 * 86400)] = Field(
+        values.Duration(86400), description="how long a lease in etcd lives without its host"
+    )
+    subnet_lease_renew_margin: Annotated[values.Duration, values.duration(1, 30 * 86400)] = Field(
+        values.Duration(3600), description="how long before its end a lease is renewed"
+    )
+    state_dir: Name = Field(
+        "/var/lib/overlayd", description="where the node's identity and the last known leases are kept"
     )
 
     udp: UdpSettings = UdpSettings()

@@ -125,6 +125,26 @@ class ForwardingTable:
         self.owners = PrefixTable([*entries, *((network, DELIVER) for network in own)])
         self.peers = {peer.host: peer for _, peer in routes}
 
+    def changed(self, gone: Iterable[tuple[Network, Peer]], come: Iterable[tuple[Network, Peer]]) -> ForwardingTable:
+        """The table without the routes `gone`, which are in it, and with the routes `come`.
+
+        Raises ValueError where one that is to come is there already.
+        """
+        gone, come = list(gone), list(come)
+        table = object.__new__(ForwardingTable)
+        table.mtu, table.routers = self.mtu, self.routers
+        table.owners = self.owners.changed((network for network, _ in gone), ((one, Send(peer)) for one, peer in come))
+        table.peers = dict(self.peers)
+        bereft = {peer.host for _, peer in gone if table.peers.get(peer.host) is peer}
+        for host in bereft:
+            del table.peers[host]
+        if bereft:  # another lease may name the same address
+            for owner in table.owners:
+                if isinstance(owner, Send) and owner.peer.host in bereft:
+                    table.peers[owner.peer.host] = owner.peer
+        table.peers.update((peer.host, peer) for _, peer in come)
+        return table
+
 
 def decide_outbound(packet: bytes, table: ForwardingTable) -> Send | Drop | Reply:
     """The verdict on a packet that containers or the host sent into the TUN: Send, Reply or Drop."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from overlayd.core.address import FAMILIES, Address, Family, Interface, Mode, Network
+from overlayd.core.address import FAMILIES, Address, Family, Interface, Mode, Network, overlap
 from overlayd.core.lease import Lease
 from overlayd.core.mtu import overlay_mtu
 from overlayd.core.subnets import SubnetRange
@@ -50,6 +50,10 @@ class Node:
     ranges: tuple[SubnetRange, ...]
     """The network, one range for each family it has."""
     mtu_override: int | None = None
+    vni: int | None = None
+    """The VXLAN network identifier, in vxlan mode."""
+    port: int | None = None
+    """The UDP port of the mode, here and on every peer."""
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -79,8 +83,10 @@ class Node:
         """Why the peer's subnet of family `inner` cannot be reached from here, in words; None when it can."""
         carrier = self.carrier(inner)
         subnet, public = peer.subnet_of(inner), peer.public(carrier)
-        if subnet is None:
+        if subnet is None or self._vacant(peer):
             return None
+        if wrong := self._mismatch(peer, subnet):
+            return wrong
         if public is None:
             key = "public_ip" if carrier == 4 else "public_ipv6"
             return f"{subnet} is carried over IPv{carrier} from here and the lease has no {key}; add it"
@@ -94,13 +100,35 @@ class Node:
             )
         return None
 
+    def _vacant(self, peer: Lease) -> bool:
+        """Whether the lease is a reservation that no host has taken up yet: no way there, and nothing wrong with it."""
+        if not peer.reserved:
+            return False
+        nobody = peer.public_ip is None and peer.public_ipv6 is None
+        return nobody or (peer.backend == "udp" and peer.port is None and self.mode != "udp")
+
+    def _mismatch(self, peer: Lease, subnet: Network) -> str | None:
+        """Why the peer does not speak this node's language, where the registry says what it speaks."""
+        if peer.backend is not None and peer.backend != self.mode:
+            return f"{subnet} is reached by backend {peer.backend}, this host speaks {self.mode}; use one on all hosts"
+        for name, its, ours in (("VNI", peer.vni, self.vni), ("port", peer.port, self.port)):
+            if its is not None and ours is not None and its != ours:
+                return f"{subnet} is reached by {name} {its}, this host has {name} {ours}; use one on all hosts"
+        if any(overlap(subnet, own) for own in self.lease.subnets):
+            return f"{subnet} overlaps this host's own subnet; one of the two leases has to go"
+        return None
+
     def problem(self, peer: Lease) -> str | None:
-        """The first obstacle to any of the peer's subnets."""
+        """The first obstacle to any of the peer's subnets; None for this host's own."""
+        if peer.key == self.lease.key:
+            return None
         return next((text for inner in self.families if (text := self.obstacle(peer, inner))), None)
 
     def reachable(self, peer: Lease) -> Iterator[tuple[Network, Address]]:
         """The peer's subnets that can be reached from here, each with the underlay address that holds it."""
         for inner in self.families:
             subnet, public = peer.subnet_of(inner), peer.public(self.carrier(inner))
-            if subnet is not None and public is not None and self.obstacle(peer, inner) is None:
+            if subnet is None or public is None or self._vacant(peer):
+                continue
+            if self.obstacle(peer, inner) is None:
                 yield subnet, public

@@ -34,6 +34,33 @@ class PrefixTable(Generic[T]):
         self._levels = {version: sorted(by_shift.items()) for version, by_shift in levels.items()}
         self._size = size
 
+    def changed(self, gone: Iterable[Network], come: Iterable[tuple[Network, T]]) -> PrefixTable[T]:
+        """A table without `gone` and with `come`; costs a plain copy and what changes.
+
+        Raises KeyError where a network that is to go is not there, ValueError where one that is to come is.
+        """
+        levels = {version: {shift: dict(level) for shift, level in some} for version, some in self._levels.items()}
+        size = self._size
+        for network in gone:
+            shift = network.max_prefixlen - network.prefixlen
+            del levels[network.version][shift][int(network.network_address) >> shift]
+            size -= 1
+        for network, value in come:
+            shift = network.max_prefixlen - network.prefixlen
+            level = levels[network.version].setdefault(shift, {})
+            prefix = int(network.network_address) >> shift
+            if prefix in level:
+                raise ValueError(f"{network} is in the table twice")
+            level[prefix] = value
+            size += 1
+        table: PrefixTable[T] = PrefixTable()
+        table._levels = {
+            version: sorted((shift, level) for shift, level in by_shift.items() if level)
+            for version, by_shift in levels.items()
+        }
+        table._size = size
+        return table
+
     def lookup(self, version: int, address: int) -> T | None:
         """The value of the longest prefix that holds `address` (an integer of family `version`), or None."""
         for shift, level in self._levels[version]:

@@ -25,6 +25,13 @@ def subnet_env(node: Node, ip_masq: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
+def leased_subnets(text: str) -> tuple[Network, ...]:
+    """The subnets that a subnet.env names, IPv4 first. Raises ValueError when it is none."""
+    values = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    keys = ("FLANNEL_SUBNET", "FLANNEL_IPV6_SUBNET")
+    return tuple(ip_interface(values[key]).network for key in keys if key in values)
+
+
 def docker_options(text: str) -> list[str]:
     """The options for dockerd that a subnet.env calls for.
 

@@ -84,6 +84,8 @@ def _problem(detail: Any) -> Problem:
         hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(model.model_fields)}"
         return Problem(path, "", f"unknown key; {hint}")
     value = detail["input"] if isinstance(detail["input"], str) else ""
+    if path[-1:] == ("password",) or (path[-1:] == ("endpoints",) and "@" in value):
+        value = ""  # a secret is never shown
     if detail["type"] == "value_error":
         return Problem(path, value, str(detail["ctx"]["error"]))
     if detail["type"] in ("model_type", "model_attributes_type"):
@@ -109,13 +111,32 @@ def cross_check(settings: Settings) -> list[Problem]:
             ranges[found.network.version] = found
     if problems:
         return problems
-    if not ranges:
+    if settings.registry == "etcd":
+        problems += _check_etcd(settings)
+    elif not ranges:
         return [Problem(("network",), "", "nothing is set; give a network such as 10.1.0.0/16 (or an ipv6_network)")]
     for key in ("public_ip", "public_ipv6"):
         problems += _not_in_overlay((key,), getattr(settings, key), ranges)
     if settings.mtu is not None and 6 in ranges and settings.mtu < mtu.MINIMUM[6]:
         problems.append(Problem(("mtu",), str(settings.mtu), f"is too small for IPv6; use {mtu.MINIMUM[6]} or more"))
-    return [*problems, *_check_leases(settings, ranges)]
+    return problems if settings.registry == "etcd" else [*problems, *_check_leases(settings, ranges)]
+
+
+def _check_etcd(settings: Settings) -> Iterator[Problem]:
+    etcd = settings.etcd
+    if settings.leases:
+        yield Problem(("leases",), "", "is the static registry's; with registry: etcd every host finds its lease there")
+    pairs = (("certfile", "keyfile"), ("keyfile", "certfile"), ("username", "password"), ("password", "username"))
+    for one, other in pairs:
+        if getattr(etcd, one) is not None and getattr(etcd, other) is None:
+            yield Problem(("etcd", other), "", f"is missing beside {one}")
+    for key in ("cafile", "certfile"):
+        if getattr(etcd, key) is not None and etcd.endpoints.startswith("http:"):
+            yield Problem(("etcd", key), str(getattr(etcd, key)), "has no use with http endpoints; write https")
+    ttl, margin = settings.subnet_lease_ttl, settings.subnet_lease_renew_margin
+    if margin >= ttl:
+        text = f"is not less than subnet_lease_ttl {ttl}; a lease is renewed before it ends"
+        yield Problem(("subnet_lease_renew_margin",), str(margin), text)
 
 
 def _not_in_overlay(path: Path, public: Address | None, ranges: Mapping[int, SubnetRange]) -> list[Problem]:

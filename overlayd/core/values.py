@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator
 
@@ -140,6 +141,77 @@ def public(version: int) -> BeforeValidator:
         return address
 
     return parser(parse)
+
+
+class Duration(int):
+    """Whole seconds, written as people write them: 24h, 60m, 90s."""
+
+    def __str__(self) -> str:
+        for unit, seconds in (("h", 3600), ("m", 60)):
+            if self and self % seconds == 0:
+                return f"{self // seconds}{unit}"
+        return f"{int(self)}s"
+
+
+def duration(low: int, high: int) -> BeforeValidator:
+    """A time between the two in seconds; a bare number is in minutes, as flannel's flags have it."""
+
+    def parse(text: str) -> Duration:
+        match = re.fullmatch(r"([0-9]{1,9})([hms]?)", text)
+        if match is None:
+            raise ValueError("is no time; write 24h, 60m or 90s (a bare number is in minutes)")
+        found = Duration(int(match[1]) * {"h": 3600, "m": 60, "": 60, "s": 1}[match[2]])
+        if not low <= found <= high:
+            raise ValueError(f"is out of range; use {Duration(low)} to {Duration(high)}")
+        return found
+
+    return parser(parse)
+
+
+def urls() -> BeforeValidator:
+    """URLs of servers: text with commas between, or a list."""
+
+    def accept(value: object) -> object:
+        if isinstance(value, list) and all(isinstance(one, str) for one in value):
+            return _urls(",".join(value))
+        if isinstance(value, Mapping | list):
+            raise ValueError("takes a list of URLs, or URLs with commas between")
+        return _urls(value) if isinstance(value, str) else value
+
+    return BeforeValidator(accept)
+
+
+def _urls(text: str) -> str:
+    found = []
+    for one in text.split(","):
+        try:
+            parts = urlsplit(one.strip())
+            bare = parts.hostname and parts.port is not None and parts.path in ("", "/")
+        except ValueError:
+            bare = False
+            parts = urlsplit("")
+        if "@" in parts.netloc:
+            raise ValueError("holds a user or a password; these have settings of their own")
+        if not bare or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
+            raise ValueError("is no list of URLs like http://192.0.2.1:2379,http://192.0.2.2:2379")
+        found.append(f"{parts.scheme}://{parts.netloc}")
+    if len({one.split(":")[0] for one in found}) > 1:
+        raise ValueError("mixes http and https; use one of them for all")
+    return ",".join(dict.fromkeys(found))
+
+
+def user_name(text: str) -> str:
+    """A user of etcd's."""
+    if not text.isprintable() or len(text) > 100:
+        raise ValueError("is no user name")
+    return text
+
+
+def etcd_prefix(text: str) -> str:
+    """Where keys begin in etcd; the slash at the end is left out."""
+    if not re.fullmatch(r"(/[A-Za-z0-9._-]+)+/?", text):
+        raise ValueError("is no prefix of keys; write it like /coreos.com/network")
+    return text.rstrip("/")
 
 
 def mtu_bytes(text: str) -> int:

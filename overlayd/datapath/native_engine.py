@@ -48,7 +48,7 @@ from overlayd.datapath.engine import (
     path_mtu,
     unheard,
 )
-from overlayd.datapath.native_table import compile_table
+from overlayd.datapath.native_table import compile_table, peers_of
 from overlayd.datapath.ways import Ways
 
 # <linux/if_tun.h>
@@ -143,13 +143,14 @@ class NativeEngine:
     # --- 2. compile --------------------------------------------------------------------------------------------------
 
     def replace_table(self, table: ForwardingTable) -> None:
-        names = {peer.name for peer in table.peers.values()}
+        peers = peers_of(table)
+        names = {peer.name for peer in peers}
         for name in self._slots.keys() - names:
             slot = self._slots.pop(name)
             self._native.forget(slot)
             self._free.append(slot)
-        made, peers, index = compile_table(table, self._slot)
-        self._native.replace_table(made)
+        index = {peer: number for number, peer in enumerate(peers)}
+        self._native.replace_table(compile_table(table, index, self._slot))
         self._table, self._peers = table, peers
         self._ways.replace_table(table, self._slots, index)
 

@@ -29,7 +29,7 @@ class Ways:
         self._hosts: dict[str, list[str]] = {}
         self._bits: dict[str, int] = {}
 
-    def replace_table(self, table: ForwardingTable, slots: Mapping[str, int], index: Mapping[int, int]) -> None:
+    def replace_table(self, table: ForwardingTable, slots: Mapping[str, int], index: Mapping[Peer, int]) -> None:
         """The peers as they are now; those that stay need not be asked again before they are used."""
         self._mtu, self._slots, self._index = table.mtu, slots, index
         self._peers = [peer for peer in table.peers.values() if peer.announced]
@@ -62,7 +62,7 @@ class Ways:
         paths = (Path.SOCKET, Path.TUNNEL) if tunnel else (Path.SOCKET,)
         for question in known.questions(paths, _ABILITIES):
             if question.path is Path.TUNNEL:
-                self._engine.tunnel(self._index[id(peer)], question.encode())
+                self._engine.tunnel(self._index[peer], question.encode())
             else:
                 self._send(question.encode(), peer)
         self._set_way(peer)

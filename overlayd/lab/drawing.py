@@ -1,22 +1,25 @@
-"""A lab as a drawing of plain text: a box for each host, the containers in it, and the underlay below."""
+"""A lab as a drawing of plain text: a box for each host and each member of its etcd, and the underlay below."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from overlayd.lab.spec import HostPlan, LabSpec
+from overlayd.lab.etcd import CLIENT_PORT
+from overlayd.lab.spec import EtcdPlan, HostPlan, LabSpec, plan_etcd
 from overlayd.lab.topology import has_cable
 
 
 def draw(spec: LabSpec, hosts: Sequence[HostPlan], width: int = 100) -> str:
     """The drawing, at most `width` columns wide unless one host alone is wider; hosts wrap into rows."""
-    boxes = [_box(spec, host, number) for number, host in enumerate(hosts, 1)]
+    contents = {host.name: _host(spec, host) for host in hosts} | {one.name: _etcd(one) for one in plan_etcd(spec)}
+    inside = max(len(line) for name, content in contents.items() for line in [name, *content]) + 2
+    boxes = [_box(name, content, inside) for name, content in contents.items()]
     height = max(len(box) for box in boxes)
-    column = max(len(box[0]) for box in boxes)
+    column = inside + 2
     per_row = max(1, (width + 2) // (column + 2))
     lines: list[str] = []
     for first in range(0, len(boxes), per_row):
-        row = [[*box, *[" " * column] * (height - len(box))] for box in boxes[first : first + per_row]]
+        row = [[*[" " * column] * (height - len(box)), *box] for box in boxes[first : first + per_row]]
         lines += ["  ".join(parts).rstrip() for parts in zip(*row, strict=True)]
         lines.append(_wire(column, len(row), last=first + per_row >= len(boxes)))
     underlay = " and ".join(str(address.network) for address in hosts[0].underlay)
@@ -25,18 +28,24 @@ def draw(spec: LabSpec, hosts: Sequence[HostPlan], width: int = 100) -> str:
     return "\n".join(lines)
 
 
-def _box(spec: LabSpec, host: HostPlan, number: int) -> list[str]:
+def _host(spec: LabSpec, host: HostPlan) -> list[str]:
     content = []
     for container in host.containers:
         content += _named(container.name, [str(address.ip) for address in container.addresses])
     content += _named("br0", [str(address) for address in host.bridge])
     if spec.mode != "none":
         content.append(f"overlayd  {spec.mode}, MTU {host.overlay_mtu}")
-    content += _named("eth0", [str(address.ip) for address in host.underlay])
-    inside = max(len(line) for line in [*content, host.name]) + 2
+    return [*content, *_named("eth0", [str(address.ip) for address in host.underlay])]
+
+
+def _etcd(member: EtcdPlan) -> list[str]:
+    return [f"etcd      port {CLIENT_PORT}", *_named("eth0", [str(address.ip) for address in member.underlay])]
+
+
+def _box(name: str, content: Sequence[str], inside: int) -> list[str]:
     middle = inside // 2
     return [
-        f"┌─ {host.name} " + "─" * (inside - len(host.name) - 3) + "┐",
+        f"┌─ {name} " + "─" * (inside - len(name) - 3) + "┐",
         *(f"│ {line:<{inside - 1}}│" for line in content),
         "└" + "─" * middle + "┬" + "─" * (inside - middle - 1) + "┘",
     ]

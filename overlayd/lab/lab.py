@@ -3,7 +3,8 @@
     with hosts(2, mode="vxlan") as (a, b):
         assert a.container(0).ping(b.container(0).address())
 
-A lab's way: claim the name and write lab.json (with the lock held) -> namespaces and cables -> files -> daemons.
+A lab's way: claim the name and write lab.json (with the lock held) -> namespaces and cables -> its etcd, if it has one
+-> files -> daemons.
 What fails or is interrupted in between is taken down again; what a killed process leaves is reaped by the next up.
 """
 
@@ -18,10 +19,11 @@ from typing import Any
 
 import yaml
 
+from overlayd.lab import registry
 from overlayd.lab import state as states
 from overlayd.lab.host import Container, Host, wait_ready
 from overlayd.lab.namespace import Echo, Namespace, need_root, need_tools, silent
-from overlayd.lab.spec import LabError, LabSpec, configuration, plan
+from overlayd.lab.spec import LabError, LabSpec, configuration, plan, plan_etcd
 from overlayd.lab.state import LabState, Process
 from overlayd.lab.topology import build, has_cable
 from overlayd.system.files import write_atomically
@@ -40,7 +42,11 @@ class Lab:
         self.spec = state.spec
         self.name = state.spec.name
         self.directory = state.directory
-        config = configuration(self.spec)
+        config: Mapping[str, Any] = configuration(self.spec)
+        self.etcd = registry.describe(state, echo)
+        """The lab's own etcd; None with a static table."""
+        if self.etcd is not None:
+            config = registry.host_configuration(config, self.etcd)
         self.hosts = tuple(Host(one, self, state, config, echo) for one in plan(self.spec))
         self.switch = None if has_cable(self.spec) else Namespace("switch", self.spec.namespace("switch"), echo)
 
@@ -61,10 +67,16 @@ class Lab:
         _claim(state)
         try:
             progress(f"namespaces and cables of {spec.hosts} hosts with {spec.containers} containers each")
-            build(spec, [host.plan for host in lab.hosts], echo)
-            lab.write_leases([host.plan.lease_entry() for host in lab.hosts])
+            build(spec, [host.plan for host in lab.hosts], plan_etcd(spec), echo)
             for host in lab.hosts:
                 host.write_config(host.config)
+            if lab.etcd is None:
+                lab.write_leases([host.plan.lease_entry() for host in lab.hosts])
+            else:
+                progress(f"etcd: {', '.join(f'{one.name} on {one.url}' for one in lab.etcd.members)}")
+                registry.start(lab.etcd, spec)
+                for host in lab.hosts:
+                    write_atomically(host.subnet_file, host.plan.subnet_env)
             if spec.mode != "none" and spec.start:
                 lab.start(progress)
             if not owned:
@@ -105,6 +117,8 @@ class Lab:
         Lab.end(self.name)
         for node in self.nodes():
             node.settle()
+        for member in self.etcd.members if self.etcd is not None else ():
+            member.settle()
 
     def nodes(self) -> Iterator[Host | Container]:
         """Every host, each followed by its containers."""
@@ -113,8 +127,10 @@ class Lab:
             yield from host.containers
 
     def find(self, name: str) -> Host | Container | Namespace:
-        """The host, the container or the switch that people call `name`. Raises LabError with the names that exist."""
+        """The host, container, switch or etcd member that people call `name`. Raises LabError with those that exist."""
         everything: list[Host | Container | Namespace] = [*self.nodes(), *([self.switch] if self.switch else [])]
+        members = self.etcd.members if self.etcd is not None else ()
+        everything += [one.namespace for one in members if one.namespace is not None]
         for one in everything:
             if one.name == name:
                 return one

@@ -33,6 +33,9 @@ _PACKAGES = {
     "ethtool": "ethtool",
     "ping": "iputils-ping",
     "iperf3": "iperf3",
+    "etcd": "etcd-server",
+    "etcdctl": "etcd-client",
+    "setpriv": "util-linux",
 }
 
 

@@ -21,17 +21,22 @@ from overlayd.core.address import Address, Family, Interface, Mode, Network
 from overlayd.core.config import Settings
 from overlayd.core.lease import Lease, Wire
 from overlayd.core.node import Node, Underlay
+from overlayd.core.subnet_env import subnet_env
 from overlayd.core.validation import validate
 
 Stack = Literal["ipv4", "ipv6", "dual"]
 LabMode = Literal[Mode, "none"]
+LabRegistry = Literal["static", "etcd"]
 
 HOSTS_MAX = 250
 UNDERLAY: dict[Family, str] = {4: "192.0.2.{}/24", 6: "fd00:192:0:2::{:x}/64"}
 NETWORK = "10.1.0.0/16"
 IPV6_NETWORK = "fd00:10:1::/48"
 
-_PARTS = r"h\d+(c\d+)?|switch"
+ETCD_MAX = 3
+_ETCD_FIRST = 251  # the members' underlay addresses come after the hosts'
+
+_PARTS = r"h\d+(c\d+)?|switch|etcd\d*"
 
 
 class LabError(Exception):
@@ -67,13 +72,24 @@ class LabSpec:
     """What the hosts' leases announce for udp mode."""
     start: bool = True
     """False leaves the daemons, whose configuration is written, to be started by hand: `host.start()`."""
+    registry: LabRegistry = "static"
+    """Where the daemons have their leases from: the table that the lab writes, or an etcd of the lab's own."""
+    etcd_members: int = 1
+    """Of the etcd, each in a namespace of its own."""
+    etcd_secure: bool = False
+    """TLS with certificates on both sides, among the members too, and users with passwords."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Merged into every host's configuration file; nested as there."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,30}", self.name):
             raise LabError(f"name: {self.name!r} is no lab name; use up to 31 of a-z, 0-9 and -, no - in front")
-        for key, low, high in (("hosts", 1, HOSTS_MAX), ("containers", 0, 200), ("underlay_mtu", 576, mtu.MAXIMUM)):
+        for key, low, high in (
+            ("hosts", 1, HOSTS_MAX),
+            ("containers", 0, 200),
+            ("underlay_mtu", 576, mtu.MAXIMUM),
+            ("etcd_members", 1, ETCD_MAX),
+        ):
             if not low <= getattr(self, key) <= high:
                 raise LabError(f"{key}: {getattr(self, key)} is out of range; use {low} to {high}")
         for key, words in (
@@ -81,6 +97,7 @@ class LabSpec:
             ("family", get_args(Stack)),
             ("underlay", get_args(Stack)),
             ("wire", get_args(Wire)),
+            ("registry", get_args(LabRegistry)),
         ):
             if getattr(self, key) not in words:
                 raise LabError(f"{key}: {getattr(self, key)} is not one of {', '.join(words)}")
@@ -123,6 +140,8 @@ class HostPlan:
     bridge: tuple[Interface, ...]
     lease: Lease
     overlay_mtu: int
+    subnet_env: str
+    """What the host's subnet.env holds once its daemon has the planned lease; empty without a daemon."""
     containers: tuple[ContainerPlan, ...]
 
     def lease_entry(self) -> dict[str, str]:
@@ -130,6 +149,25 @@ class HostPlan:
         keys = ("name", "subnet", "ipv6_subnet", "public_ip", "public_ipv6")
         entry = {key: str(value) for key in keys if (value := getattr(self.lease, key))}
         return entry if self.lease.wire == "flannel" else {**entry, "wire": self.lease.wire}
+
+
+@dataclass(frozen=True)
+class EtcdPlan:
+    """A member of the lab's etcd: `eth0` on the underlay, and nothing else."""
+
+    name: str
+    namespace: str
+    underlay: tuple[Interface, ...]
+
+
+def plan_etcd(spec: LabSpec) -> tuple[EtcdPlan, ...]:
+    """The members of the lab's etcd: one is called etcd, several etcd1, etcd2, ...; none with a static table."""
+    if spec.registry != "etcd":
+        return ()
+    names = ["etcd"] if spec.etcd_members == 1 else [f"etcd{number}" for number in range(1, spec.etcd_members + 1)]
+    return tuple(
+        EtcdPlan(name, spec.namespace(name), _underlay(spec, _ETCD_FIRST + index)) for index, name in enumerate(names)
+    )
 
 
 def configuration(spec: LabSpec) -> dict[str, Any]:
@@ -155,15 +193,21 @@ def merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
 
 def plan(spec: LabSpec) -> tuple[HostPlan, ...]:
     """Names and addresses of every host and container. Raises LabError where the settings do not allow them."""
+    settings = settings_of(spec)
+    return tuple(_host(spec, settings, number) for number in range(1, spec.hosts + 1))
+
+
+def settings_of(spec: LabSpec) -> Settings:
+    """The spec's settings with overlayd's defaults. Raises LabError for those that overlayd refuses."""
     settings = validate(_as_text(configuration(spec)))
     if not isinstance(settings, Settings):
         raise LabError("settings: " + "; ".join(str(problem) for problem in settings))
-    return tuple(_host(spec, settings, number) for number in range(1, spec.hosts + 1))
+    return settings
 
 
 def _host(spec: LabSpec, settings: Settings, number: int) -> HostPlan:
     name = f"h{number}"
-    underlay = tuple(ip_interface(UNDERLAY[family].format(number)) for family in stack_families(spec.underlay))
+    underlay = _underlay(spec, number)
     ranges = settings.ranges()
     subnets: dict[int, Network] = {}
     for one in ranges:
@@ -183,10 +227,11 @@ def _host(spec: LabSpec, settings: Settings, number: int) -> HostPlan:
         name=name,
         wire=spec.wire,
     )
-    size = settings.mtu or spec.underlay_mtu
+    size, written = settings.mtu or spec.underlay_mtu, ""
     if spec.mode != "none":
         link = Underlay("eth0", 1, spec.underlay_mtu, underlay, lease.public_ip, lease.public_ipv6)
-        size = Node(spec.mode, lease, link, ranges, settings.mtu).overlay_mtu
+        node = Node(spec.mode, lease, link, ranges, settings.mtu)
+        size, written = node.overlay_mtu, subnet_env(node, settings.ip_masq)
     if lease.ipv6_subnet is not None and size < mtu.MINIMUM[6]:
         raise LabError(f"underlay_mtu: {spec.underlay_mtu} leaves {size} for containers; IPv6 needs {mtu.MINIMUM[6]}")
     return HostPlan(
@@ -196,6 +241,7 @@ def _host(spec: LabSpec, settings: Settings, number: int) -> HostPlan:
         bridge=tuple(_member(subnet, 1) for subnet in lease.subnets),
         lease=lease,
         overlay_mtu=size,
+        subnet_env=written,
         containers=tuple(
             ContainerPlan(
                 name=f"{name}c{index}",
@@ -206,6 +252,10 @@ def _host(spec: LabSpec, settings: Settings, number: int) -> HostPlan:
             for index in range(1, spec.containers + 1)
         ),
     )
+
+
+def _underlay(spec: LabSpec, number: int) -> tuple[Interface, ...]:
+    return tuple(ip_interface(UNDERLAY[family].format(number)) for family in stack_families(spec.underlay))
 
 
 def _member(subnet: Network, offset: int) -> Interface:

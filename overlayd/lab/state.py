@@ -4,6 +4,7 @@
     /run/overlayd-lab/NAME/lab.json     written before anything is created
     /run/overlayd-lab/NAME/leases.yaml  the lease table that all hosts share
     /run/overlayd-lab/NAME/h1/          overlayd.yaml, overlayd.log, overlayd.sock, subnet.env
+    /run/overlayd-lab/NAME/etcd/        each member's data and log, and the certificates
 
 A process is known by its pid and the time when it started, so that a recycled pid is never signalled.
 """
@@ -84,6 +85,8 @@ class LabState:
     """The lab ends with this process; None for one that stays up until it is taken down."""
     daemons: dict[str, Process] = field(default_factory=dict)
     """The overlayd of each host that has one."""
+    etcd: dict[str, Process] = field(default_factory=dict)
+    """The members of the lab's etcd that have been started."""
 
     @property
     def directory(self) -> Path:
@@ -101,6 +104,7 @@ class LabState:
             "spec": self.spec.mapping(),
             "owner": _pair(self.owner),
             "daemons": {name: _pair(process) for name, process in self.daemons.items()},
+            "etcd": {name: _pair(process) for name, process in self.etcd.items()},
         }
         write_atomically(self.directory / "lab.json", json.dumps(data, indent=1))
 
@@ -110,8 +114,10 @@ class LabState:
         try:
             data = json.loads((RUN_DIR / name / "lab.json").read_text())
             owner = data["owner"]
-            daemons = {host: Process(*pair) for host, pair in data["daemons"].items()}
-            return cls(LabSpec(**data["spec"]), Process(*owner) if owner else None, daemons)
+            daemons, etcd = (
+                {name: Process(*pair) for name, pair in data.get(kind, {}).items()} for kind in ("daemons", "etcd")
+            )
+            return cls(LabSpec(**data["spec"]), Process(*owner) if owner else None, daemons, etcd)
         except (FileNotFoundError, ValueError, KeyError, TypeError, LabError):
             return None
 
@@ -160,13 +166,13 @@ def processes_in(namespace_names: Iterable[str]) -> list[Process]:
 
 
 def remove(lab: str) -> None:
-    """End everything that is left of a lab: daemons, other processes in its namespaces, namespaces, directory.
+    """End everything that is left of a lab: daemons, all other processes in its namespaces, namespaces, directory.
 
     Call it with the lock held. Works from whatever part exists, also when lab.json does not.
     """
     state = LabState.load(lab)
     if state is not None:
-        end(state.daemons.values())
+        end(state.daemons.values())  # while their etcd, which is killed below, still answers
     existing = namespaces(lab)
     for process in (remaining := processes_in(existing)):
         process.signal(signal.SIGKILL)

@@ -5,6 +5,7 @@
  3. the switch, if there is one; its cables reach into the hosts
  4. host by host: underlay, bridge, one veth for each container
  5. container by container: address and default route
+ 6. the members of the lab's etcd, if it has one: underlay
 Nothing is created in the machine's own namespace.
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from overlayd.lab.namespace import Echo, Namespace, ip_batch
-from overlayd.lab.spec import ContainerPlan, HostPlan, LabSpec
+from overlayd.lab.spec import ContainerPlan, EtcdPlan, HostPlan, LabSpec
 from overlayd.wire.mac import derive_mac
 
 _SYSCTLS = {
@@ -30,20 +31,22 @@ _SYSCTLS = {
 _NO_OFFLOADS = ("tso", "off", "gso", "off", "gro", "off", "tx-udp-segmentation", "off")
 
 
-def build(spec: LabSpec, hosts: Sequence[HostPlan], echo: Echo) -> None:
+def build(spec: LabSpec, hosts: Sequence[HostPlan], etcd: Sequence[EtcdPlan], echo: Echo) -> None:
     """Create it all. Raises LabError at the first command that fails, and leaves to the caller what exists by then."""
+    stations: list[HostPlan | EtcdPlan] = [*hosts, *etcd]
     switch = Namespace("switch", spec.namespace("switch"), echo)
     parts = [Namespace(host.name, host.namespace, echo) for host in hosts]
     inner = [Namespace(one.name, one.namespace, echo) for host in hosts for one in host.containers]
-    everything = [*parts, *inner, *([] if has_cable(spec) else [switch])]
+    members = [Namespace(one.name, one.namespace, echo) for one in etcd]
+    everything: list[Namespace] = [*parts, *inner, *members, *([] if has_cable(spec) else [switch])]
     ip_batch([f"netns add {one.namespace}" for one in everything], echo=echo)
     for one in everything:
         one.sysctl(_SYSCTLS)
     if has_cable(spec):
         parts[0].ip(f"link add eth0 type veth peer name eth0 netns {hosts[1].namespace}")
     else:
-        switch.ip(*_switch(spec, hosts))
-        _offloads(spec, switch, *(host.name for host in hosts))
+        switch.ip(*_switch(spec, stations))
+        _offloads(spec, switch, *(one.name for one in stations))
     containers = iter(inner)
     for part, host in zip(parts, hosts, strict=True):
         part.ip(*_host(spec, host))
@@ -52,27 +55,34 @@ def build(spec: LabSpec, hosts: Sequence[HostPlan], echo: Echo) -> None:
             container = next(containers)
             container.ip(*_container(host, planned))
             _offloads(spec, container, "eth0")
+    for member, reached in zip(members, etcd, strict=True):
+        member.ip(*_station(spec, reached))
+        _offloads(spec, member, "eth0")
 
 
 def has_cable(spec: LabSpec) -> bool:
-    """Whether the hosts are joined by one veth; otherwise a namespace with a bridge is their switch."""
-    return spec.hosts == 2
+    """Whether two hosts, alone, are joined by one veth; otherwise a namespace with a bridge is the switch."""
+    return spec.hosts == 2 and spec.registry == "static"
 
 
-def _switch(spec: LabSpec, hosts: Sequence[HostPlan]) -> Iterator[str]:
+def _switch(spec: LabSpec, stations: Sequence[HostPlan | EtcdPlan]) -> Iterator[str]:
     yield "link set lo up"
     yield f"link add br0 mtu {spec.underlay_mtu} type bridge stp_state 0 forward_delay 0"
     yield "link set br0 up"
-    for host in hosts:
-        yield f"link add {host.name} type veth peer name eth0 netns {host.namespace}"
-        yield f"link set {host.name} mtu {spec.underlay_mtu} master br0 up"
+    for one in stations:
+        yield f"link add {one.name} type veth peer name eth0 netns {one.namespace}"
+        yield f"link set {one.name} mtu {spec.underlay_mtu} master br0 up"
+
+
+def _station(spec: LabSpec, station: HostPlan | EtcdPlan) -> Iterator[str]:
+    yield "link set lo up"
+    yield f"link set eth0 mtu {spec.underlay_mtu} up"
+    for address in station.underlay:
+        yield _address(f"{address}", "eth0")
 
 
 def _host(spec: LabSpec, host: HostPlan) -> Iterator[str]:
-    yield "link set lo up"
-    yield f"link set eth0 mtu {spec.underlay_mtu} up"
-    for address in host.underlay:
-        yield _address(f"{address}", "eth0")
+    yield from _station(spec, host)
     # A bridge with no MAC of its own takes the lowest of its ports', and changes it when one comes or goes.
     mac = derive_mac(f"{host.namespace} br0")
     yield f"link add br0 address {mac} type bridge stp_state 0 forward_delay 0"

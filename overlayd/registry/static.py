@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from typing import Any
 
+from overlayd.core.config import Settings
 from overlayd.core.lease import Lease
 from overlayd.core.node import Underlay
-from overlayd.registry.base import RegistryError, Snapshot, Update
+from overlayd.registry.base import RegistryError, RegistryState, Update
 
 
 def own_lease(leases: Iterable[Lease], underlay: Underlay) -> Lease:
@@ -30,25 +32,29 @@ def own_lease(leases: Iterable[Lease], underlay: Underlay) -> Lease:
 
 
 class StaticRegistry:
-    """See `registry.base.Registry`."""
+    """See `registry.base.Registry`. The table is in the settings; whoever reads them again has the new one."""
 
     name = "static"
 
-    def __init__(self, leases: Iterable[Lease]) -> None:
-        self._leases = tuple(leases)
-        self._changed = asyncio.Event()
-        self._changed.set()
+    async def configure(self, settings: Settings) -> Settings:
+        return settings
 
-    async def acquire(self, underlay: Underlay) -> Lease:
-        return own_lease(self._leases, underlay)
+    async def acquire(self, settings: Settings, underlay: Underlay) -> Lease:
+        return own_lease(self.leases(settings), underlay)
 
-    def replace(self, leases: Iterable[Lease]) -> None:
-        """A new table; readers of `updates` get it as a snapshot."""
-        self._leases = tuple(leases)
-        self._changed.set()
+    def leases(self, settings: Settings) -> tuple[Lease, ...]:
+        return tuple(entry.lease() for entry in settings.leases)
 
     async def updates(self) -> AsyncIterator[Update]:
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            yield Snapshot(self._leases)
+        await asyncio.Event().wait()  # nothing changes but by a reload
+        return
+        yield
+
+    def tasks(self) -> Sequence[Coroutine[Any, Any, None]]:
+        return ()
+
+    def state(self) -> RegistryState:
+        return RegistryState(self.name)
+
+    async def close(self) -> None:
+        """Nothing to let go of."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +18,42 @@ class ControlError(Exception):
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("overlayd", timeout=_TIMEOUT)
+    def __init__(self, path: Path, timeout: float | None = _TIMEOUT) -> None:
+        super().__init__("overlayd", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(_TIMEOUT)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
 
 
 def ask(path: Path, target: str, method: str = "GET") -> dict[str, Any]:
     """The JSON that the daemon behind the socket answers. Raises ControlError."""
     connection = _UnixConnection(path)
-    try:
+    with _explained(path), closing(connection):
         connection.request(method, target)
         response = connection.getresponse()
         body = json.loads(response.read())
+    assert isinstance(body, dict)
+    return body
+
+
+def follow(path: Path, target: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects that the daemon sends, line by line, until it ends. Raises ControlError."""
+    connection = _UnixConnection(path, timeout=None)
+    with _explained(path), closing(connection):
+        connection.request("GET", target)
+        response = connection.getresponse()
+        while line := response.readline():
+            yield json.loads(line)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What goes wrong between here and the daemon, as ControlError."""
+    try:
+        yield
     except FileNotFoundError:
         raise ControlError(
             f"{path}: overlayd does not run here (no control socket); start it, or name its socket with --socket"
@@ -43,7 +64,3 @@ def ask(path: Path, target: str, method: str = "GET") -> dict[str, Any]:
         raise ControlError(f"{path}: permission denied; ask as root (sudo overlayctl ...)") from None
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise ControlError(f"{path}: no sensible answer from overlayd: {error}") from None
-    finally:
-        connection.close()
-    assert isinstance(body, dict)
-    return body

@@ -1,7 +1,7 @@
 """rtnetlink messages for routes, neighbours and FDB entries (linux/rtnetlink.h, linux/neighbour.h).
 
 Written by hand because there are thousands of them: a generic encoder takes ten times as long for each, and a lease
-table of 10,000 peers makes 30,000. Devices and dumps, which are few, go through pyroute2.
+table of 10,000 peers makes 30,000. Devices and addresses, which are few, go through pyroute2.
 
      nlmsghdr: length u32, type u16, flags u16, sequence u32, port u32        in native byte order
      rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type (u8 each), flags u32

@@ -5,6 +5,9 @@ import os
 from pathlib import Path
 
 import pytest
+from etcd_server import etcd, etcd_process
+
+__all__ = ["etcd", "etcd_process"]
 
 
 def missing() -> str | None:

@@ -20,6 +20,7 @@ from overlayd.lab import Lab, LabError, LabSpec, hosts, measure, merged, reap, w
 from overlayd.lab import state as states
 from overlayd.lab.lab import unique_name
 from overlayd.lab.namespace import NETNS_DIR
+from overlayd.lab.registry import network_config
 from overlayd.lab.state import RUN_DIR, LabState, Process
 
 ROOT = Path(__file__).parents[2]
@@ -269,6 +270,57 @@ def test_of_many_that_claim_one_name_one_gets_it() -> None:
     assert leftovers(name) == []
 
 
+def test_an_etcd_of_three_with_certificates_and_users() -> None:
+    with hosts(2, mode="none", containers=0, registry="etcd", etcd_members=3, etcd_secure=True) as (a, _):
+        lab, etcd = a.lab, a.lab.etcd
+        assert etcd is not None
+        members = json.loads(a.run("env", *pairs(etcd.environment()), "etcdctl", "member", "list", "-w", "json").stdout)
+        assert sorted(one["name"] for one in members["members"]) == ["etcd1", "etcd2", "etcd3"]
+        assert etcd.below("/") == {
+            "/coreos.com/network/config": json.dumps(network_config(lab.spec), separators=(",", ":"))
+        }
+        for variable in ("ETCDCTL_USER", "ETCDCTL_CERT"):  # neither the one nor the other is optional
+            rest = {key: value for key, value in etcd.environment().items() if not key.startswith(variable)}
+            without = {key: value for key, value in rest.items() if variable != "ETCDCTL_CERT" or key != "ETCDCTL_KEY"}
+            done = a.run("env", *pairs(without), "etcdctl", "--command-timeout=1s", "get", "/", check=False)
+            assert done.returncode != 0, f"served without {variable}"
+        first = etcd.leader()
+        first.kill()
+        etcd.put("/coreos.com/network/x", "1")
+        assert etcd.leader() is not first
+        first.start()
+        assert etcd.get("/coreos.com/network/x") == "1"
+        loaded = Lab.load(lab.name).etcd  # as another process would see it
+        assert loaded is not None
+        assert [one.pid for one in loaded.members] == [one.pid for one in etcd.members]
+        assert loaded.get("/coreos.com/network/x") == "1"
+        processes = [one.process for one in etcd.members]
+    assert not any(one is None or one.alive for one in processes)
+    assert leftovers(lab.name) == []
+
+
+def pairs(environment: dict[str, str]) -> list[str]:
+    return [f"{key}={value}" for key, value in environment.items()]
+
+
+def test_the_etcd_of_a_killed_owner_is_reaped() -> None:
+    name = unique_name()
+    program = f"""
+import os, signal
+from overlayd.lab import hosts
+with hosts(1, mode="none", containers=0, registry="etcd", name={name!r}) as (a,):
+    print(a.lab.etcd.members[0].pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    process = Process.of(int(done.stdout))
+    assert process is not None, "it went with its owner; nothing is shown here"
+    assert name in reap()
+    assert not process.alive
+    assert leftovers(name) == []
+
+
 # --- with real daemons ------------------------------------------------------------------------------------------------
 
 
@@ -333,6 +385,31 @@ sys.exit(arguments.run(arguments))
     )
 
 
+def test_the_commands_show_the_etcd() -> None:
+    name = unique_name()
+    run: Callable[..., subprocess.CompletedProcess[str]] = lambda verb, *rest: overlayctl(verb, "--name", name, *rest)  # noqa: E731
+    try:
+        up = run("up", "--mode", "none", "--registry", "etcd", "--hosts", "5")
+        assert up.returncode == 0, up.stderr
+        assert "┌─ etcd ──" in up.stdout
+        assert "etcd on http://192.0.2.251:2379" in up.stdout
+        (member,) = json.loads(run("status", "--json").stdout)["etcd"]
+        process = Process.of(member.pop("pid"))
+        assert process is not None
+        assert member == {"name": "etcd", "url": "http://192.0.2.251:2379", "state": "leads"}
+        assert f"etcd: http://192.0.2.251:2379, leads, pid {process.pid}\n" in run("status").stdout
+        for node in ("etcd", "h5"):
+            shown = run("exec", node, "--", "etcdctl", "get", "--prefix", "--keys-only", "/")
+            assert shown.stdout.split() == ["/coreos.com/network/config"], shown.stderr
+        process.signal(signal.SIGKILL)
+        (member,) = json.loads(run("status", "--json").stdout)["etcd"]
+        assert (member["state"], member["pid"]) == ("down", None)
+    finally:
+        down = run("down")
+    assert (down.returncode, down.stdout) == (0, f"lab {name} is down\n")
+    assert leftovers(name) == []
+
+
 def test_the_commands_from_up_to_down() -> None:
     name = unique_name()
     run: Callable[..., subprocess.CompletedProcess[str]] = lambda verb, *rest: overlayctl(verb, "--name", name, *rest)  # noqa: E731
@@ -348,8 +425,9 @@ def test_the_commands_from_up_to_down() -> None:
         status = json.loads(run("status", "--json").stdout)
         assert [host["state"] for host in status["hosts"]] == ["no daemon", "no daemon"]
         assert name in overlayctl("list").stdout
-        done = run("exec", "h1", "--", "sh", "-c", "echo $OVERLAYD_CONTROL_SOCKET; exit 7")
-        assert (done.returncode, done.stdout) == (7, f"/run/overlayd-lab/{name}/h1/overlayd.sock\n")
+        done = run("exec", "h1", "--", "sh", "-c", "echo $OVERLAYD_CONTROL_SOCKET $OVERLAYD_CONFIG; exit 7")
+        own = f"/run/overlayd-lab/{name}/h1"
+        assert (done.returncode, done.stdout) == (7, f"{own}/overlayd.sock {own}/overlayd.yaml\n")
         assert run("exec", "h1c1", "ping", "-c", "1", "10.1.1.1").returncode == 0
         assert run("exec", "h9", "true").returncode == 1
     finally:

@@ -197,7 +197,7 @@ NOT_FOR_HOSTS = "is multicast, loopback or link-local; an overlay needs private 
         ("mtu", "1500.0", NO_MTU),
         ("mtu", "1500²", NO_MTU),
         ("mtu", "1" * 5000, NO_MTU),
-        ("registry", "etcd", "is not one of static"),
+        ("registry", "etcdd", "is not one of static, etcd; did you mean etcd?"),
         ("udp.port", "0", PORT_RANGE),
         ("udp.port", "65536", PORT_RANGE),
         ("udp.port", "-1", PORT_RANGE),
@@ -572,3 +572,97 @@ def test_a_default_given_as_text_is_the_default() -> None:
 
 def test_modes_are_flannels() -> None:
     assert set(get_args(Settings.model_fields["mode"].annotation)) == {"udp", "vxlan", "host-gw"}
+
+
+# --- etcd -------------------------------------------------------------------------------------------------------------
+
+ETCD = {"registry": "etcd"}
+
+
+def with_etcd(**settings: Any) -> dict[str, Any]:
+    return {**ETCD, "etcd": settings}
+
+
+def test_with_etcd_the_network_comes_from_there() -> None:
+    found = validate(ETCD)
+    assert isinstance(found, Settings)
+    assert found.ranges() == ()
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (
+            with_etcd(endpoints="192.0.2.1:2379"),
+            ["etcd.endpoints: 192.0.2.1:2379 is no list of URLs like http://192.0.2.1:2379,http://192.0.2.2:2379"],
+        ),
+        (
+            with_etcd(endpoints="http://192.0.2.1:2379,https://192.0.2.2:2379"),
+            ["etcd.endpoints: http://192.0.2.1:2379,https://192.0.2.2:2379 mixes http and https; use"],
+        ),
+        (
+            with_etcd(endpoints=["http://192.0.2.1:99999"]),
+            ["etcd.endpoints: is no list of URLs like http://192.0.2.1:2379,http://192.0.2.2:2379"],
+        ),
+        (with_etcd(endpoints={"a": "b"}), ["etcd.endpoints: takes a list of URLs, or URLs with commas between"]),
+        (with_etcd(prefix="net"), ["etcd.prefix: net is no prefix of keys; write it like /coreos.com/network"]),
+        (with_etcd(username="a"), ["etcd.password: is missing beside username"]),
+        (with_etcd(password="a"), ["etcd.username: is missing beside password"]),
+        (
+            with_etcd(endpoints="https://a:1", certfile="c"),
+            ["etcd.keyfile: is missing beside certfile"],
+        ),
+        (with_etcd(cafile="ca.pem"), ["etcd.cafile: ca.pem has no use with http endpoints; write https"]),
+        (
+            {**ETCD, "leases": [ALPHA]},
+            ["leases: is the static registry's; with registry: etcd every host finds its lease there"],
+        ),
+        (
+            {**ETCD, "subnet_lease_ttl": "90s", "subnet_lease_renew_margin": "2"},
+            ["subnet_lease_renew_margin: 2m is not less than subnet_lease_ttl 90s; a lease is renewed before it ends"],
+        ),
+        (
+            {**ETCD, "subnet_lease_ttl": "soon"},
+            ["subnet_lease_ttl: soon is no time; write 24h, 60m or 90s (a bare number"],
+        ),
+        ({**ETCD, "subnet_lease_ttl": "1s"}, ["subnet_lease_ttl: 1s is out of range; use 5s to 720h"]),
+    ],
+)
+def test_what_cannot_be_with_etcd(raw: dict[str, Any], expected: list[str]) -> None:
+    found = problems(raw)
+    assert len(found) == len(expected)
+    for one, beginning in zip(found, expected, strict=True):
+        assert one.startswith(beginning)
+
+
+def test_endpoints_may_be_a_list_or_text() -> None:
+    for endpoints in ("http://a:1/, http://b:2,http://a:1", ["http://a:1", "http://b:2/"]):
+        found = validate(with_etcd(endpoints=endpoints))
+        assert isinstance(found, Settings)
+        assert found.etcd.urls == ("http://a:1", "http://b:2")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "shown"), [("24h", 86400, "24h"), ("60", 3600, "1h"), ("90s", 90, "90s"), ("5m", 300, "5m")]
+)
+def test_times(text: str, seconds: int, shown: str) -> None:
+    """A bare number is in minutes, as flannel's --subnet-lease-renew-margin has it."""
+    found = validate({**ETCD, "subnet_lease_renew_margin": text, "subnet_lease_ttl": "48h"})
+    assert isinstance(found, Settings)
+    assert (found.subnet_lease_renew_margin, str(found.subnet_lease_renew_margin)) == (seconds, shown)
+
+
+def test_no_secret_is_in_a_problem_or_in_the_text_of_settings() -> None:
+    """flannel logs etcd's password in clear."""
+    secret = "s3cret-word"
+    found = validate(with_etcd(username="a", password=secret))
+    assert isinstance(found, Settings)
+    assert secret not in f"{found} {found!r} {found.etcd} {found.model_dump()} {found.model_dump_json()}"
+    wrong = (
+        with_etcd(password=secret),
+        with_etcd(username="a", password=[secret]),
+        with_etcd(username="a", password={"x": secret}),
+        with_etcd(endpoints=f"http://a:{secret}@b:2379"),
+    )
+    for raw in wrong:
+        assert not [problem for problem in problems(raw) if secret in problem]

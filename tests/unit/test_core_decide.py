@@ -426,3 +426,31 @@ def test_token_bucket_never_exceeds_burst_plus_rate(rate: int, burst: int, milli
     bucket = TokenBucket(rate, burst, now=0.0)
     taken = sum(bucket.take(now / 1000) for now in sorted(milliseconds))
     assert taken <= burst + rate * max(milliseconds, default=0) / 1000 + 1e-6
+
+
+PLANS = st.dictionaries(
+    st.integers(0, 5).map(lambda number: ip_network(f"10.1.{number}.0/24")), st.integers(2, 5), max_size=6
+)
+
+
+@given(PLANS, PLANS)
+def test_a_changed_table_decides_as_one_made_anew(old: dict[Network, int], new: dict[Network, int]) -> None:
+    """Also where several leases name one address."""
+
+    def routes(plan: dict[Network, int]) -> dict[Network, Peer]:
+        return {one: Peer(f"192.168.0.{host}", 8285, 4, f"{one}@{host}") for one, host in plan.items()}
+
+    before, after = routes(old), routes(new)
+    kept = {one: before[one] for one in old.keys() & new.keys() if old[one] == new[one]}
+    table = ForwardingTable([], [], MTU, before.items())
+    changed = table.changed(
+        [(one, peer) for one, peer in before.items() if one not in kept],
+        [(one, peer) for one, peer in after.items() if one not in kept],
+    )
+    expected = ForwardingTable([], [], MTU, {**after, **kept}.items())
+    assert changed.peers.keys() == expected.peers.keys()
+    owners = {owner.peer for owner in changed.owners if isinstance(owner, Send)}
+    assert owners == set({**after, **kept}.values())
+    assert all(peer in owners and peer.host == host for host, peer in changed.peers.items())
+    assert (changed.mtu, changed.routers) == (expected.mtu, expected.routers)
+    assert table.peers.keys() == {peer.host for peer in before.values()}, "the old one is as it was"

@@ -139,3 +139,19 @@ def test_one_event_changes_one_lease(held: list[Lease], lease: Lease) -> None:
     assert table.apply(LeaseEvent(lease, None)) == [], "gone already"
     expected.pop(lease.key, None)
     assert {one.key: one for one in table} == expected
+
+
+@given(snapshots(), st.lists(snapshots(), max_size=3))
+def test_public_addresses_are_known_as_long_as_a_lease_names_them(
+    first: list[Lease], further: list[list[Lease]]
+) -> None:
+    """Whichever way a change comes."""
+    by_snapshot, by_events = LeaseTable(), LeaseTable()
+    for snapshot in (first, *further):
+        by_events.apply(*by_snapshot.replace(snapshot))
+        assert set(by_events) == set(by_snapshot)
+        named = {public for lease in by_snapshot for public in (lease.public_ip, lease.public_ipv6)}
+        for lease in (*first, *(lease for other in further for lease in other)):
+            for public in (lease.public_ip, lease.public_ipv6):
+                if public is not None:
+                    assert by_snapshot.is_public(public) == by_events.is_public(public) == (public in named)

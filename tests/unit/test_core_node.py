@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface
 
 import pytest
@@ -193,3 +194,59 @@ def test_local_address(addresses: list[str], public: str | None, local: str | No
     own = tuple(ip_interface(address) for address in addresses)
     underlay = Underlay("eth0", 2, 1500, own, None if v6 else parsed, parsed if v6 else None)
     assert underlay.local(6 if v6 else 4) == (None if local is None else ip_address(local))
+
+
+# --- mixed clusters ---------------------------------------------------------------------------------------------------
+
+
+def vxlan_node(vni: int = 1, port: int = 8472) -> Node:
+    return replace(node("4", "4", "vxlan"), vni=vni, port=port)
+
+
+@pytest.mark.parametrize(
+    ("host", "peer", "text"),
+    [
+        (node(), replace(PEER, backend="vxlan"), "10.5.2.0/24 is reached by backend vxlan, this host speaks udp"),
+        (vxlan_node(), replace(PEER, backend="udp"), "10.5.2.0/24 is reached by backend udp, this host speaks vxlan"),
+        (vxlan_node(), replace(PEER, backend="wireguard"), "10.5.2.0/24 is reached by backend wireguard, this host"),
+        (vxlan_node(), replace(PEER, backend="vxlan", vni=2), "10.5.2.0/24 is reached by VNI 2, this host has VNI 1"),
+        (
+            vxlan_node(),
+            replace(PEER, backend="vxlan", vni=1, port=4789),
+            "10.5.2.0/24 is reached by port 4789, this host has port 8472; use one on all hosts",
+        ),
+        (
+            vxlan_node(),
+            replace(PEER, subnet=IPv4Network("10.5.1.128/25")),
+            "10.5.1.128/25 overlaps this host's own subnet; one of the two leases has to go",
+        ),
+    ],
+)
+def test_a_peer_that_this_host_cannot_speak_to(host: Node, peer: Lease, text: str) -> None:
+    assert (host.problem(peer) or "").startswith(text)
+    assert list(host.reachable(peer)) == []
+
+
+def test_what_a_registry_does_not_say_is_no_mismatch() -> None:
+    assert vxlan_node().problem(replace(PEER, backend="vxlan", vni=None, port=None)) is None
+
+
+def test_its_own_lease_is_no_problem() -> None:
+    assert node().problem(node().lease) is None
+
+
+@pytest.mark.parametrize(
+    ("host", "peer"),
+    [
+        (node(), Lease(subnet=PEER.subnet, backend="udp", reserved=True)),
+        (vxlan_node(), replace(PEER, backend="udp", reserved=True)),
+    ],
+)
+def test_a_reservation_that_nobody_has_taken_up_is_no_problem_and_no_way(host: Node, peer: Lease) -> None:
+    assert host.problem(peer) is None
+    assert list(host.reachable(peer)) == []
+
+
+def test_a_reservation_that_is_taken_up_is_a_peer() -> None:
+    taken = replace(PEER, backend="vxlan", vni=1, port=8472, reserved=True)
+    assert len(list(vxlan_node().reachable(taken))) == 1

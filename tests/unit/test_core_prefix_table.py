@@ -90,3 +90,29 @@ def test_holds_every_value_once(entries: dict[Network, int]) -> None:
     table = PrefixTable(entries.items())
     assert len(table) == len(entries)
     assert sorted(table) == sorted(entries.values())
+
+
+TABLES = st.dictionaries(networks(), st.integers(0, 3), max_size=12)
+
+
+def content(table: PrefixTable[int]) -> list[object]:
+    return [(version, length, sorted(entries)) for version, length, entries in table.levels()]
+
+
+@given(TABLES, TABLES)
+def test_a_changed_table_is_as_one_made_anew(old: dict[Network, int], new: dict[Network, int]) -> None:
+    before = PrefixTable(old.items())
+    gone = [network for network in old if old[network] != new.get(network)]
+    changed = before.changed(gone, [(one, value) for one, value in new.items() if value != old.get(one)])
+    assert content(changed) == content(PrefixTable(new.items()))
+    assert len(changed) == len(new)
+    assert content(before) == content(PrefixTable(old.items())), "the old one is as it was"
+
+
+def test_changes_that_cannot_be() -> None:
+    one = ip_network("10.1.0.0/16")
+    table = PrefixTable([(one, "a")])
+    with pytest.raises(ValueError, match=r"10\.1\.0\.0/16 is in the table twice"):
+        table.changed([], [(one, "b")])
+    with pytest.raises(KeyError):
+        PrefixTable[str]().changed([one], [])

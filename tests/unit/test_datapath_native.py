@@ -35,8 +35,8 @@ PEERS = (ALPHA, BETA, GAMMA)
 def compiled(table: ForwardingTable) -> tuple[native.Table, list[Peer]]:
     """The native table and its peers, as NativeEngine makes them."""
     slots: dict[str, int] = {}
-    made, peers, _ = native_table.compile_table(table, lambda name: slots.setdefault(name, len(slots)))
-    return made, peers
+    index = {peer: number for number, peer in enumerate(native_table.peers_of(table))}
+    return native_table.compile_table(table, index, lambda name: slots.setdefault(name, len(slots))), list(index)
 
 
 @st.composite

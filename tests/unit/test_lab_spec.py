@@ -1,6 +1,8 @@
 """The plan of a lab: names, addresses, MTUs and settings, without touching the machine."""
 
 import json
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +10,9 @@ import pytest
 from overlayd.core.config import Settings
 from overlayd.core.validation import validate
 from overlayd.lab.drawing import draw
-from overlayd.lab.spec import LabError, LabSpec, configuration, merged, namespace_pattern, plan
+from overlayd.lab.etcd import Endpoint, Etcd
+from overlayd.lab.registry import host_configuration, network_config
+from overlayd.lab.spec import LabError, LabSpec, configuration, merged, namespace_pattern, plan, plan_etcd
 
 
 def test_plan_of_two_dual_stack_hosts() -> None:
@@ -52,6 +56,8 @@ def test_containers_get_the_overlay_mtu(spec: dict[str, Any], mtu: int) -> None:
     [
         ({"name": "Über"}, "name: 'Über' is no lab name; use up to 31 of a-z, 0-9 and -, no - in front"),
         ({"name": "../x"}, "name: '../x' is no lab name"),
+        ({"registry": "consul"}, "registry: consul is not one of static, etcd"),
+        ({"registry": "etcd", "etcd_members": 4}, "etcd_members: 4 is out of range; use 1 to 3"),
         ({"hosts": 0}, "hosts: 0 is out of range; use 1 to 250"),
         ({"containers": -1}, "containers: -1 is out of range"),
         ({"mode": "vlan"}, "mode: vlan is not one of udp, vxlan, host-gw, none"),
@@ -125,3 +131,51 @@ def test_drawing_of_many_hosts_stays_within_its_width_and_shows_each() -> None:
     lines = draw(spec, plan(spec), 80).splitlines()
     assert max(map(len, lines)) <= 80
     assert all(any(f"h{number}c1" in line for line in lines) for number in range(1, 8))
+
+
+def test_an_etcd_comes_after_the_hosts_on_a_switch() -> None:
+    (single,) = plan_etcd(LabSpec(name="x", registry="etcd"))
+    assert (single.name, single.namespace) == ("etcd", "ovl-x-etcd")
+    assert [str(address) for address in single.underlay] == ["192.0.2.251/24"]
+    several = plan_etcd(LabSpec(name="x", registry="etcd", etcd_members=3, underlay="ipv6"))
+    assert [(one.name, str(one.underlay[0])) for one in several] == [
+        ("etcd1", "fd00:192:0:2::fb/64"),
+        ("etcd2", "fd00:192:0:2::fc/64"),
+        ("etcd3", "fd00:192:0:2::fd/64"),
+    ]
+    assert all(namespace_pattern("x").fullmatch(one.namespace) for one in (single, *several))
+    assert plan_etcd(LabSpec(name="x")) == ()
+
+
+def test_drawing_of_a_lab_with_an_etcd() -> None:
+    spec = LabSpec(mode="vxlan", registry="etcd", containers=0)
+    assert draw(spec, plan(spec)).splitlines() == [
+        "┌─ h1 ──────────────────────┐  ┌─ h2 ──────────────────────┐",
+        "│ br0       10.1.1.1/24     │  │ br0       10.1.2.1/24     │  ┌─ etcd ────────────────────┐",
+        "│ overlayd  vxlan, MTU 1450 │  │ overlayd  vxlan, MTU 1450 │  │ etcd      port 2379       │",
+        "│ eth0      192.0.2.1       │  │ eth0      192.0.2.2       │  │ eth0      192.0.2.251     │",
+        "└─────────────┬─────────────┘  └─────────────┬─────────────┘  └─────────────┬─────────────┘",
+        "              ╘══════════════════════════════╧══════════════════════════════╛",
+        "underlay: a switch, 192.0.2.0/24, MTU 1500",
+    ]
+
+
+def test_what_etcd_says_stands_in_no_hosts_file() -> None:
+    settings = {"vxlan": {"port": 4789}, "subnet_len": 26, "udp": {"port": 9, "engine": "python"}}
+    spec = LabSpec(mode="vxlan", family="dual", registry="etcd", settings=settings)
+    etcd = Etcd(Path("/nowhere"))
+    etcd.add("etcd", Endpoint(ip_address("192.0.2.251")))
+    assert host_configuration(configuration(spec), etcd) == {
+        "registry": "etcd",
+        "etcd": {"endpoints": "http://192.0.2.251:2379", "prefix": "/coreos.com/network"},
+        "iface": "eth0",
+        "udp": {"engine": "python"},
+    }
+    assert network_config(spec) == {
+        "Network": "10.1.0.0/16",
+        "SubnetLen": 26,
+        "EnableIPv4": True,
+        "IPv6Network": "fd00:10:1::/48",
+        "EnableIPv6": True,
+        "Backend": {"Type": "vxlan", "VNI": 1, "Port": 4789, "GBP": False, "Learning": False, "DirectRouting": False},
+    }

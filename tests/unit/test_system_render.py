@@ -18,8 +18,20 @@ PEER: dict[str, Any] = {
     "public_ip": "192.0.2.2",
     "public_ipv6": None,
     "vtep_mac": "06:47:0f:9c:01:2a",
+    "backend": None,
+    "reserved": False,
     "problem": None,
     "traffic": TRAFFIC,
+}
+REGISTRY: dict[str, Any] = {
+    "name": "static",
+    "connected": True,
+    "since": None,
+    "stale": None,
+    "error": None,
+    "endpoint": None,
+    "revision": None,
+    "bad": {},
 }
 STATE: dict[str, Any] = {
     "version": "0.1.0",
@@ -29,6 +41,7 @@ STATE: dict[str, Any] = {
     "mode": "udp",
     "engine": "python",
     "registry": "static",
+    "registry_state": REGISTRY,
     "lease": {**PEER, "name": "host-a", "subnet": "10.1.1.0/24", "ipv6_subnet": "fd00:10:1:1::/64"},
     "underlay": {"interface": "eth0", "mtu": 1500, "public_ip": "192.0.2.1", "public_ipv6": None},
     "overlay": {"interfaces": ["ovl0"], "mtu": 1472, "networks": ["10.1.0.0/16"]},
@@ -120,14 +133,56 @@ def test_no_peers_and_no_device_are_said() -> None:
 def test_names_are_text_and_no_markup() -> None:
     """A host's name comes from a file that others may write: it must not colour or link anything."""
     hostile = {**PEER, "name": "[link=http://x]x[/link]", "own": False}
-    assert "[link=http://x]x[/link]" in text(render.leases([hostile]), 200)
+    assert "[link=http://x]x[/link]" in text(render.leases([hostile], REGISTRY), 200)
     assert "[link=http://x]x[/link]" in text(render.status({**STATE, "peers": [hostile]}), 200)
 
 
 def test_leases() -> None:
     rows = [{**PEER, "own": True}, {**PEER, "name": None, "problem": "has no public_ip", "own": False}]
-    heading, own, other = text(render.leases(rows)).splitlines()
+    heading, own, other = text(render.leases(rows, REGISTRY)).splitlines()
     assert heading.split() == ["HOST", "SUBNET", "PUBLIC", "IP", "VTEP", "MAC"]
     assert own.rstrip().endswith("this host")
     assert other.startswith("- ")
     assert "has no public_ip" in other
+
+
+def test_a_reservation_and_what_makes_no_sense_are_shown_among_the_leases() -> None:
+    rows = [{**PEER, "own": False, "public_ip": None, "reserved": True}]
+    state = {**REGISTRY, "name": "etcd", "bad": {"/net/subnets/x": "is no [b]subnet[/b] key"}}
+    shown = text(render.leases(rows, state))
+    assert "reserved" in shown
+    assert "/net/subnets/x: left out: is no [b]subnet[/b] key" in shown
+
+
+@pytest.mark.parametrize(
+    ("extra", "shown"),
+    [
+        ({"endpoint": "http://192.0.2.9:2379", "revision": 7}, "etcd, http://192.0.2.9:2379 at revision 7"),
+        ({"connected": False}, "etcd, out of reach; leases are those known before"),
+        ({"connected": False, "stale": 1.0}, "etcd, out of reach; leases are stale, from this host's disk"),
+    ],
+)
+def test_how_the_registry_is(extra: dict[str, Any], shown: str) -> None:
+    registry = {**REGISTRY, "name": "etcd", **extra}
+    assert shown in text(render.status({**STATE, "registry_state": registry}))
+
+
+def test_a_daemon_that_waits() -> None:
+    state = {"state": "waiting", "problems": ["waiting for etcd: [red]no answer"]}
+    assert "waiting for etcd: [red]no answer" in text(render.status(state))
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        ({"event": "present"}, "=  10.1.2.0/24  192.0.2.2  host-b"),
+        ({"event": "added", "name": None}, "+  10.1.2.0/24  192.0.2.2  -"),
+        ({"event": "removed"}, "-  10.1.2.0/24  192.0.2.2  host-b"),
+        (
+            {"event": "changed", "reserved": True, "problem": "is odd"},
+            "~  10.1.2.0/24  192.0.2.2  host-b  reserved  is odd",
+        ),
+    ],
+)
+def test_lease_events(event: dict[str, Any], line: str) -> None:
+    assert render.lease_event({**PEER, **event}) == line

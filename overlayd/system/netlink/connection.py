@@ -16,6 +16,7 @@ from overlayd.core.state import KernelState
 from overlayd.core.underlay import HostInterface
 from overlayd.system.errors import HostError
 from overlayd.system.netlink.batches import BATCH, BatchWriter
+from overlayd.system.netlink.dumps import DumpReader
 from overlayd.system.netlink.links import LinkWriter
 from overlayd.system.netlink.reader import Reader
 
@@ -26,66 +27,72 @@ T = TypeVar("T")
 class Netlink:
     """A connection to the kernel's rtnetlink. Use it as an asynchronous context manager.
 
-    pyroute2's own asynchronous form cannot run on uvloop, whose datagram transports take IP only. So one thread of our
-    own speaks netlink, a job at a time; the event loop, and with it the packets of udp mode, never waits for a dump.
+    pyroute2's own asynchronous form cannot run on uvloop, whose datagram transports take IP only. So two threads of
+    our own speak netlink, each a job at a time: one writes, one reads. Neither the event loop, and with it the packets
+    of udp mode, nor a lease event ever waits for a dump.
     """
 
     def __init__(self, batch: int = BATCH) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="netlink")
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="netlink")
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="netlink-read")
         self._batch = batch
-        self._route: IPRoute
         self._reader: Reader
         self._links: LinkWriter
         self._batches: BatchWriter
+        self._to_close: list[Callable[[], None]] = []
 
     async def __aenter__(self) -> Netlink:
-        await self._do(self._open)
+        await self._do(self._reading, self._open_reader)
+        await self._do(self._writing, self._open_writers)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._do(self._close)
-        self._thread.shutdown()
+        for close in self._to_close:
+            await self._do(self._writing, close)
+        self._reading.shutdown()
+        self._writing.shutdown()
 
-    async def _do(self, job: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-        """Run a job on the netlink thread. Raises HostError when the kernel or the socket refuses it."""
+    async def _do(self, thread: ThreadPoolExecutor, job: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Run a job on a netlink thread. Raises HostError when the kernel or the socket refuses it."""
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._thread, partial(job, *arguments, **named))
+            return await loop.run_in_executor(thread, partial(job, *arguments, **named))
         except (NetlinkError, OSError) as error:
             raise HostError(f"netlink: {error}; try again, and see the kernel's log (dmesg)") from error
 
-    def _open(self) -> None:
-        self._route = IPRoute()
-        self._reader, self._links = Reader(self._route), LinkWriter(self._route)
-        self._batches = BatchWriter(self._batch)
+    def _open_reader(self) -> None:
+        route, dumps = IPRoute(), DumpReader()
+        self._reader = Reader(route, dumps)
+        self._to_close += [route.close, dumps.close]
 
-    def _close(self) -> None:
-        self._route.close()
-        self._batches.close()
+    def _open_writers(self) -> None:
+        route = IPRoute()
+        self._links, self._batches = LinkWriter(route), BatchWriter(self._batch)
+        self._to_close += [route.close, self._batches.close]
 
     async def interfaces(self) -> list[HostInterface]:
         """Every interface of the host with its addresses, in the kernel's order."""
-        return await self._do(self._reader.interfaces)
+        return await self._do(self._reading, self._reader.interfaces)
 
     async def egress(self, destination: str) -> int | None:
         """The index of the interface through which the kernel would send to this address; None where it would not."""
-        return await self._do(self._reader.egress, destination)
+        return await self._do(self._reading, self._reader.egress, destination)
 
     async def read(self) -> KernelState:
         """All devices, addresses, neighbours, FDB entries and routes that are overlayd's."""
-        return await self._do(self._reader.read)
+        return await self._do(self._reading, self._reader.read)
 
     async def statistics(self, name: str) -> dict[str, int]:
         """The kernel's counters of a device: rx_packets, rx_bytes, rx_dropped and so on. Empty without the device."""
-        return await self._do(self._reader.statistics, name)
+        return await self._do(self._reading, self._reader.statistics, name)
 
     async def one(self, step: Operation) -> None:
         """Do one operation on a device or an address. Raises HostError."""
-        await self._do(self._links.one, step)
+        await self._do(self._writing, self._links.one, step)
 
     async def batch(self, operations: Sequence[Operation]) -> list[tuple[Operation, str]]:
         """Do operations on routes, neighbours and FDB entries, in order, packed many to a send.
 
         Gives back those that the kernel refused, each with the reason; the others are done.
         """
-        return await self._do(self._batches.apply, operations)
+        return await self._do(self._writing, self._batches.apply, operations)

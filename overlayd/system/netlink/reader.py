@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from ipaddress import ip_address, ip_interface, ip_network
+from ipaddress import ip_address, ip_interface
 from typing import Any
 
 from pyroute2 import IPRoute
@@ -21,21 +21,18 @@ from overlayd.core.state import (
     state_of,
 )
 from overlayd.core.underlay import HostInterface
+from overlayd.system.netlink.dumps import AF_BRIDGE, DumpReader
 from overlayd.system.netlink.links import LINK_GROUP
-from overlayd.wire import rtnetlink
+from overlayd.wire.rtnetlink_dump import RouteEntry
 
 _IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
-_RTN_UNREACHABLE = 7
-_RT_TABLE_MAIN = 254
-_RTNH_F_ONLINK = 4
-_NUD_PERMANENT = 0x80
 
 
 class Reader:
-    """Reads through one connection."""
+    """Reads through one connection; what there can be thousands of, through another."""
 
-    def __init__(self, route: IPRoute) -> None:
-        self._route = route
+    def __init__(self, route: IPRoute, dumps: DumpReader) -> None:
+        self._route, self._dumps = route, dumps
 
     def interfaces(self) -> list[HostInterface]:
         """Every interface of the host with its addresses, in the kernel's order."""
@@ -83,9 +80,7 @@ class Reader:
         if ours:
             objects += self._read_attached(ours)
         for family in (socket.AF_INET, socket.AF_INET6):
-            for message in self._route.get_routes(family=family):
-                if message["proto"] == rtnetlink.ROUTE_PROTOCOL and message["table"] == _RT_TABLE_MAIN:
-                    objects.append(_route(message, names, ours))
+            objects += [_route(entry, names, ours) for entry in self._dumps.routes(family)]
         return state_of(objects)
 
     def _read_attached(self, ours: dict[int, str]) -> list[KernelObject]:
@@ -96,18 +91,13 @@ class Reader:
             if message["index"] in ours and not address.is_link_local:  # link-local ones are the kernel's own
                 objects.append(Address(ours[message["index"]], address))
         for family in (socket.AF_INET, socket.AF_INET6):
-            for message in self._route.get_neighbours(family=family):
-                if message["ifindex"] in ours and message["state"] & _NUD_PERMANENT:
-                    attributes = dict(message["attrs"])
-                    if "NDA_LLADDR" in attributes:
-                        ip = ip_address(attributes["NDA_DST"])
-                        objects.append(Neighbour(ours[message["ifindex"]], ip, attributes["NDA_LLADDR"]))
+            for link, ip, mac in self._dumps.neighbours(family):
+                if link in ours and ip is not None and mac is not None:
+                    objects.append(Neighbour(ours[link], ip, mac))
         entries: dict[tuple[str, str], FdbEntry] = {}
-        for message in self._route.fdb("dump"):
-            attributes = dict(message["attrs"])
-            if message["ifindex"] in ours and message["state"] & _NUD_PERMANENT and "NDA_DST" in attributes:
-                entry = FdbEntry(ours[message["ifindex"]], attributes["NDA_LLADDR"], ip_address(attributes["NDA_DST"]))
-                entries[entry.link, entry.mac] = entry
+        for link, vtep, mac in self._dumps.neighbours(AF_BRIDGE):
+            if link in ours and vtep is not None and mac is not None:
+                entries[ours[link], mac] = FdbEntry(ours[link], mac, vtep)
         return [*objects, *entries.values()]
 
     def statistics(self, name: str) -> dict[str, int]:
@@ -144,19 +134,13 @@ def _link(message: Any, attributes: dict[str, Any]) -> Link:
     )
 
 
-def _route(message: Any, names: dict[int, str], ours: dict[int, str]) -> Route:
-    attributes = dict(message["attrs"])
-    version = 4 if message["family"] == socket.AF_INET else 6
-    default = "0.0.0.0" if version == 4 else "::"
-    destination = ip_network(f"{attributes.get('RTA_DST', default)}/{message['dst_len']}")
-    if message["type"] == _RTN_UNREACHABLE:
-        return Route(destination)
-    via = attributes.get("RTA_GATEWAY") or (attributes.get("RTA_VIA") or {}).get("addr")
-    index = attributes.get("RTA_OIF", 0)
+def _route(entry: RouteEntry, names: dict[int, str], ours: dict[int, str]) -> Route:
+    if entry.unreachable:
+        return Route(entry.destination)
     return Route(
-        destination,
-        link=names.get(index, f"#{index}"),
-        gateway=ip_address(via) if via else None,
-        onlink=bool(message["flags"] & _RTNH_F_ONLINK),
-        own_link=index in ours,
+        entry.destination,
+        link=names.get(entry.link, f"#{entry.link}"),
+        gateway=entry.gateway,
+        onlink=entry.onlink,
+        own_link=entry.link in ours,
     )

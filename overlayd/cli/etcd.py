@@ -1,0 +1,139 @@
+"""`overlayctl etcd init` and `overlayctl lease ...`: what an operator does in etcd itself, with or without a daemon."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any
+
+from overlayd.cli.settings import add_flags, sources
+from overlayd.core import values
+from overlayd.core.address import Address, Network
+from overlayd.core.config import Settings
+from overlayd.core.flannel import config_text
+from overlayd.core.validation import validate
+from overlayd.registry.base import RegistryError
+from overlayd.registry.etcd import admin
+from overlayd.registry.etcd.client import EtcdClient, EtcdError
+from overlayd.registry.etcd.registry import make_client
+from overlayd.system.config_file import load
+from overlayd.system.control_client import ControlError, ask
+from overlayd.system.state_dir import StateDir
+
+_SUBNETS = ("subnet_len", "subnet_min", "subnet_max", "ipv6_subnet_len", "ipv6_subnet_min", "ipv6_subnet_max")
+_VXLAN = ("learning", "gbp", "direct_routing")
+
+
+def add_parsers(commands: Any) -> None:
+    """Add the commands to overlayctl's."""
+    etcd = commands.add_parser("etcd", help="write the network's configuration into etcd")
+    verbs = etcd.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    init = verbs.add_parser("init", help="write PREFIX/config, in flannel's form")
+    network = init.add_argument_group("the network")
+    network.add_argument("--network", help="the IPv4 network, such as 10.1.0.0/16")
+    network.add_argument("--ipv6-network", help="the IPv6 network, such as fd00:10:1::/48")
+    for name in _SUBNETS:
+        network.add_argument(f"--{name.replace('_', '-')}", help=Settings.model_fields[name].description)
+    network.add_argument("--backend", required=True, help="udp, vxlan or host-gw")
+    network.add_argument("--port", help="UDP port of the backend")
+    network.add_argument("--vni", help="of vxlan")
+    network.add_argument("--mtu", help="of the overlay")
+    for name in _VXLAN:
+        network.add_argument(f"--{name.replace('_', '-')}", action="store_const", const="true", help="of vxlan")
+    init.add_argument("--force", action="store_true", help="replace another configuration that is there")
+    add_flags(init, "etcd")
+    init.set_defaults(run=_init)
+
+    lease = commands.add_parser("lease", help="reserve a subnet, or give a lease up")
+    verbs = lease.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    reserve = verbs.add_parser(
+        "reserve", help="make a lease one without an end, or keep a free subnet for a host, or for nobody"
+    )
+    reserve.add_argument("subnet", nargs="+", type=_network, help="10.1.7.0/24; with IPv6 both of the lease's subnets")
+    reserve.add_argument("--public-ip", action="append", default=[], type=_public, help="of the host to keep it for")
+    add_flags(reserve, "etcd")
+    reserve.set_defaults(run=_reserve)
+    release = verbs.add_parser("release", help="give up a lease or a reservation: this host's, if no subnet is given")
+    release.add_argument("subnet", nargs="*", type=_network)
+    add_flags(release, "etcd")
+    release.set_defaults(run=_release)
+
+
+def _network(text: str) -> Network:
+    try:
+        return ip_network(str(values.network(6 if ":" in text else 4).func(text)))  # type: ignore[call-arg]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} {error}") from None
+
+
+def _public(text: str) -> Address:
+    try:
+        return ip_address(str(values.public(6 if ":" in text else 4).func(text)))  # type: ignore[call-arg]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} {error}") from None
+
+
+def _init(given: argparse.Namespace) -> int:
+    raw: dict[str, Any] = {"mode": given.backend}
+    for name in ("network", "ipv6_network", "mtu", *_SUBNETS):
+        raw[name] = getattr(given, name)
+    section = {"port": given.port, "vni": given.vni, **{name: getattr(given, name) for name in _VXLAN}}
+    section = {name: value for name, value in section.items() if value is not None}
+    if section:
+        raw[given.backend] = section
+    settings = validate(raw)
+    if not isinstance(settings, Settings):
+        raise RegistryError("\n".join(f"{_flag(one.path)}: {one.value} {one.text}" for one in settings))
+    return _in_etcd(
+        given, lambda client, prefix, _: admin.write_config(client, prefix, config_text(settings), force=given.force)
+    )
+
+
+def _flag(path: tuple[str | int, ...]) -> str:
+    """--subnet-len for subnet_len, --vni for vxlan.vni."""
+    return "--backend" if path == ("mode",) else "--" + str(path[-1]).replace("_", "-")
+
+
+def _reserve(given: argparse.Namespace) -> int:
+    return _in_etcd(given, lambda client, prefix, _: admin.reserve(client, prefix, given.subnet, given.public_ip))
+
+
+def _release(given: argparse.Namespace) -> int:
+    def action(client: EtcdClient, prefix: str, settings: Settings) -> Awaitable[str]:
+        node = None
+        if not given.subnet:
+            _no_daemon(Path(settings.control_socket))
+            node = StateDir(Path(settings.state_dir), Path(settings.subnet_file), read_only=True).node_id()
+        return admin.release(client, prefix, given.subnet, node)
+
+    return _in_etcd(given, action)
+
+
+def _no_daemon(socket: Path) -> None:
+    try:
+        ask(socket, "/v1/status")
+    except ControlError:
+        return
+    raise RegistryError("overlayd runs here and would take its lease back; stop it first")
+
+
+def _in_etcd(given: argparse.Namespace, action: Callable[[EtcdClient, str, Settings], Awaitable[str]]) -> int:
+    """Do it with the etcd that the configuration names, and print what was done."""
+    found = sources(given)
+    settings = load(replace(found, flags={**found.flags, ("registry",): "etcd"})).settings
+
+    async def run() -> str:
+        client = make_client(settings)
+        try:
+            return await action(client, settings.etcd.prefix, settings)
+        except EtcdError as error:
+            raise RegistryError(f"etcd: {error}") from None
+        finally:
+            await client.close()
+
+    print(asyncio.run(run()))
+    return 0

@@ -1,0 +1,1 @@
+"""Leases in etcd, in flannel's schema."""

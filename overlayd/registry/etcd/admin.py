@@ -1,0 +1,116 @@
+"""What an operator does in etcd: write the network's configuration, reserve a subnet, give a lease up.
+
+Each is one transaction that holds only if nothing has changed since it was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv6Address
+
+from overlayd.core.address import Address, Network
+from overlayd.core.allocation import Held, by_family
+from overlayd.core.config import Settings
+from overlayd.core.flannel import key_of, lease_text, parse_config
+from overlayd.core.lease import Lease
+from overlayd.registry.base import RegistryError
+from overlayd.registry.etcd.client import Delete, EtcdClient, Put, Unchanged
+from overlayd.registry.etcd.view import View
+
+_CHANGED = "somebody changed it at the same moment; look at it and try again"
+
+
+async def write_config(client: EtcdClient, prefix: str, text: str, *, force: bool) -> str:
+    """Write PREFIX/config; what was done. Raises RegistryError where another one is there, unless `force`."""
+    key = f"{prefix}/config"
+    there, _ = await client.get(key)
+    if there is not None:
+        old, new = parse_config(there.value), parse_config(text)
+        if isinstance(old, Settings) and isinstance(new, Settings) and old.model_dump() == new.model_dump():
+            return f"{key} says so already: {there.value}"
+        if not force:
+            raise RegistryError(f"{key} is there and says otherwise: {there.value}; --force replaces it")
+    if await client.transact([Unchanged(key, there.mod_revision if there else 0)], Put(key, text)) is None:
+        raise RegistryError(f"{key}: {_CHANGED}")
+    return f"{key} = {text}"
+
+
+async def reserve(client: EtcdClient, prefix: str, subnets: Sequence[Network], publics: Sequence[Address]) -> str:
+    """Make a lease that is there one without an end, or keep free subnets for the host with these public IPs, or for
+    nobody; what was done. Raises RegistryError."""
+    view = await _read(client, prefix)
+    held = _find(view, subnets)
+    if held is None:
+        return await _reserve_free(client, prefix, view, subnets, publics)
+    lease = held.lease
+    if publics and not set(publics) <= {lease.public_ip, lease.public_ipv6}:
+        raise RegistryError(f"{subnets[0]}: is leased to {lease}; release it first")
+    if held.etcd_lease == 0:
+        return f"{lease} is a reservation already"
+    keys = _keys(view, prefix, held)
+    conditions = [Unchanged(key, view.keys[key].mod_revision) for key in keys]
+    if await client.transact(conditions, *(Put(key, view.keys[key].value) for key in keys)) is None:
+        raise RegistryError(f"{subnets[0]}: {_CHANGED}")
+    return f"{lease} is reserved: it does not end any more"
+
+
+async def _reserve_free(
+    client: EtcdClient, prefix: str, view: View, subnets: Sequence[Network], publics: Sequence[Address]
+) -> str:
+    config = parse_config(view.config or "")
+    if not isinstance(config, Settings):
+        raise RegistryError("\n".join(f"{prefix}/config: {problem}" for problem in config))
+    ranges = config.ranges()
+    if [one.version for one in subnets] != [one.network.version for one in ranges]:
+        wanted = " and ".join(f"a subnet of {one.network}" for one in ranges)
+        raise RegistryError(f"{' '.join(map(str, subnets))}: a lease of this network has {wanted}; give it")
+    for one, subnet in zip(ranges, subnets, strict=True):
+        if wrong := one.check(subnet):
+            raise RegistryError(f"{subnet} {wrong}")
+    subnet4, subnet6 = by_family(subnets)
+    lease = Lease(
+        subnet=subnet4,
+        ipv6_subnet=subnet6,
+        public_ip=next((one for one in publics if isinstance(one, IPv4Address)), None),
+        public_ipv6=next((one for one in publics if isinstance(one, IPv6Address)), None),
+    )
+    key = f"{prefix}/subnets/{key_of(lease)}"
+    if await client.transact([Unchanged(key, 0)], Put(key, lease_text(lease))) is None:
+        raise RegistryError(f"{subnets[0]}: {_CHANGED}")
+    return f"{lease} is reserved" if publics else f"{' '.join(map(str, subnets))} is reserved for nobody"
+
+
+async def release(client: EtcdClient, prefix: str, subnets: Sequence[Network], node: str | None) -> str:
+    """Give up the lease or reservation of these subnets, or that of the node with this identity; what was done."""
+    view = await _read(client, prefix)
+    if subnets:
+        held = _find(view, subnets)
+        missing = f"{subnets[0]}: nobody holds it"
+    else:
+        held = next((one for one in view.held.values() if one.host is not None and one.host.id == node), None)
+        missing = "this host holds no lease"
+    if held is None:
+        raise RegistryError(missing)
+    keys = _keys(view, prefix, held)
+    conditions = [Unchanged(key, view.keys[key].mod_revision) for key in keys]
+    if await client.transact(conditions, *(Delete(key) for key in keys)) is None:
+        raise RegistryError(f"{held.lease}: {_CHANGED}")
+    if held.etcd_lease and not await client.keys_of(held.etcd_lease):
+        await client.revoke(held.etcd_lease)
+    return f"{held.lease} is released"
+
+
+async def _read(client: EtcdClient, prefix: str) -> View:
+    view = View(prefix)
+    view.load(*await client.range(f"{prefix}/"))
+    return view
+
+
+def _find(view: View, subnets: Sequence[Network]) -> Held | None:
+    return next((one for one in view.held.values() if subnets[0] in one.lease.subnets), None)
+
+
+def _keys(view: View, prefix: str, held: Held) -> list[str]:
+    """The keys of a lease: flannel's and ours."""
+    ours = [kv.key for record, kv in view.hosts.values() if record == held.host]
+    return [f"{prefix}/subnets/{key_of(held.lease)}", *ours]

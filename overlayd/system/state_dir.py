@@ -1,0 +1,61 @@
+"""What this host keeps for itself between runs: its identity and the leases last known (`registry.base.Store`)."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from pathlib import Path
+
+import structlog
+
+from overlayd.core.address import Network
+from overlayd.core.subnet_env import leased_subnets
+from overlayd.system.errors import HostError
+from overlayd.system.files import read_text, write_atomically
+
+log = structlog.get_logger()
+
+
+class StateDir:
+    """Files in `directory`: node-id and leases.json. `subnet_file` is where subnet.env is."""
+
+    def __init__(self, directory: Path, subnet_file: Path, *, read_only: bool = False) -> None:
+        self._id, self._leases, self._subnet_file = directory / "node-id", directory / "leases.json", subnet_file
+        self._read_only = read_only
+
+    def node_id(self) -> str:
+        """This node's identity, made at random when there is none. Raises HostError.
+
+        Random rather than the machine id: that one is to be kept secret (machine-id(5)), and namespaces share it.
+        """
+        if self._id.exists():
+            found = read_text(self._id).strip()
+            if not re.fullmatch(r"[0-9a-f]{32}", found):
+                raise HostError(f"{self._id}: holds no identity; remove it to have a new one made")
+            return found
+        made = secrets.token_hex(16)
+        if not self._read_only:
+            write_atomically(self._id, made + "\n")
+        return made
+
+    def load(self) -> str | None:
+        """The leases last saved; None where there are none."""
+        try:
+            return read_text(self._leases) if self._leases.exists() else None
+        except HostError as error:
+            log.warning("the saved leases cannot be read", error=str(error))
+            return None
+
+    def save(self, text: str) -> None:
+        """Keep leases; a full disk is no reason to stop."""
+        try:
+            write_atomically(self._leases, text, mode=0o600)
+        except HostError as error:
+            log.warning("leases not saved: a start without etcd would find old ones or none", error=str(error))
+
+    def former_subnets(self) -> tuple[Network, ...]:
+        """The subnets that subnet.env names; none where it cannot be read."""
+        try:
+            return leased_subnets(read_text(self._subnet_file)) if self._subnet_file.exists() else ()
+        except (HostError, ValueError):
+            return ()

@@ -1,0 +1,139 @@
+"""Dumps of routes, neighbours and FDB entries (linux/rtnetlink.h): requests, and what the kernel answers.
+
+Read by hand for the reason that they are written by hand in `wire.rtnetlink`: of 10,000 peers there are 30,000, every
+ten seconds. What is not overlayd's is passed over before anything of it is decoded.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Literal, NamedTuple
+
+from overlayd.wire.rtnetlink import HEADER, NLM_F_REQUEST, ROUTE_PROTOCOL, Address, Network
+
+# linux/netlink.h
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+_NLM_F_DUMP = 0x300
+NLM_F_DUMP_INTR = 0x10
+
+# linux/rtnetlink.h, linux/neighbour.h
+_RTM_NEWROUTE, _RTM_GETROUTE, _RTM_NEWNEIGH, _RTM_GETNEIGH = 24, 26, 28, 30
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_VIA = 1, 4, 5, 18
+_NDA_DST, _NDA_LLADDR = 1, 2
+_RT_TABLE_MAIN = 254
+_RTN_UNREACHABLE = 7
+_RTNH_F_ONLINK = 4
+_NUD_PERMANENT = 0x80
+_AF_INET = 2
+_TYPE = 0x3FFF  # NLA_TYPE_MASK
+
+Dump = Literal["routes", "neighbours"]
+
+_RTMSG = struct.Struct("=BBBBBBBBI")
+_NDMSG = struct.Struct("=BBHiHBB")
+_ATTRIBUTE = struct.Struct("=HH")
+_INDEX = struct.Struct("=i")
+
+
+class RouteEntry(NamedTuple):
+    """A route of the main table that overlayd made."""
+
+    destination: Network
+    unreachable: bool
+    link: int
+    """Interface index; 0 for none."""
+    gateway: Address | None
+    onlink: bool
+
+
+class NeighbourEntry(NamedTuple):
+    """A permanent neighbour or FDB entry."""
+
+    link: int
+    address: Address | None
+    """The neighbour, or the VTEP of an FDB entry; None where the entry has none."""
+    mac: str | None
+
+
+def request(what: Dump, family: int, sequence: int) -> bytes:
+    """Asks for a dump; the family is an address family, or AF_BRIDGE for the FDB."""
+    kind = _RTM_GETROUTE if what == "routes" else _RTM_GETNEIGH
+    body = bytes([family]) + bytes(11)  # struct rtmsg and struct ndmsg begin with it, and are of one size
+    return HEADER.pack(HEADER.size + len(body), kind, NLM_F_REQUEST | _NLM_F_DUMP, sequence, 0) + body
+
+
+def messages(data: bytes) -> Iterator[tuple[int, int, int, int, int]]:
+    """(type, flags, sequence, begin of the body, its end) of each whole message in what a netlink socket delivered."""
+    offset = 0
+    while offset + HEADER.size <= len(data):
+        length, kind, flags, sequence, _ = HEADER.unpack_from(data, offset)
+        if length < HEADER.size or offset + length > len(data):
+            return
+        yield kind, flags, sequence, offset + HEADER.size, offset + length
+        offset += length + 3 & ~3
+
+
+def read_route(data: bytes, begin: int, end: int) -> RouteEntry | None:
+    """The route in a body of RTM_NEWROUTE; None for one that is not overlayd's, or cut off."""
+    if end - begin < _RTMSG.size:
+        return None
+    family, prefix, _, _, table, protocol, _, kind, flags = _RTMSG.unpack_from(data, begin)
+    if protocol != ROUTE_PROTOCOL or table != _RT_TABLE_MAIN:
+        return None
+    destination: bytes | None = None
+    gateway: Address | None = None
+    link = 0
+    for attribute, value in _attributes(data, begin + _RTMSG.size, end):
+        if attribute == _RTA_DST:
+            destination = value
+        elif attribute == _RTA_OIF and len(value) == _INDEX.size:
+            link = _INDEX.unpack(value)[0]
+        elif attribute == _RTA_GATEWAY:
+            gateway = _address(value)
+        elif attribute == _RTA_VIA:  # struct rtvia: a family, an address
+            gateway = _address(value[2:])
+    network = _network(destination or bytes(4 if family == _AF_INET else 16), prefix)
+    if network is None:
+        return None
+    return RouteEntry(network, kind == _RTN_UNREACHABLE, link, gateway, bool(flags & _RTNH_F_ONLINK))
+
+
+def read_neighbour(data: bytes, begin: int, end: int) -> NeighbourEntry | None:
+    """The entry in a body of RTM_NEWNEIGH; None for one that is not permanent, or cut off."""
+    if end - begin < _NDMSG.size:
+        return None
+    _, _, _, link, state, _, _ = _NDMSG.unpack_from(data, begin)
+    if not state & _NUD_PERMANENT:
+        return None
+    address: Address | None = None
+    mac: str | None = None
+    for attribute, value in _attributes(data, begin + _NDMSG.size, end):
+        if attribute == _NDA_DST:
+            address = _address(value)
+        elif attribute == _NDA_LLADDR and len(value) == 6:
+            mac = value.hex(":")
+    return NeighbourEntry(link, address, mac)
+
+
+def _attributes(data: bytes, offset: int, end: int) -> Iterator[tuple[int, bytes]]:
+    while offset + _ATTRIBUTE.size <= end:
+        length, kind = _ATTRIBUTE.unpack_from(data, offset)
+        if length < _ATTRIBUTE.size or offset + length > end:
+            return
+        yield kind & _TYPE, data[offset + _ATTRIBUTE.size : offset + length]
+        offset += length + 3 & ~3
+
+
+def _address(packed: bytes) -> Address | None:
+    if len(packed) == 4:
+        return IPv4Address(packed)
+    return IPv6Address(packed) if len(packed) == 16 else None
+
+
+def _network(packed: bytes, prefix: int) -> Network | None:
+    try:
+        return IPv4Network((packed, prefix)) if len(packed) == 4 else IPv6Network((packed, prefix))
+    except ValueError:
+        return None
