@@ -41,6 +41,10 @@ class UdpSettings(_Section):
     busy_poll_us: Annotated[int, values.integer(0, 1000)] = Field(
         0, description="native engine: look for more for so long before sleeping; quicker answers, busier processors"
     )
+    wire: Annotated[Wire, values.choice(*get_args(Wire))] = Field(
+        "flannel",
+        description="what this host's lease in etcd announces: flannel's format alone, or overlayd's ways, too",
+    )
     without_offloads: Annotated[tuple[str, ...] | None, values.words(*OFFLOADS)] = Field(
         None, description=f"native engine: leave these out ({', '.join(OFFLOADS)}), commas between"
     )

@@ -173,6 +173,10 @@ def key_of(lease: Lease) -> str:
     return lease.key if lease.subnet is not None else f"0.0.0.0-0&{lease.key}"
 
 
+_WIRE = "Wire"
+"""In the BackendData of a udp lease, which flannel leaves out and does not read: what else the host knows."""
+
+
 def parse_lease(key: str, value: str) -> Lease:
     """The lease that a key and its value are. Raises FormatError."""
     subnet, subnet6 = parse_key(key)
@@ -181,6 +185,7 @@ def parse_lease(key: str, value: str) -> Lease:
     if not isinstance(kind, str) or not re.fullmatch(r"[A-Za-z0-9._-]{1,40}", kind):
         raise FormatError("BackendType: is no backend's name")
     data, data6 = given.get("backenddata"), given.get("backendv6data")
+    told = kind == "udp" and isinstance(data, dict)
     lease = Lease(
         subnet=subnet,
         ipv6_subnet=subnet6,
@@ -190,7 +195,8 @@ def parse_lease(key: str, value: str) -> Lease:
         written_mac=_mac(data, "BackendData") if kind == "vxlan" else None,
         written_mac_v6=_mac(data6, "BackendV6Data") if kind == "vxlan" else None,
         vni=_vni(data or data6) if kind == "vxlan" else None,
-        data=data if kind == "udp" and isinstance(data, dict) else None,
+        data=({name: content for name, content in data.items() if name != _WIRE} or None) if told else None,
+        wire="overlayd" if told and data.get(_WIRE) == "overlayd" else "flannel",
     )
     if kind == "vxlan" and lease.public_ip and lease.written_mac is None:
         raise FormatError("BackendData: holds no VtepMAC, which every vxlan lease has")
@@ -212,8 +218,8 @@ def lease_text(lease: Lease) -> str:
             value["BackendData"] = {"VNI": lease.vni, "VtepMAC": lease.vtep_mac}
         if lease.public_ipv6 is not None:
             value["BackendV6Data"] = {"VNI": lease.vni, "VtepMAC": lease.mac_over(6)}
-    elif lease.data is not None:
-        value["BackendData"] = dict(lease.data)
+    elif lease.data is not None or lease.wire == "overlayd":
+        value["BackendData"] = {**(lease.data or {}), **({_WIRE: lease.wire} if lease.wire == "overlayd" else {})}
     return json.dumps(value, separators=(",", ":"))
 
 

@@ -173,6 +173,8 @@ def plan_etcd(spec: LabSpec) -> tuple[EtcdPlan, ...]:
 def configuration(spec: LabSpec) -> dict[str, Any]:
     """What every host's configuration file holds, apart from paths: the lab's own keys, then the spec's settings."""
     own: dict[str, Any] = {"iface": "eth0"}
+    if spec.wire != "flannel":
+        own["udp"] = {"wire": spec.wire}
     if spec.mode != "none":
         own["mode"] = spec.mode
     if spec.family != "ipv6":

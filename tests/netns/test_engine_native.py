@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import socket
 import struct
 from collections.abc import Iterator
@@ -226,3 +227,26 @@ def test_engines_may_change_over_one_device() -> None:
             pour_many(a, b, 4, 1, 4 * MB)
             pour_many(b, a, 4, 1, 4 * MB)
             assert a.status()["drops"]["tx"] == {}
+
+
+def test_a_host_that_announces_nothing_gets_flannels_format_from_those_that_do() -> None:
+    """By etcd, where each host's own setting says what its lease announces."""
+    with hosts(3, mode="udp", registry="etcd", settings=ENGINE, wire="overlayd") as (a, b, c):
+        expected = ["partial_sums", "ecn", *(["tunnel_gso"] if TUNNEL_GSO else [])]
+        for host in (a, b, c):
+            eventually(
+                lambda host=host: [peer["ways"] for peer in host.status()["peers"]] == [expected] * 2, what="ways"
+            )
+        c.write_config({**c.config, "udp": {**c.config["udp"], "wire": "flannel"}})
+        os.kill(c.pid, signal.SIGHUP)
+        address = c.container(0).address()
+        eventually(lambda: [peer["ways"] for peer in c.status()["peers"]] == [[], []], what="c keeps to flannel's way")
+        for host in (a, b):
+            eventually(
+                lambda host=host: (
+                    {peer["public_ip"]: peer["ways"] for peer in host.status()["peers"]}[str(c.public_ip)] == []
+                ),
+                what="nobody uses another way to c",
+            )
+            sent, came = pour(host.container(0), c.container(0), address, 8 * MB, 3)
+            assert sent == came

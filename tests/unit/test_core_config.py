@@ -296,7 +296,7 @@ def test_wrong_shape(raw: dict[str, Any], text: str) -> None:
         ({"netwrok": "10.1.0.0/16"}, "netwrok: unknown key; did you mean network?"),
         ({"public-ip": "192.168.0.1"}, "public-ip: unknown key; did you mean public_ip?"),
         ({"udp": {"prot": "8285"}}, "udp.prot: unknown key; did you mean port?"),
-        ({"udp": {"vni": "1"}}, "udp.vni: unknown key; known here: port, engine, busy_poll_us, without_offloads"),
+        ({"udp": {"vni": "1"}}, "udp.vni: unknown key; known here: port, engine, busy_poll_us, wire, without_offloads"),
         ({"vxlan": {"learn": "true"}}, "vxlan.learn: unknown key; did you mean learning?"),
         (
             {"leases": [{**ALPHA, "publicip": "192.168.0.1"}]},

@@ -89,6 +89,14 @@ def test_what_a_udp_lease_carries_is_kept_as_it_is() -> None:
     assert hash(lease) == hash(parse_lease(KEY, value))
 
 
+def test_what_a_host_knows_beyond_flannels_format_stands_in_its_lease() -> None:
+    lease = parse_lease(KEY, '{"PublicIP":"192.0.2.1","BackendData":{"Wire":"overlayd"}}')
+    assert (lease.wire, lease.data) == ("overlayd", None)
+    assert lease_text(lease) == '{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendData":{"Wire":"overlayd"}}'
+    for other in ('{"Wire":"later"}', '{"Wire":1}', '"overlayd"', '{"wire":"overlayd"}'):
+        assert parse_lease(KEY, f'{{"PublicIP":"192.0.2.1","BackendData":{other}}}').wire == "flannel"
+
+
 def test_other_backends_are_leases_too() -> None:
     lease = parse_lease(KEY, '{"PublicIP":"192.0.2.1","BackendType":"wireguard","BackendData":{"PublicKey":"x"}}')
     assert (lease.backend, lease.data) == ("wireguard", None)

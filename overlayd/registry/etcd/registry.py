@@ -334,6 +334,7 @@ class EtcdRegistry:
             backend=settings.mode,
             vni=settings.vxlan.vni if settings.mode == "vxlan" else None,
             port=port_of(settings),
+            wire=settings.udp.wire if settings.mode == "udp" else "flannel",
             reserved=choice.held is not None and choice.held.etcd_lease == 0,
         )
 
