@@ -185,7 +185,8 @@ def parse_lease(key: str, value: str) -> Lease:
     if not isinstance(kind, str) or not re.fullmatch(r"[A-Za-z0-9._-]{1,40}", kind):
         raise FormatError("BackendType: is no backend's name")
     data, data6 = given.get("backenddata"), given.get("backendv6data")
-    told: Json | None = data if kind == "udp" and isinstance(data, dict) else None
+    told: Json | None = dict(data) if kind == "udp" and isinstance(data, dict) else None
+    announced = told.pop(_WIRE, None) if told else None
     lease = Lease(
         subnet=subnet,
         ipv6_subnet=subnet6,
@@ -195,8 +196,8 @@ def parse_lease(key: str, value: str) -> Lease:
         written_mac=_mac(data, "BackendData") if kind == "vxlan" else None,
         written_mac_v6=_mac(data6, "BackendV6Data") if kind == "vxlan" else None,
         vni=_vni(data or data6) if kind == "vxlan" else None,
-        data=None if told is None else {name: content for name, content in told.items() if name != _WIRE} or None,
-        wire="overlayd" if told is not None and told.get(_WIRE) == "overlayd" else "flannel",
+        data=None if announced is not None and not told else told,
+        wire="overlayd" if announced == "overlayd" else "flannel",
     )
     if kind == "vxlan" and lease.public_ip and lease.written_mac is None:
         raise FormatError("BackendData: holds no VtepMAC, which every vxlan lease has")

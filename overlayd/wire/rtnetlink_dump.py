@@ -25,6 +25,7 @@ _NDA_DST, _NDA_LLADDR = 1, 2
 _RT_TABLE_MAIN = 254
 _RTN_UNREACHABLE = 7
 _RTNH_F_ONLINK = 4
+_RTM_F_CLONED = 0x200  # what a path has taught the kernel (its MTU), kept as a copy of the route
 _NUD_PERMANENT = 0x80
 _AF_INET = 2
 _TYPE = 0x3FFF  # NLA_TYPE_MASK
@@ -80,7 +81,7 @@ def read_route(data: bytes, begin: int, end: int) -> RouteEntry | None:
     if end - begin < _RTMSG.size:
         return None
     family, prefix, _, _, table, protocol, _, kind, flags = _RTMSG.unpack_from(data, begin)
-    if protocol != ROUTE_PROTOCOL or table != _RT_TABLE_MAIN:
+    if protocol != ROUTE_PROTOCOL or table != _RT_TABLE_MAIN or flags & _RTM_F_CLONED:
         return None
     destination: bytes | None = None
     gateway: Address | None = None
