@@ -73,8 +73,9 @@ class Lease:
         return self.public_ip if family == 4 else self.public_ipv6
 
     def __str__(self) -> str:
+        subnets = "+".join(map(str, self.subnets))
         publics = "/".join(str(public) for public in (self.public_ip, self.public_ipv6) if public is not None)
-        return f"{'+'.join(map(str, self.subnets))}@{publics}"
+        return f"{subnets}@{publics}" if publics else subnets
 
 
 @dataclass(frozen=True, slots=True)
