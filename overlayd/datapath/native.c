@@ -66,6 +66,8 @@ enum {
     RUN_PARTS = 2 * RUN_SEGMENTS,
     TUNNEL_SEGMENTS = 3, /* fewer go through the socket */
 
+    BULK = 32 << 10, /* bytes at once, from which on there are soon more */
+
     RX_MESSAGES = 64, /* in one recvmmsg */
     RX_FEW = 8,       /* when they are large */
     RX_LARGE = 16 << 10,
@@ -490,7 +492,7 @@ static int outbound_burst(struct engine *engine)
 {
     static const struct vnet plain;
     const size_t head = engine->vnet ? sizeof(struct vnet) : 0;
-    size_t used = 0, bytes = 0;
+    size_t used = 0, bytes = 0, flushed = 0;
     int reads = 0, result = 0;
     while (reads < TX_READS && bytes < TX_BYTES) {
         if (used + TX_ALIGN + PACKET_MAX > TX_ARENA) {
@@ -504,7 +506,12 @@ static int outbound_burst(struct engine *engine)
                 continue;
             if (errno != EAGAIN)
                 result = TUN_GONE;
-            break;
+            if (result || bytes - flushed < BULK)
+                break;
+            flush(engine); /* more may come while this is sent, and who does not sleep need not be woken */
+            used = 0;
+            flushed = bytes;
+            continue;
         }
         reads++;
         if ((size_t)got < head) {
@@ -714,8 +721,8 @@ static int inbound_burst(struct engine *engine, int family)
         burst += got;
         bytes += batch_bytes;
         engine->rx_batch = batch_bytes / (unsigned)got >= RX_LARGE ? RX_FEW : RX_MESSAGES;
-        if ((unsigned)got < want)
-            break;
+        if ((unsigned)got < want && batch_bytes < BULK)
+            break; /* else more may have come while this was written, and who does not sleep need not be woken */
     }
     return burst;
 }
