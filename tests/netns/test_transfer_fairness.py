@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import socket
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from ipaddress import ip_address
 
 import pytest
 from wire import ENGINES, FAMILIES, eventually, inet
@@ -22,7 +25,7 @@ Trio = tuple[Host, Host, Host]
 
 FEW = 100
 TURNS = 5
-"""Of TCP request and response, each of which may have to wait for retransmissions."""
+"""Questions and answers, both of which may have to be repeated."""
 FLOOD = """
 import signal, socket, struct, sys
 signal.alarm(60)
@@ -105,27 +108,46 @@ def test_inbound_goes_on_under_an_outbound_flood(trio: Trio, family: int) -> Non
 @pytest.mark.parametrize("direction", ["inbound", "outbound"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_another_peer_is_served_under_a_flood(trio: Trio, family: int, direction: str) -> None:
-    """All packets wait in one queue, of the socket or of the TUN, and may be dropped there: TCP repeats them."""
+    """All packets wait in one queue, of the socket or of the TUN, where most are dropped: whoever repeats gets through."""
     a, b, c = trio
     inner, flooder, other = (host.container(0) for host in trio)
     address = inner.address(family)
     source, sink, way = (flooder, inner, "rx") if direction == "inbound" else (inner, flooder, "tx")
-    with (
-        flood(source, sink, family, lambda: carried(a, b, way)),
-        inner.socket(inet(address), socket.SOCK_STREAM) as listener,
-        other.socket(inet(address), socket.SOCK_STREAM) as here,
-    ):
-        for one in (listener, here):
-            one.settimeout(30)
-        listener.bind((str(address), 0))
-        listener.listen(1)
-        here.connect(listener.getsockname())
-        there, _ = listener.accept()
-        with there:
-            there.settimeout(30)
-            for number in range(TURNS):
-                here.sendall(bytes([number]))
-                assert there.recv(1) == bytes([number])
-                there.sendall(bytes([number]))
-                assert here.recv(1) == bytes([number])
+    with flood(source, sink, family, lambda: carried(a, b, way)), served(inner, address) as service:
+        assert [asked(other, service, number) for number in range(TURNS)] == [True] * TURNS
         assert carried(a, c, "rx") >= TURNS
+
+
+@contextmanager
+def served(container: Container, address: Address) -> Iterator[tuple[str, int]]:
+    """Where the container sends back every datagram, as long as the block."""
+    with container.socket(inet(address), socket.SOCK_DGRAM) as there:
+        there.bind((str(address), 0))
+        there.settimeout(0.1)
+        done = threading.Event()
+
+        def answer() -> None:
+            while not done.is_set():
+                with suppress(TimeoutError):
+                    there.sendto(*there.recvfrom(100))
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            yield there.getsockname()[:2]
+        finally:
+            done.set()
+            thread.join()
+
+
+def asked(container: Container, service: tuple[str, int], number: int) -> bool:
+    """Whether the service answers one of the questions that are sent until it does."""
+    with container.socket(inet(ip_address(service[0])), socket.SOCK_DGRAM) as here:
+        here.connect(service)
+        here.settimeout(0.02)  # seconds before the question is repeated, and no longer ones: most are lost
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            here.send(b"%d" % number)
+            with suppress(TimeoutError):
+                return here.recv(100) == b"%d" % number
+    return False
