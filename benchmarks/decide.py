@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, ip_network
 from rounds import interleave, show
 
 from overlayd.core.decide import DELIVER, ForwardingTable, Peer, Send, decide_inbound, decide_outbound
-from overlayd.datapath.native_table import compile_table, peers_of
+from overlayd.datapath.native_table import NativeTable
 
 PACKETS = 100_000
 
@@ -54,7 +54,9 @@ def inbound(peers: int) -> float:
 def native_lookup(peers: int) -> float:
     """Nanoseconds for one of the native engine, the call from Python included, to peers at random."""
     routes = table(peers)
-    made = compile_table(routes, {peer: number for number, peer in enumerate(peers_of(routes))}, int)
+    compiled = NativeTable(int)
+    compiled.replace(routes)
+    made = compiled.made
     chosen = random.Random(1).choices(range(1, peers + 1), k=PACKETS)
     sent = [packet((10 << 24) + 2, (10 << 24) + (peer << 8) + 2) for peer in chosen]
     start = time.perf_counter()

@@ -24,7 +24,7 @@ import structlog
 
 from overlayd.core.address import Family, Network
 from overlayd.core.config import UdpSettings
-from overlayd.core.decide import ForwardingTable, Peer
+from overlayd.core.decide import Change, ForwardingTable, Peer
 from overlayd.core.firewall import Guarded
 from overlayd.core.lease import Lease, LeaseEvent
 from overlayd.core.node import Node
@@ -178,12 +178,13 @@ class UdpBackend:
         gone = [route for event in events for route in self._routes.pop(event.lease.key, ())]
         new = {event.lease.key: self._of(event.new) for event in events if event.new is not None}
         self._routes.update(new)
-        self._use(self._table.changed(gone, chain.from_iterable(new.values())))
+        change = Change(gone, [route for routes in new.values() for route in routes])
+        self._use(self._table.changed(change), change)
 
-    def _use(self, table: ForwardingTable) -> None:
+    def _use(self, table: ForwardingTable, change: Change | None = None) -> None:
         self._table = table
         if self._engine is not None:
-            self._engine.replace_table(table)
+            self._engine.replace_table(table, change)
 
     def _make_table(self, peers: Iterable[Lease]) -> ForwardingTable:
         self._routes = {lease.key: self._of(lease) for lease in peers}

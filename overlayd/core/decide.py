@@ -14,7 +14,7 @@ the TTL least of all: each host's kernel takes its hop when it forwards.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -103,6 +103,14 @@ DROP = {reason: Drop(reason) for reason in DropReason}
 _MALFORMED = {malformed: Drop(DropReason(malformed.value)) for malformed in ip.Malformed}
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one ForwardingTable has that the one before had not, and the reverse: all routes of a peer or none."""
+
+    gone: Sequence[tuple[Network, Peer]]
+    come: Sequence[tuple[Network, Peer]]
+
+
 class ForwardingTable:
     """What decisions look at: replaced as a whole when a lease changes, never changed in place."""
 
@@ -125,12 +133,12 @@ class ForwardingTable:
         self.owners = PrefixTable([*entries, *((network, DELIVER) for network in own)])
         self.peers = {peer.host: peer for _, peer in routes}
 
-    def changed(self, gone: Iterable[tuple[Network, Peer]], come: Iterable[tuple[Network, Peer]]) -> ForwardingTable:
-        """The table without the routes `gone`, which are in it, and with the routes `come`.
+    def changed(self, change: Change) -> ForwardingTable:
+        """The table without the routes that are gone, which are in it, and with those that have come.
 
         Raises ValueError where one that is to come is there already.
         """
-        gone, come = list(gone), list(come)
+        gone, come = change.gone, change.come
         table = object.__new__(ForwardingTable)
         table.mtu, table.routers = self.mtu, self.routers
         table.owners = self.owners.changed((network for network, _ in gone), ((one, Send(peer)) for one, peer in come))

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from overlayd.core.address import Family
 from overlayd.core.config import UdpSettings
-from overlayd.core.decide import ForwardingTable, Peer
+from overlayd.core.decide import Change, ForwardingTable, Peer
 
 TUN_GONE = -1
 """What `outbound` gives back when the device was deleted: the caller must stop watching it, or spin for ever."""
@@ -59,8 +59,11 @@ class Engine(Protocol):
     def offloads(self) -> str:
         """What the kernel does for it, for the log: names with commas between, or none."""
 
-    def replace_table(self, table: ForwardingTable) -> None:
-        """Decide by this table from the next packet on."""
+    def replace_table(self, table: ForwardingTable, change: Change | None = None) -> None:
+        """Decide by this table from the next packet on.
+
+        `change`: how it differs from the one before, where that is known; it costs no more than that.
+        """
 
     def replace_tun(self, tun: int) -> None:
         """Read and write this TUN from the next packet on: the old one is gone."""

@@ -779,31 +779,33 @@ typedef struct {
 
 static struct PyModuleDef definition;
 
-static bool read_peers(struct table *table, PyObject *peers)
+static bool invalid(const char *what)
 {
-    Py_ssize_t count = PyTuple_Size(peers);
-    if (count < 0)
-        return false;
-    table->peers = calloc((size_t)count + 1, sizeof *table->peers);
-    if (!table->peers || !level_init(&table->hosts[0], 32, (size_t)count) ||
-        !level_init(&table->hosts[1], 128, (size_t)count)) {
-        PyErr_NoMemory();
-        return false;
-    }
-    for (Py_ssize_t index = 0; index < count; index++) {
-        struct peer *peer = &table->peers[index];
+    PyErr_SetString(PyExc_ValueError, what);
+    return false;
+}
+
+static bool no_memory(void)
+{
+    PyErr_NoMemory();
+    return false;
+}
+
+/* ((number, address, port, slot, announced), ...) */
+static bool set_peers(struct table *table, PyObject *peers, int count)
+{
+    for (Py_ssize_t index = 0; index < PyTuple_Size(peers); index++) {
         const char *host;
         Py_ssize_t length;
-        int port, slot, announced;
-        if (!PyArg_ParseTuple(PyTuple_GetItem(peers, index), "y#iip", &host, &length, &port, &slot, &announced))
+        int number, port, slot, announced;
+        if (!PyArg_ParseTuple(PyTuple_GetItem(peers, index), "iy#iip", &number, &host, &length, &port, &slot, &announced))
             return false;
-        if ((length != 4 && length != 16) || port < 0 || port > 65535 || slot < 0 || slot > 1 << 24) {
-            PyErr_SetString(PyExc_ValueError, "a peer is (4 or 16 bytes of address, port, slot, announced)");
-            return false;
-        }
-        peer->ipv6 = length == 16;
-        peer->slot = slot;
-        peer->announced = announced;
+        if (number < 0 || number >= count || (length != 4 && length != 16) || port < 0 || port > 65535 || slot < 0 ||
+            slot > 1 << 24)
+            return invalid("a peer is (number below `count`, 4 or 16 bytes of address, port, slot, announced)");
+        struct peer *peer = &table->peers[number];
+        *peer = (struct peer){.ipv6 = length == 16, .slot = slot, .announced = announced};
+        peer->key = key_of((const uint8_t *)host, (unsigned)length);
         if (peer->ipv6) {
             peer->address.v6.sin6_family = AF_INET6;
             peer->address.v6.sin6_port = htons((uint16_t)port);
@@ -815,82 +817,84 @@ static bool read_peers(struct table *table, PyObject *peers)
             memcpy(&peer->address.v4.sin_addr, host, 4);
             peer->address_length = sizeof peer->address.v4;
         }
-        struct key key = key_of((const uint8_t *)host, (unsigned)length);
-        struct row *row = level_find(&table->hosts[peer->ipv6], key);
-        *row = (struct row){key, (int)index}; /* the last one of an address stands for it, as in ForwardingTable */
-    }
-    table->peer_count = (int)count;
-    for (int index = 0; index < table->peer_count; index++) {
-        const struct peer *peer = &table->peers[index];
-        const void *address = peer->ipv6 ? (const void *)&peer->address.v6.sin6_addr : &peer->address.v4.sin_addr;
-        table->peers[index].host = table_host(table, address, peer->ipv6 ? 16 : 4);
     }
     return true;
 }
 
-/* `levels`: (address bytes, prefix length, ((prefix bytes, owner), ...)), longest first within a family. */
-static bool read_levels(struct table *table, PyObject *levels)
+/* ((address, the number of the peer that stands for it, or NOBODY), ...) */
+static bool set_hosts(struct table *table, PyObject *hosts, int count)
 {
-    Py_ssize_t count = PyTuple_Size(levels);
-    for (Py_ssize_t index = 0; index < count; index++) {
-        int width, bits;
-        PyObject *rows;
-        if (!PyArg_ParseTuple(PyTuple_GetItem(levels, index), "iiO!", &width, &bits, &PyTuple_Type, &rows))
+    for (Py_ssize_t index = 0; index < PyTuple_Size(hosts); index++) {
+        const char *host;
+        Py_ssize_t length;
+        int number;
+        if (!PyArg_ParseTuple(PyTuple_GetItem(hosts, index), "y#i", &host, &length, &number))
             return false;
-        int family = width == 16, *used = &table->level_count[family];
-        if ((width != 4 && width != 16) || bits < 0 || bits > width * 8 ||
-            (*used && table->levels[family][*used - 1].bits <= bits)) {
-            PyErr_SetString(PyExc_ValueError, "levels are (4 or 16, prefix length, rows), longest first");
-            return false;
-        }
-        struct level *level = &table->levels[family][*used];
-        Py_ssize_t size = PyTuple_Size(rows);
-        if (!level_init(level, bits, (size_t)size)) {
-            PyErr_NoMemory();
-            return false;
-        }
-        (*used)++;
-        for (Py_ssize_t at = 0; at < size; at++) {
-            const char *prefix;
-            Py_ssize_t length;
-            int owner;
-            if (!PyArg_ParseTuple(PyTuple_GetItem(rows, at), "y#i", &prefix, &length, &owner))
-                return false;
-            if (length != width || owner < OWN || owner >= table->peer_count) {
-                PyErr_SetString(PyExc_ValueError, "a row is (prefix bytes, -1 or a peer's index)");
-                return false;
-            }
-            struct key key = key_of((const uint8_t *)prefix, (unsigned)length);
-            key.high &= level->mask.high;
-            key.low &= level->mask.low;
-            *level_find(level, key) = (struct row){key, owner};
-        }
+        if ((length != 4 && length != 16) || (number < 0 && number != NOBODY) || number >= count)
+            return invalid("a host is (4 or 16 bytes of address, a peer's number or NOBODY)");
+        if (!level_set(&table->hosts[length == 16], key_of((const uint8_t *)host, (unsigned)length), number))
+            return no_memory();
     }
-    return count >= 0;
+    return true;
+}
+
+/* ((first address, prefix length, owner or NOBODY), ...) */
+static bool set_networks(struct table *table, PyObject *networks, int count)
+{
+    for (Py_ssize_t index = 0; index < PyTuple_Size(networks); index++) {
+        const char *prefix;
+        Py_ssize_t length;
+        int bits, owner;
+        if (!PyArg_ParseTuple(PyTuple_GetItem(networks, index), "y#ii", &prefix, &length, &bits, &owner))
+            return false;
+        if ((length != 4 && length != 16) || bits < 0 || bits > length * 8 || owner < NOBODY || owner >= count)
+            return invalid("a network is (4 or 16 bytes of address, prefix length, a peer's number, OWN or NOBODY)");
+        struct level *level = table_level(table, length == 16, bits);
+        if (!level || !level_set(level, key_of((const uint8_t *)prefix, (unsigned)length), owner))
+            return no_memory();
+    }
+    return true;
+}
+
+static PyObject *table_wrap(PyTypeObject *type, struct table *table)
+{
+    TableObject *self = table ? (TableObject *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0) : NULL;
+    if (self)
+        self->table = table;
+    else
+        table_free(table);
+    return table ? (PyObject *)self : PyErr_NoMemory();
 }
 
 static PyObject *table_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"mtu", "peers", "levels", NULL};
+    static char *names[] = {"mtu", NULL};
     unsigned int mtu;
-    PyObject *peers, *levels;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "IO!O!", names, &mtu, &PyTuple_Type, &peers, &PyTuple_Type, &levels))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "I", names, &mtu))
         return NULL;
-    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    TableObject *self = (TableObject *)alloc(type, 0);
-    if (!self)
+    return table_wrap(type, table_empty(mtu));
+}
+
+static PyObject *table_changed(PyObject *self, PyObject *args)
+{
+    int count;
+    PyObject *peers, *hosts, *networks;
+    if (!PyArg_ParseTuple(args, "iO!O!O!", &count, &PyTuple_Type, &peers, &PyTuple_Type, &hosts, &PyTuple_Type, &networks))
         return NULL;
-    self->table = calloc(1, sizeof *self->table);
-    if (!self->table) {
-        Py_DECREF(self);
-        return PyErr_NoMemory();
+    const struct table *from = ((TableObject *)self)->table;
+    if (count < 0 || count > 1 << 24) {
+        invalid("count: so many numbers of peers cannot be");
+        return NULL;
     }
-    self->table->mtu = mtu;
-    if (!read_peers(self->table, peers) || !read_levels(self->table, levels)) {
-        Py_DECREF(self);
+    PyObject *changed = table_wrap(Py_TYPE(self), table_copy(from, count));
+    if (!changed)
+        return NULL;
+    struct table *table = ((TableObject *)changed)->table;
+    if (!set_peers(table, peers, count) || !set_hosts(table, hosts, count) || !set_networks(table, networks, count)) {
+        Py_DECREF(changed);
         return NULL;
     }
-    return (PyObject *)self;
+    return changed;
 }
 
 static void table_dealloc(PyObject *self)
@@ -938,6 +942,7 @@ static PyObject *table_inbound(PyObject *self, PyObject *args)
 }
 
 static PyMethodDef table_methods[] = {
+    {"changed", table_changed, METH_VARARGS, NULL},
     {"outbound", table_outbound, METH_VARARGS, NULL},
     {"inbound", table_inbound, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
@@ -1469,7 +1474,8 @@ static int module_exec(PyObject *module)
     const struct {
         const char *name;
         long value;
-    } constants[] = {{"ATTENTION", ATTENTION}, {"PARTIAL", WAY_PARTIAL}, {"ECN", WAY_ECN}, {"TUNNEL", WAY_TUNNEL}};
+    } constants[] = {{"ATTENTION", ATTENTION}, {"OWN", OWN},         {"NOBODY", NOBODY},
+                     {"PARTIAL", WAY_PARTIAL}, {"ECN", WAY_ECN}, {"TUNNEL", WAY_TUNNEL}};
     for (size_t index = 0; done == 0 && index < sizeof constants / sizeof *constants; index++)
         done = PyModule_AddIntConstant(module, constants[index].name, constants[index].value);
     return done;

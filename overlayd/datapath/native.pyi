@@ -11,6 +11,11 @@ REASONS: tuple[str, ...]
 ATTENTION: int
 """Added to a burst's count when `Engine.refused` or `Engine.degraded` has something to give."""
 
+OWN: int
+"""The owner of this host's networks."""
+NOBODY: int
+"""No owner."""
+
 PARTIAL: int
 """A way: inner sums stay partial."""
 ECN: int
@@ -21,25 +26,30 @@ TUNNEL: int
 class Table:
     """An immutable forwarding table."""
 
-    def __new__(
-        cls,
-        mtu: int,
-        peers: tuple[tuple[bytes, int, int, bool], ...],
-        levels: tuple[tuple[int, int, tuple[tuple[bytes, int], ...]], ...],
-    ) -> Table:
-        """Raises ValueError for what cannot be one.
+    def __new__(cls, mtu: int) -> Table:
+        """An empty one."""
 
-        `peers`: (underlay address, port, slot of its counters, announced), the last one of an address standing for
-        it; announced: it may leave sums partial, send superpackets whole and speak to us.
-        `levels`: (bytes of an address: 4 or 16, prefix length, rows), longest first within a family; a row is the
-        network's first address and its owner: -1 for this host or the index of a peer.
+    def changed(
+        self,
+        count: int,
+        peers: tuple[tuple[int, bytes, int, int, bool], ...],
+        hosts: tuple[tuple[bytes, int], ...],
+        networks: tuple[tuple[bytes, int, int], ...],
+    ) -> Table:
+        """A copy in which these are set; costs a plain copy and what is set. Raises ValueError for what cannot be.
+
+        `count`: the numbers of all peers are below it.
+        `peers`: (number, underlay address, port, slot of its counters, announced); announced: it may leave sums
+        partial, send superpackets whole and speak to us.
+        `hosts`: (underlay address, number of the peer that stands for it), NOBODY to forget it.
+        `networks`: (first address, prefix length, owner): the number of a peer, OWN for this host, NOBODY for none.
         """
 
     def outbound(self, packet: bytes) -> int:
-        """The verdict of core.decide.decide_outbound: a peer's index, or -1 - index into REASONS."""
+        """The verdict of core.decide.decide_outbound: a peer's number, or -1 - index into REASONS."""
 
     def inbound(self, packet: bytes, outer_source: bytes) -> int:
-        """The verdict of core.decide.decide_inbound: the sender's index, or -1 - index into REASONS."""
+        """The verdict of core.decide.decide_inbound: the sender's number, or -1 - index into REASONS."""
 
 class Engine:
     """Two sockets, a TUN and a table. RuntimeError from any method while another thread is in a burst."""
@@ -73,7 +83,7 @@ class Engine:
         """Carry one burst from the socket of family 4 or 6: the number of messages, and ATTENTION likewise."""
 
     def refused(self) -> list[tuple[int, int, int, bytes]]:
-        """Take out what may deserve an ICMP error: (direction, peer's index, length, the packet's first bytes).
+        """Take out what may deserve an ICMP error: (direction, peer's number, length, the packet's first bytes).
 
         Direction 0: outbound, by the table; 1: inbound, by the table; 2: outbound, by the socket (EMSGSIZE);
         3: no packet but a greeting from an announced peer.

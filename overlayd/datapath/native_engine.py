@@ -25,6 +25,7 @@ from ipaddress import ip_address
 from overlayd.core.address import FAMILIES, Family
 from overlayd.core.config import UdpSettings
 from overlayd.core.decide import (
+    Change,
     ForwardingTable,
     Peer,
     Reply,
@@ -48,7 +49,7 @@ from overlayd.datapath.engine import (
     path_mtu,
     unheard,
 )
-from overlayd.datapath.native_table import compile_table, peers_of
+from overlayd.datapath.native_table import NativeTable
 from overlayd.datapath.ways import Ways
 
 # <linux/if_tun.h>
@@ -101,8 +102,8 @@ class NativeEngine:
             segments = _SEGMENTS if kernel() >= (6, 9) else _SEGMENTS_OLD
         fds = {family: sock.fileno() for family, sock in self._sockets.items()}
         self._native = native.Engine(fds.get(4, -1), fds.get(6, -1), segments, settings.busy_poll_us)
-        self._peers: list[Peer] = []
-        self._ways = Ways(self._native, self._answer_peer, now)
+        self._compiled = NativeTable(self._slot)
+        self._ways = Ways(self._native, self._answer_peer, self._slots, self._compiled.numbers, now)
         self.replace_table(table)
         self.replace_tun(tun)
 
@@ -142,17 +143,19 @@ class NativeEngine:
 
     # --- 2. compile --------------------------------------------------------------------------------------------------
 
-    def replace_table(self, table: ForwardingTable) -> None:
-        peers = peers_of(table)
-        names = {peer.name for peer in peers}
-        for name in self._slots.keys() - names:
-            slot = self._slots.pop(name)
+    def replace_table(self, table: ForwardingTable, change: Change | None = None) -> None:
+        if change is None:
+            self._compiled.replace(table)
+            gone = self._slots.keys() - {peer.name for peer in self._compiled.numbers}
+        else:
+            self._compiled.change(table, change)
+            gone = {peer.name for _, peer in change.gone} - {peer.name for _, peer in change.come}
+        self._native.replace_table(self._compiled.made)
+        for slot in [self._slots.pop(name) for name in gone]:
             self._native.forget(slot)
             self._free.append(slot)
-        index = {peer: number for number, peer in enumerate(peers)}
-        self._native.replace_table(compile_table(table, index, self._slot))
-        self._table, self._peers = table, peers
-        self._ways.replace_table(table, self._slots, index)
+        self._table = table
+        self._ways.replace_table(table, change)
 
     def _slot(self, name: str) -> int:
         if name not in self._slots:
@@ -184,7 +187,7 @@ class NativeEngine:
     def _answer(self) -> None:
         for direction, number, length, kept in self._native.refused():
             packet = kept.ljust(length, b"\0")  # decisions look at lengths; an answer quotes no more than was kept
-            peer = self._peers[number] if number >= 0 else None
+            peer = self._compiled.peers.get(number)
             verdict: Verdict
             if direction == _OUTBOUND:
                 verdict = decide_outbound(packet, self._table)

@@ -1,7 +1,8 @@
 /* The forwarding table: who owns an address, by the longest prefix; which peer is behind an underlay address.
  *
- * A table is made once and never changed. For each prefix length in use, longest first, one hash table with open
- * addressing: a look-up costs as many probes as there are lengths, however many networks there are.
+ * A table is never changed once packets are decided by it: what changes is set in a copy, which costs a plain copy of
+ * its memory. For each prefix length in use, longest first, one hash table with open addressing: a look-up costs as many
+ * probes as there are lengths, however many networks there are.
  */
 #ifndef OVERLAYD_NATIVE_TABLE_H
 #define OVERLAYD_NATIVE_TABLE_H
@@ -13,6 +14,10 @@
 
 enum { NOBODY = -2, OWN = -1 }; /* owners that are no peers; a peer's is its index, 0 or more */
 
+struct key {
+    uint64_t high, low; /* an IPv4 address is the upper half of `high` */
+};
+
 struct peer {
     union {
         struct sockaddr any;
@@ -20,14 +25,10 @@ struct peer {
         struct sockaddr_in6 v6;
     } address;
     socklen_t address_length;
+    struct key key; /* the underlay address, to compare */
     bool ipv6;     /* the carrier */
     bool announced; /* its lease and ours say that both ends are overlayd: it may leave sums partial, ask, ... */
     int slot;      /* of its counters */
-    int host;      /* index of the peer that stands for this underlay address */
-};
-
-struct key {
-    uint64_t high, low; /* an IPv4 address is the upper half of `high` */
 };
 
 struct row {
@@ -39,6 +40,7 @@ struct level {
     int bits;
     struct key mask;
     uint32_t size; /* of `rows`; a power of two, at most half full */
+    uint32_t used;
     struct row *rows;
 };
 
@@ -46,7 +48,7 @@ struct table {
     uint32_t mtu;
     int peer_count;
     struct peer *peers;
-    struct level hosts[2];                       /* underlay addresses, IPv4 and IPv6; owner is a peer's index */
+    struct level hosts[2]; /* underlay addresses, IPv4 and IPv6; the owner is the peer that stands for the address */
     int level_count[2];
     struct level levels[2][129];
 };
@@ -77,6 +79,7 @@ static inline struct row *level_find(const struct level *level, struct key key)
 static inline bool level_init(struct level *level, int bits, size_t rows)
 {
     level->bits = bits;
+    level->used = 0;
     level->mask.high = bits == 0 ? 0 : bits >= 64 ? ~(uint64_t)0 : ~(uint64_t)0 << (64 - bits);
     level->mask.low = bits <= 64 ? 0 : bits >= 128 ? ~(uint64_t)0 : ~(uint64_t)0 << (128 - bits);
     level->size = 4;
@@ -88,6 +91,74 @@ static inline bool level_init(struct level *level, int bits, size_t rows)
     for (uint32_t at = 0; at < level->size; at++)
         level->rows[at].owner = NOBODY;
     return true;
+}
+
+static inline bool level_copy(struct level *to, const struct level *from)
+{
+    *to = *from;
+    to->rows = malloc(from->size * sizeof *to->rows);
+    if (to->rows)
+        memcpy(to->rows, from->rows, from->size * sizeof *to->rows);
+    return to->rows;
+}
+
+static inline void level_remove(struct level *level, struct row *row)
+{
+    uint32_t last = level->size - 1, hole = (uint32_t)(row - level->rows);
+    row->owner = NOBODY;
+    level->used--;
+    for (uint32_t at = (hole + 1) & last; level->rows[at].owner != NOBODY; at = (at + 1) & last) {
+        uint32_t home = key_hash(level->rows[at].key) & last;
+        if (((at - home) & last) >= ((at - hole) & last)) { /* else it would come to stand before its home */
+            level->rows[hole] = level->rows[at];
+            level->rows[at].owner = NOBODY;
+            hole = at;
+        }
+    }
+}
+
+/* Give a key to an owner, or take it from whoever has it with NOBODY. False without memory; nothing is changed then. */
+static inline bool level_set(struct level *level, struct key key, int owner)
+{
+    key.high &= level->mask.high;
+    key.low &= level->mask.low;
+    struct row *row = level_find(level, key);
+    if (row->owner != NOBODY && owner == NOBODY)
+        level_remove(level, row);
+    if (owner == NOBODY)
+        return true;
+    if (row->owner == NOBODY && (level->used + 1) * 2 > level->size) {
+        struct level grown;
+        if (!level_init(&grown, level->bits, level->size))
+            return false;
+        for (uint32_t at = 0; at < level->size; at++)
+            if (level->rows[at].owner != NOBODY)
+                *level_find(&grown, level->rows[at].key) = level->rows[at];
+        grown.used = level->used;
+        free(level->rows);
+        *level = grown;
+        row = level_find(level, key);
+    }
+    level->used += row->owner == NOBODY;
+    *row = (struct row){key, owner};
+    return true;
+}
+
+/* The level of a prefix length, made where there is none yet; NULL without memory. */
+static inline struct level *table_level(struct table *table, int family, int bits)
+{
+    struct level *levels = table->levels[family], made;
+    int at = 0, count = table->level_count[family];
+    while (at < count && levels[at].bits > bits)
+        at++;
+    if (at < count && levels[at].bits == bits)
+        return &levels[at];
+    if (!level_init(&made, bits, 0))
+        return NULL;
+    memmove(&levels[at + 1], &levels[at], (size_t)(count - at) * sizeof *levels);
+    levels[at] = made;
+    table->level_count[family]++;
+    return &levels[at];
 }
 
 /* The owner of an address of that many bytes: a peer's index, OWN or NOBODY. */
@@ -110,6 +181,12 @@ static inline int table_host(const struct table *table, const uint8_t *address, 
     return level_find(&table->hosts[length == 16], key_of(address, length))->owner;
 }
 
+static inline bool same_host(const struct peer *one, const struct peer *other)
+{
+    return one == other ||
+           (one->ipv6 == other->ipv6 && one->key.high == other->key.high && one->key.low == other->key.low);
+}
+
 /* As core.decide.decide_outbound, but for the MTU, which a superpacket's segments have to fit: PASS sets `peer`. */
 static inline enum reason decide_outbound(const struct table *table, const struct ip *ip, int *peer)
 {
@@ -129,7 +206,7 @@ static inline enum reason decide_inbound(const struct table *table, const uint8_
     if (reason != PASS)
         return reason;
     int holder = table_owner(table, ip->source, ip->address);
-    if (holder < 0 || table->peers[holder].host != host)
+    if (holder < 0 || !same_host(&table->peers[holder], &table->peers[host]))
         return SPOOFED_SOURCE;
     if (table_owner(table, ip->destination, ip->address) != OWN)
         return DESTINATION_NOT_OWN;
@@ -147,6 +224,48 @@ static inline void table_free(struct table *table)
     }
     free(table->peers);
     free(table);
+}
+
+/* NULL without memory. */
+static inline struct table *table_empty(uint32_t mtu)
+{
+    struct table *table = calloc(1, sizeof *table);
+    if (!table)
+        return NULL;
+    table->mtu = mtu;
+    table->peers = calloc(1, sizeof *table->peers);
+    if (table->peers && level_init(&table->hosts[0], 32, 0) && level_init(&table->hosts[1], 128, 0))
+        return table;
+    table_free(table);
+    return NULL;
+}
+
+/* The same with room for so many peers, or more where it has more; levels that nobody uses left out. NULL without memory. */
+static inline struct table *table_copy(const struct table *from, int peers)
+{
+    struct table *table = calloc(1, sizeof *table);
+    if (!table)
+        return NULL;
+    table->mtu = from->mtu;
+    table->peer_count = peers > from->peer_count ? peers : from->peer_count;
+    table->peers = calloc((size_t)table->peer_count + 1, sizeof *table->peers);
+    bool whole = table->peers;
+    if (whole)
+        memcpy(table->peers, from->peers, (size_t)from->peer_count * sizeof *from->peers);
+    for (int family = 0; family < 2 && whole; family++) {
+        whole = level_copy(&table->hosts[family], &from->hosts[family]);
+        for (int index = 0; index < from->level_count[family] && whole; index++) {
+            if (from->levels[family][index].used == 0)
+                continue;
+            int *count = &table->level_count[family];
+            whole = level_copy(&table->levels[family][*count], &from->levels[family][index]);
+            *count += whole;
+        }
+    }
+    if (whole)
+        return table;
+    table_free(table);
+    return NULL;
 }
 
 #endif

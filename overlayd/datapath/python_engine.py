@@ -17,6 +17,7 @@ from copy import deepcopy
 from overlayd.core.address import Family
 from overlayd.core.config import UdpSettings
 from overlayd.core.decide import (
+    Change,
     Deliver,
     Drop,
     DropReason,
@@ -74,7 +75,7 @@ class PythonEngine:
         self._counters = Counters()
         self._peers: dict[str, Traffic] = self._counters.peers
 
-    def replace_table(self, table: ForwardingTable) -> None:
+    def replace_table(self, table: ForwardingTable, change: Change | None = None) -> None:
         self._table = table
         names = {peer.name for peer in table.peers.values()}
         for name in self._peers.keys() - names:

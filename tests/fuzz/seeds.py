@@ -159,12 +159,16 @@ def others() -> Iterator[tuple[str, bytes]]:
 
 
 def table(networks: list[tuple[str, int]], hosts: tuple[str, ...], length: int = 100, mtu: int = 1472) -> bytes:
-    """`networks`: (prefix, owner: 0 for this host, else 1 and up)."""
-    peers = b"".join(bytes([len(ip_address(host).packed) // 16]) + ip_address(host).packed for host in hosts)
+    """`networks`: (prefix, owner: -1 for nobody from now on, 0 for this host, else 1 and up); a host that begins with -
+    is one for whose address nobody stands from now on."""
+    peers = b""
+    for host in hosts:
+        address = ip_address(host.removeprefix("-")).packed
+        peers += bytes([len(address) // 16 | host.startswith("-") << 1]) + address
     made = struct.pack("<HHB", mtu, length, len(hosts)) + peers
     for text, owner in networks:
         network = ip_network(text)
-        made += bytes([owner << 1 | network.version // 6, network.prefixlen]) + network.network_address.packed
+        made += bytes([owner + 1 << 1 | network.version // 6, network.prefixlen]) + network.network_address.packed
     return made
 
 
@@ -179,6 +183,9 @@ def tables() -> Iterator[tuple[str, bytes]]:
     yield "twice", table([("10.1.1.0/24", 0), ("10.1.1.0/24", 1)] * 3, hosts)
     yield "many", table([(f"10.1.{number}.0/24", number % 4) for number in range(47)], hosts)
     yield "many-wide", table([(f"fd00:{number}::/64", number % 4) for number in range(47)], hosts)
+    come_and_go = [(f"10.{number % 9}.{number % 3}.0/24", number % 5 - 1) for number in range(48)]
+    yield "come-and-go", table(come_and_go, (*hosts, "-192.0.2.2", "-2001:db8::2", "192.0.2.2"))
+    yield "all-gone", table([(f"fd00:{n % 8}::/{n % 2 + 63}", 2 - n // 16) for n in range(48)], ("-192.0.2.9", *hosts))
     yield "lengths", table([(f"10.1.1.0/{bits}", bits % 4) for bits in range(24, 33)], hosts)
     yield "lengths-wide", table([(f"fd00::/{bits}", bits % 4) for bits in range(8, 129, 3)], hosts)
     yield "ends", table([("0.0.0.0/1", 1), ("128.0.0.0/1", 0), ("255.255.255.255/32", 2), ("0.0.0.0/32", 0)], hosts)

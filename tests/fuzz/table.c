@@ -1,11 +1,13 @@
 /* Fuzz target of the forwarding table (overlayd/datapath/native_table.h).
  *
- * Input: MTU (2 bytes), length of the packets (2), how many peers (1), for each: 1 for IPv6, address (4 or 16);
- * then networks until the end, for each: family and owner (1 byte: bit 0 for IPv6; above it 0 for this host, else one more
- * than the peer's index), prefix length (1), address (4 or 16).
+ * Input: MTU (2 bytes), length of the packets (2), how many peers (1), for each: bit 0 for IPv6, bit 1 when nobody stands
+ * for its address from now on (1), address (4 or 16); then networks until the end, for each: family and owner (1 byte:
+ * bit 0 for IPv6; above it 0 for nobody from now on, 1 for this host, else two more than the peer's index), prefix
+ * length (1), address (4 or 16).
  *
  * Held: owners and hosts are what a scan of the list finds, by the longest prefix, the last of equals; verdicts follow
- * from that. Asked about: the first and the last address of each network, and their neighbours.
+ * from that; copies are as what they are copied from. Asked about: the first and the last address of each network, and
+ * their neighbours.
  */
 #include "fuzz.h"
 #include "native_table.h"
@@ -19,7 +21,7 @@ struct network {
 };
 
 struct host {
-    unsigned width;
+    unsigned width, gone;
     uint8_t address[16];
 };
 
@@ -41,13 +43,29 @@ static int covers(const struct network *network, const uint8_t *address, unsigne
     return same == network->bits;
 }
 
+/* Whether a later one is of the same network. */
+static int replaced(unsigned index)
+{
+    const struct network *one = &networks[index];
+    for (unsigned later = index + 1; later < network_count; later++)
+        if (networks[later].bits == one->bits && covers(&networks[later], one->address, one->width))
+            return 1;
+    return 0;
+}
+
 static int scan(const uint8_t *address, unsigned width)
 {
     const struct network *best = NULL;
     for (unsigned index = 0; index < network_count; index++)
-        if (covers(&networks[index], address, width) && (!best || networks[index].bits >= best->bits))
+        if (networks[index].owner != NOBODY && covers(&networks[index], address, width) &&
+            (!best || networks[index].bits > best->bits) && !replaced(index))
             best = &networks[index];
     return best ? best->owner : NOBODY;
+}
+
+static int same_address(unsigned one, unsigned other)
+{
+    return hosts[one].width == hosts[other].width && !memcmp(hosts[one].address, hosts[other].address, hosts[one].width);
 }
 
 static int scan_hosts(const uint8_t *address, unsigned width)
@@ -55,51 +73,57 @@ static int scan_hosts(const uint8_t *address, unsigned width)
     int found = NOBODY;
     for (unsigned index = 0; index < host_count; index++)
         if (hosts[index].width == width && memcmp(hosts[index].address, address, width) == 0)
-            found = (int)index;
+            found = hosts[index].gone ? NOBODY : (int)index;
     return found;
 }
 
 /* --- the table, as native.c makes it ---------------------------------------------------------------------------- */
 
-static void fill_level(struct level *level, unsigned width, unsigned bits)
+static void sound(const struct level *level)
 {
-    size_t rows = 0;
-    for (unsigned index = 0; index < network_count; index++)
-        rows += networks[index].width == width && networks[index].bits == bits;
-    HOLD(level_init(level, (int)bits, rows));
-    HOLD(level->size >= 2 * rows && (level->size & (level->size - 1)) == 0);
-    for (unsigned index = 0; index < network_count; index++)
-        if (networks[index].width == width && networks[index].bits == bits) {
-            struct key key = key_of(networks[index].address, width);
-            key.high &= level->mask.high;
-            key.low &= level->mask.low;
-            *level_find(level, key) = (struct row){key, networks[index].owner};
+    uint32_t used = 0;
+    for (uint32_t at = 0; at < level->size; at++)
+        used += level->rows[at].owner != NOBODY;
+    HOLD(used == level->used && used * 2 <= level->size && (level->size & (level->size - 1)) == 0);
+}
+
+/* As after one more change. */
+static struct table *again(struct table *table, int peers)
+{
+    struct table *copy = table_copy(table, peers);
+    HOLD(copy && copy->peer_count == peers);
+    table_free(table);
+    for (int family = 0; family < 2; family++) {
+        sound(&copy->hosts[family]);
+        for (int index = 0; index < copy->level_count[family]; index++) {
+            sound(&copy->levels[family][index]);
+            HOLD(copy->levels[family][index].used);
+            HOLD(index == 0 || copy->levels[family][index].bits < copy->levels[family][index - 1].bits);
         }
+    }
+    return copy;
 }
 
 static struct table *build(unsigned mtu)
 {
-    struct table *table = calloc(1, sizeof *table);
-    HOLD(table);
-    table->mtu = mtu;
-    table->peers = calloc(host_count + 1, sizeof *table->peers);
-    HOLD(table->peers && level_init(&table->hosts[0], 32, host_count) && level_init(&table->hosts[1], 128, host_count));
+    struct table *table = table_empty(mtu);
+    HOLD(table && table->mtu == mtu);
     for (unsigned index = 0; index < host_count; index++) {
-        struct key key = key_of(hosts[index].address, hosts[index].width);
-        *level_find(&table->hosts[hosts[index].width == 16], key) = (struct row){key, (int)index};
+        table = again(table, (int)index + 1);
+        const struct host *host = &hosts[index];
+        struct peer *peer = &table->peers[index];
+        peer->ipv6 = host->width == 16;
+        peer->key = key_of(host->address, host->width);
+        HOLD(level_set(&table->hosts[peer->ipv6], peer->key, host->gone ? NOBODY : (int)index));
     }
-    table->peer_count = (int)host_count;
-    for (unsigned index = 0; index < host_count; index++)
-        table->peers[index].host = table_host(table, hosts[index].address, hosts[index].width);
-    for (unsigned width = 4; width <= 16; width += 12)
-        for (int bits = (int)width * 8; bits >= 0; bits--) {
-            unsigned index = 0;
-            while (index < network_count && (networks[index].width != width || networks[index].bits != (unsigned)bits))
-                index++;
-            if (index < network_count)
-                fill_level(&table->levels[width == 16][table->level_count[width == 16]++], width, (unsigned)bits);
-        }
-    return table;
+    for (unsigned index = 0; index < network_count; index++) {
+        const struct network *network = &networks[index];
+        struct level *level = table_level(table, network->width == 16, (int)network->bits);
+        HOLD(level && level_set(level, key_of(network->address, network->width), network->owner));
+        if (index % 4 == 3)
+            table = again(table, (int)host_count);
+    }
+    return again(table, (int)host_count);
 }
 
 /* --- held ------------------------------------------------------------------------------------------------------- */
@@ -171,12 +195,13 @@ static void judge(const struct table *table, const struct network *from, const s
     HOLD(decide_inbound(table, packet, length, NOBODY, &ip) == STRANGER);
     for (unsigned index = 0; index < host_count; index++) {
         int host = scan_hosts(hosts[index].address, hosts[index].width);
+        if (host == NOBODY)
+            continue;
         reason = decide_inbound(table, packet, length, host, &ip);
-        int holder = sender < 0 ? NOBODY : scan_hosts(hosts[sender].address, hosts[sender].width);
-        HOLD(reason == (holder != host      ? SPOOFED_SOURCE
-                        : receiver != OWN     ? DESTINATION_NOT_OWN
-                        : length > table->mtu ? TOO_LONG
-                                              : PASS));
+        HOLD(reason == (sender < 0 || !same_address((unsigned)sender, index) ? SPOOFED_SOURCE
+                        : receiver != OWN                                    ? DESTINATION_NOT_OWN
+                        : length > table->mtu                                ? TOO_LONG
+                                                                             : PASS));
         HOLD(decide_inbound(table, packet, length - 1, host, &ip) == (length == header ? TOO_SHORT : LENGTH_MISMATCH));
     }
     free(packet);
@@ -189,13 +214,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     network_count = host_count = 0;
     for (unsigned left = take8(&in) % (PEERS + 1); left; left--) {
         struct host *host = &hosts[host_count++];
-        *host = (struct host){.width = take8(&in) & 1 ? 16 : 4};
+        unsigned kind = take8(&in);
+        *host = (struct host){.width = kind & 1 ? 16 : 4, .gone = kind & 2};
         take(&in, host->address, host->width);
     }
     while (in.at < in.end && network_count < NETWORKS) {
         struct network *network = &networks[network_count++];
         unsigned kind = take8(&in);
-        *network = (struct network){.width = kind & 1 ? 16 : 4, .owner = (int)(kind >> 1) % (int)(host_count + 1) - 1};
+        *network = (struct network){.width = kind & 1 ? 16 : 4, .owner = (int)(kind >> 1) % (int)(host_count + 2) - 2};
         network->bits = take8(&in) % (network->width * 8 + 1);
         take(&in, network->address, network->width);
     }

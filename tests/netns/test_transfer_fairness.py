@@ -108,7 +108,7 @@ def test_inbound_goes_on_under_an_outbound_flood(trio: Trio, family: int) -> Non
 @pytest.mark.parametrize("direction", ["inbound", "outbound"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_another_peer_is_served_under_a_flood(trio: Trio, family: int, direction: str) -> None:
-    """All packets wait in one queue, of the socket or of the TUN, where most are dropped: whoever repeats gets through."""
+    """All packets wait in one queue, the socket's or the TUN's, and most are dropped: whoever repeats gets through."""
     a, b, c = trio
     inner, flooder, other = (host.container(0) for host in trio)
     address = inner.address(family)

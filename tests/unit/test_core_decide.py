@@ -22,6 +22,7 @@ from overlayd.core.address import Network
 from overlayd.core.decide import (
     DELIVER,
     DROP,
+    Change,
     Deliver,
     Drop,
     DropReason,
@@ -443,10 +444,11 @@ def test_a_changed_table_decides_as_one_made_anew(old: dict[Network, int], new: 
     before, after = routes(old), routes(new)
     kept = {one: before[one] for one in old.keys() & new.keys() if old[one] == new[one]}
     table = ForwardingTable([], [], MTU, before.items())
-    changed = table.changed(
+    change = Change(
         [(one, peer) for one, peer in before.items() if one not in kept],
         [(one, peer) for one, peer in after.items() if one not in kept],
     )
+    changed = table.changed(change)
     expected = ForwardingTable([], [], MTU, {**after, **kept}.items())
     assert changed.peers.keys() == expected.peers.keys()
     owners = {owner.peer for owner in changed.owners if isinstance(owner, Send)}

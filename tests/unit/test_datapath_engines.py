@@ -18,7 +18,7 @@ from packets import any_bytes, packet, read_error
 from test_datapath_native import ACK, TCPV4, Super, tcp, valid, vnet
 
 from overlayd.core.config import UdpSettings
-from overlayd.core.decide import ForwardingTable, Peer
+from overlayd.core.decide import Change, ForwardingTable, Peer
 from overlayd.core.offload import OFFLOADS
 from overlayd.datapath.engine import TUN_GONE, Engine
 from overlayd.datapath.python_engine import PythonEngine
@@ -236,6 +236,28 @@ def test_a_table_is_replaced_and_forgets(rig: Rig) -> None:
     rig.send_tun(small(3))
     rig.outbound()
     assert rig.engine.counters().peers["alpha"].tx_packets == 1
+
+
+def test_a_change_costs_no_other_peer_its_counters(rig: Rig) -> None:
+    """A lease that is renewed with another address keeps its own, too."""
+    rig.send_tun(small(1))
+    rig.outbound()
+    moved, beyond = Peer("127.0.0.9", rig.alpha.port, 4, "alpha"), Peer("127.0.0.8", 9, 4, "beyond")
+    far = [(ip_network("10.1.9.0/24"), beyond)]
+    old, new = ([(ip_network(net), peer) for net in ("10.1.2.0/24", "fd00:2::/64")] for peer in (rig.alpha, moved))
+    table = rig.table
+    for change in (Change([], far), Change(old, new), Change(far, [])):
+        table = table.changed(change)
+        rig.engine.replace_table(table, change)
+    assert rig.engine.counters().peers["alpha"].tx_packets == 1
+    rig.send_tun(small(2))
+    rig.send_tun(small(3, destination="10.1.9.9"))
+    rig.outbound()
+    counters = rig.engine.counters()
+    assert (counters.peers["alpha"].tx_packets, counters.tx_drops) == (2, {"no_lease": 1})
+    change = Change(new, [])
+    rig.engine.replace_table(table.changed(change), change)
+    assert "alpha" not in rig.engine.counters().peers
 
 
 def test_a_tun_that_is_gone(rig: Rig) -> None:

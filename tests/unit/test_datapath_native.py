@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import struct
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from packets import any_bytes, ipv4, ipv6, packet, rfc1071
 
-from overlayd.core.decide import Deliver, Drop, DropReason, ForwardingTable, Peer, Reply, Send
+from overlayd.core.decide import Change, Deliver, Drop, DropReason, ForwardingTable, Peer, Reply, Send
 from overlayd.core.decide import decide_inbound as oracle_inbound
 from overlayd.core.decide import decide_outbound as oracle_outbound
 
@@ -32,11 +32,17 @@ GAMMA = Peer("fd99::4", 8285, 6, "gamma")
 PEERS = (ALPHA, BETA, GAMMA)
 
 
-def compiled(table: ForwardingTable) -> tuple[native.Table, list[Peer]]:
+def compiled(table: ForwardingTable) -> tuple[native.Table, dict[int, Peer]]:
     """The native table and its peers, as NativeEngine makes them."""
+    made = fresh()
+    made.replace(table)
+    return made.made, made.peers
+
+
+def fresh() -> native_table.NativeTable:
+    """One that gives slots as NativeEngine does."""
     slots: dict[str, int] = {}
-    index = {peer: number for number, peer in enumerate(native_table.peers_of(table))}
-    return native_table.compile_table(table, index, lambda name: slots.setdefault(name, len(slots))), list(index)
+    return native_table.NativeTable(lambda name: slots.setdefault(name, len(slots)))
 
 
 @st.composite
@@ -127,20 +133,80 @@ def test_reasons_are_those_of_core() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        (1472, ((b"abc", 1, 0, False),), ()),
-        (1472, ((b"abcd", 65536, 0, False),), ()),
-        (1472, ((b"abcd", 1, -1, False),), ()),
-        (1472, (), ((4, 33, ()),)),
-        (1472, (), ((5, 24, ()),)),
-        (1472, (), ((4, 24, ()), (4, 24, ()))),
-        (1472, (), ((4, 24, ((b"abc", -1),)),)),
-        (1472, (), ((4, 24, ((b"abcd", 0),)),)),
-        (1472, (), ((4, 24, ((b"abcd", -2),)),)),
+        (1, ((0, b"abc", 1, 0, False),), (), ()),
+        (1, ((0, b"abcd", 65536, 0, False),), (), ()),
+        (1, ((0, b"abcd", 1, -1, False),), (), ()),
+        (1, ((1, b"abcd", 1, 0, False),), (), ()),
+        (1, ((-1, b"abcd", 1, 0, False),), (), ()),
+        (1, (), ((b"abc", 0),), ()),
+        (1, (), ((b"abcd", 1),), ()),
+        (1, (), ((b"abcd", native.OWN),), ()),
+        (1, (), (), ((b"abcd", 33, -1),)),
+        (1, (), (), ((b"abcd", -1, -1),)),
+        (1, (), (), ((b"abcde", 24, -1),)),
+        (1, (), (), ((b"abcd", 24, 1),)),
+        (1, (), (), ((b"abcd", 24, -3),)),
+        (-1, (), (), ()),
+        (1 << 30, (), (), ()),
     ],
 )
 def test_a_table_that_cannot_be(arguments: tuple[object, ...]) -> None:
-    with pytest.raises(ValueError, match=r"peer|level|row"):
-        native.Table(*arguments)
+    with pytest.raises(ValueError, match=r"a peer is|a host is|a network is|count"):
+        native.Table(1472).changed(*arguments)
+
+
+def test_a_change_that_cannot_be_changes_nothing() -> None:
+    alpha, beta = (0, b"abcd", 1, 0, False), (1, b"abce", 1, 1, False)
+    own, remote = (b"\x0a\1\1\0", 24, native.OWN), (b"\x0a\1\2\0", 24, 0)
+    table = native.Table(1472).changed(1, (alpha,), ((b"abcd", 0),), (own, remote))
+    sent = packet("10.1.1.2", "10.1.2.3")
+    assert table.outbound(sent) == 0
+    with pytest.raises(ValueError, match="network"):
+        table.changed(2, (beta,), ((b"abce", 1),), ((b"\x0a\1\2\0", 24, 1), (b"\x0a\1\3\0", 24, 9)))
+    assert table.outbound(sent) == 0
+
+
+LEASES = st.dictionaries(
+    st.sampled_from([*(f"10.1.{n}.0/24" for n in range(6)), "10.1.0.0/16", *(f"fd00:{n}::/64" for n in range(3))]),
+    st.sampled_from(["192.168.0.2", "192.168.0.3", "fd99::4"]),
+    max_size=8,
+)
+
+
+@given(st.lists(LEASES, min_size=2, max_size=6))
+def test_a_changed_table_decides_as_the_readable_one(plans: list[dict[str, str]]) -> None:
+    """Leases come, go and move; several name one address; numbers are used again."""
+
+    def peer(host: str, name: str) -> Peer:
+        return Peer(host, 8285, 6 if ":" in host else 4, name)
+
+    own = [ip_network("10.1.200.0/24"), ip_network("fd00:200::/64")]
+    ends = {4: "10.1.200.7", 6: "fd00:200::7"}
+    routes: dict[str, tuple[IPv4Network | IPv6Network, Peer]] = {}
+    table, made = ForwardingTable(own, [], 1472, []), fresh()
+    made.replace(table)
+    for plan in plans:
+        kept = {one for one, host in plan.items() if one in routes and routes[one][1].host == host}
+        come = {one: (ip_network(one), peer(host, one)) for one, host in plan.items() if one not in kept}
+        change = Change([route for one, route in routes.items() if one not in kept], list(come.values()))
+        routes = {one: routes[one] for one in kept} | come
+        table = table.changed(change)
+        made.change(table, change)
+        assert made.numbers.keys() == {held for _, held in routes.values()}
+        assert made.peers == {number: held for held, number in made.numbers.items()}
+        for n in range(8):
+            for far in (f"10.1.{n}.9", f"fd00:{n}::9"):
+                near = ends[ip_address(far).version]
+                verdict = oracle_outbound(packet(near, far), table)
+                got = made.made.outbound(packet(near, far))
+                assert made.peers[got] is verdict.peer if isinstance(verdict, Send) else got == number(verdict.reason)
+                for host in ("192.168.0.2", "192.168.0.3", "fd99::4"):
+                    verdict = oracle_inbound(packet(far, near), host, table)
+                    got = made.made.inbound(packet(far, near), ip_address(host).packed)
+                    if isinstance(verdict, Deliver):
+                        assert made.peers[got] is table.peers[host]
+                    else:
+                        assert got == number(verdict.reason)
 
 
 # --- cutting ----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packets import ipv4, ipv6, packet, rfc1071
 
-from overlayd.core.decide import ForwardingTable, Peer
+from overlayd.core.decide import Change, ForwardingTable, Peer
 from overlayd.wire import ip
 from overlayd.wire.greeting import Ability, Greeting, Kind, Path, decode
 
@@ -194,6 +194,24 @@ def test_ways_outlive_a_table(pair: Pair) -> None:
     assert pair.engine.ways() == {"alpha": ["partial_sums", "ecn"]}
     pair.engine.replace_table(ForwardingTable(OWN, [], MTU, []))
     assert pair.engine.ways() == {}
+
+
+def test_ways_outlive_a_change_of_other_peers(pair: Pair) -> None:
+    pair.answer()
+    beyond = [(ip_network("10.1.9.0/24"), Peer("127.0.0.9", pair.alpha.port, 4, "beyond", announced=True))]
+    alpha = [(ip_network(net), pair.alpha) for net in ("10.1.2.0/24", "fd00:2::/64")]
+    table = pair.table
+    for change, ways in (
+        (Change([], beyond), {"alpha": ["partial_sums", "ecn"], "beyond": []}),
+        (Change(beyond, []), {"alpha": ["partial_sums", "ecn"]}),
+        (Change(alpha, []), {}),
+        (Change([], alpha), {"alpha": []}),
+    ):
+        table = table.changed(change)
+        pair.engine.replace_table(table, change)
+        assert pair.engine.ways() == ways
+    pair.answer()
+    assert pair.engine.ways() == {"alpha": ["partial_sums", "ecn"]}
 
 
 def test_a_peer_that_goes_back_to_flannels_format_gets_it(pair: Pair) -> None:
