@@ -13,6 +13,7 @@ from overlayd.core.state import Address, KernelState, Link, Ruleset, SetElement,
 from overlayd.system import nft
 from overlayd.system.errors import HostError
 from overlayd.system.netlink import Netlink
+from overlayd.wire.nfnetlink import ELEMENTS_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +87,16 @@ class Kernel:
         return failures
 
     async def _rules(self, steps: Sequence[Operation]) -> list[Failure]:
+        """All of them or none. nft replaces tables with their elements; a lease event changes a few elements alone."""
         try:
-            await nft.apply(steps)
+            if len(steps) <= ELEMENTS_MAX and all(isinstance(step.object, SetElement) for step in steps):
+                refused = await self.netlink.elements(steps)
+            else:
+                refused = None
+                await nft.apply(steps)
         except HostError as error:
-            return [Failure(step, str(error)) for step in steps]
-        return []
+            refused = str(error)
+        return [Failure(step, refused) for step in steps] if refused is not None else []
 
     async def _one(self, step: Operation) -> list[Failure]:
         try:

@@ -61,57 +61,57 @@ def add_route(
 
     Without `replace` the kernel refuses (EEXIST) where any route to `destination` of the same metric stands.
     """
-    attributes = _attribute(_RTA_DST, destination.network_address.packed)
+    attributes = attribute(_RTA_DST, destination.network_address.packed)
     if link is None:
         scope, kind = _RT_SCOPE_UNIVERSE, _RTN_UNREACHABLE
     else:
         scope, kind = _RT_SCOPE_UNIVERSE if gateway is not None else _RT_SCOPE_LINK, _RTN_UNICAST
-        attributes += _attribute(_RTA_OIF, struct.pack("=i", link))
+        attributes += attribute(_RTA_OIF, struct.pack("=i", link))
     if gateway is not None:
         if gateway.version == destination.version:
-            attributes += _attribute(_RTA_GATEWAY, gateway.packed)
+            attributes += attribute(_RTA_GATEWAY, gateway.packed)
         else:  # struct rtvia: an IPv4 route may have an IPv6 next hop
-            attributes += _attribute(_RTA_VIA, struct.pack("=H", _family(gateway)) + gateway.packed)
+            attributes += attribute(_RTA_VIA, struct.pack("=H", _family(gateway)) + gateway.packed)
     flags = _RTNH_F_ONLINK if onlink else 0
     body = _rtmsg(destination, scope, kind, flags) + attributes
-    return _message(_RTM_NEWROUTE, _PUT if replace else _ADD, sequence, body)
+    return message(_RTM_NEWROUTE, _PUT if replace else _ADD, sequence, body)
 
 
 def delete_route(destination: Network, link: int | None, sequence: int) -> bytes:
     """Delete our route to `destination` (through interface index `link`, where it has one)."""
-    attributes = _attribute(_RTA_DST, destination.network_address.packed)
+    attributes = attribute(_RTA_DST, destination.network_address.packed)
     if link is not None:
-        attributes += _attribute(_RTA_OIF, struct.pack("=i", link))
+        attributes += attribute(_RTA_OIF, struct.pack("=i", link))
     kind = _RTN_UNICAST if link is not None else _RTN_UNREACHABLE
     body = _rtmsg(destination, _RT_SCOPE_NOWHERE, kind, 0) + attributes
-    return _message(_RTM_DELROUTE, _REMOVE, sequence, body)
+    return message(_RTM_DELROUTE, _REMOVE, sequence, body)
 
 
 def put_neighbour(link: int, ip: Address, mac: str, sequence: int) -> bytes:
     """A permanent neighbour entry, replacing whatever stands there."""
     body = _NDMSG.pack(_family(ip), 0, 0, link, _NUD_PERMANENT, 0, 0)
-    body += _attribute(_NDA_DST, ip.packed) + _attribute(_NDA_LLADDR, _octets(mac))
-    return _message(_RTM_NEWNEIGH, _PUT, sequence, body)
+    body += attribute(_NDA_DST, ip.packed) + attribute(_NDA_LLADDR, _octets(mac))
+    return message(_RTM_NEWNEIGH, _PUT, sequence, body)
 
 
 def delete_neighbour(link: int, ip: Address, sequence: int) -> bytes:
     """Delete a neighbour entry."""
-    body = _NDMSG.pack(_family(ip), 0, 0, link, 0, 0, 0) + _attribute(_NDA_DST, ip.packed)
-    return _message(_RTM_DELNEIGH, _REMOVE, sequence, body)
+    body = _NDMSG.pack(_family(ip), 0, 0, link, 0, 0, 0) + attribute(_NDA_DST, ip.packed)
+    return message(_RTM_DELNEIGH, _REMOVE, sequence, body)
 
 
 def put_fdb(link: int, mac: str, vtep: Address, sequence: int) -> bytes:
     """A permanent entry in a VXLAN device's own FDB, replacing the one of the same MAC."""
     body = _NDMSG.pack(_AF_BRIDGE, 0, 0, link, _NUD_PERMANENT | _NUD_NOARP, _NTF_SELF, 0)
-    body += _attribute(_NDA_LLADDR, _octets(mac)) + _attribute(_NDA_DST, vtep.packed)
-    return _message(_RTM_NEWNEIGH, _PUT, sequence, body)
+    body += attribute(_NDA_LLADDR, _octets(mac)) + attribute(_NDA_DST, vtep.packed)
+    return message(_RTM_NEWNEIGH, _PUT, sequence, body)
 
 
 def delete_fdb(link: int, mac: str, vtep: Address, sequence: int) -> bytes:
     """Delete an entry from a VXLAN device's own FDB."""
     body = _NDMSG.pack(_AF_BRIDGE, 0, 0, link, _NUD_PERMANENT | _NUD_NOARP, _NTF_SELF, 0)
-    body += _attribute(_NDA_LLADDR, _octets(mac)) + _attribute(_NDA_DST, vtep.packed)
-    return _message(_RTM_DELNEIGH, _REMOVE, sequence, body)
+    body += attribute(_NDA_LLADDR, _octets(mac)) + attribute(_NDA_DST, vtep.packed)
+    return message(_RTM_DELNEIGH, _REMOVE, sequence, body)
 
 
 def read_acks(data: bytes) -> list[tuple[int, int]]:
@@ -133,11 +133,13 @@ def _rtmsg(destination: Network, scope: int, kind: int, flags: int) -> bytes:
     return _RTMSG.pack(family, destination.prefixlen, 0, 0, _RT_TABLE_MAIN, ROUTE_PROTOCOL, scope, kind, flags)
 
 
-def _message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
+def message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
+    """Any netlink message: a header of that type before `body`."""
     return HEADER.pack(HEADER.size + len(body), kind, flags, sequence, 0) + body
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
+def attribute(kind: int, value: bytes) -> bytes:
+    """An attribute, padded to 4 bytes."""
     length = _ATTRIBUTE.size + len(value)
     return _ATTRIBUTE.pack(length, kind) + value + bytes(-length % 4)
 

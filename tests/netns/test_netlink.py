@@ -6,15 +6,18 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import struct
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_interface
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface
 from typing import Any, TypeVar
 
 import pytest
 from test_life_dump import assert_same, dump, index_of
 
-from overlayd.core.diff import diff
+from overlayd.core.diff import Operation, diff
+from overlayd.core.firewall import TABLE, Guarded, Side, own_table, vtep_element
 from overlayd.core.state import (
     Address,
     FdbEntry,
@@ -23,6 +26,8 @@ from overlayd.core.state import (
     Link,
     Neighbour,
     Route,
+    Ruleset,
+    SetElement,
     Vxlan,
     state_of,
 )
@@ -30,7 +35,9 @@ from overlayd.lab import Host, hosts
 from overlayd.lab.namespace import within
 from overlayd.system.kernel import Failure, Kernel
 from overlayd.system.netlink import Netlink
+from overlayd.system.netlink.elements import ElementWriter
 from overlayd.wire.mac import derive_mac
+from overlayd.wire.nfnetlink import ELEMENTS_MAX
 
 T = TypeVar("T")
 PEERS = 5000
@@ -226,3 +233,63 @@ def test_interfaces_are_seen_as_they_are(host: Host) -> None:
     assert found["eth0"].mtu == 1500
     assert ip_interface("192.0.2.1/24") in found["eth0"].addresses
     assert ip_interface("fd00:192:0:2::1/64") in found["eth0"].addresses
+
+
+# --- set elements -----------------------------------------------------------------------------------------------------
+
+
+def vteps(last: int, first: int = 1) -> list[SetElement]:
+    """Elements of both families."""
+    numbers = range(first, last + 1)
+    return [vtep_element(address) for n in numbers for address in (IPv4Address(n << 8), IPv6Address((0xFD << 120) + n))]
+
+
+def rules() -> Ruleset:
+    """Our table with both sets."""
+    network = IPv4Network("10.1.0.0/16")
+    guarded = (Guarded(4, 8472, 1), Guarded(6, 8472, 1))
+    made = own_table([Side(network, IPv4Network("10.1.1.0/24"))], ("ovl.1",), guarded, False)
+    assert made is not None
+    return made
+
+
+@pytest.mark.parametrize("count", [1, ELEMENTS_MAX // 2 - 1, ELEMENTS_MAX])
+def test_elements_come_and_go(host: Host, count: int) -> None:
+    """As nft reads them: few by a message of ours, many by nft."""
+    assert bring_to(host, state_of([rules(), *vteps(3)])) == []
+    assert bring_to(host, state_of([rules(), *vteps(3 + count, first=2)])) == []
+    assert reading(host) == state_of([rules(), *vteps(3 + count, first=2)])
+    assert bring_to(host, state_of([rules()])) == []
+    assert reading(host) == state_of([rules()])
+
+
+def test_elements_are_all_changed_or_none(host: Host) -> None:
+    assert bring_to(host, state_of([rules(), *vteps(1)])) == []
+    steps = [Operation("add", one) for one in vteps(2)]
+    for wrong, said in (
+        (Operation("delete", vteps(7)[-1]), "nftables set vteps6: No such file or directory"),
+        (Operation("add", SetElement(TABLE, "none", IPv4Address("192.0.2.9"))), "nftables set none: No such file"),
+    ):
+
+        async def job(kernel: Kernel, wrong: Operation = wrong) -> list[Failure]:
+            return await kernel.apply([*steps, wrong])
+
+        failures = inside(host, job)
+        assert [failure.operation for failure in failures] == [*steps, wrong]
+        assert all(failure.reason.startswith(said) for failure in failures)
+        assert reading(host) == state_of([rules(), *vteps(1)])
+
+
+def test_elements_without_privileges(host: Host) -> None:
+    """Refused as a whole."""
+
+    def job() -> str | None:
+        writer = ElementWriter()
+        try:
+            header, none = struct.pack("=Ii", 0x20080522, 0), bytes(24)  # <linux/capability.h>; of this thread alone
+            assert ctypes.CDLL(None).capset(header, none) == 0
+            return writer.apply([Operation("add", vteps(1)[0])])
+        finally:
+            writer.close()
+
+    assert within(host.namespace, job) == "nftables: Operation not permitted"

@@ -17,6 +17,7 @@ from overlayd.core.underlay import HostInterface
 from overlayd.system.errors import HostError
 from overlayd.system.netlink.batches import BATCH, BatchWriter
 from overlayd.system.netlink.dumps import DumpReader
+from overlayd.system.netlink.elements import ElementWriter
 from overlayd.system.netlink.links import LinkWriter
 from overlayd.system.netlink.reader import Reader
 
@@ -39,6 +40,7 @@ class Netlink:
         self._reader: Reader
         self._links: LinkWriter
         self._batches: BatchWriter
+        self._elements: ElementWriter
         self._to_close: list[Callable[[], None]] = []
 
     async def __aenter__(self) -> Netlink:
@@ -68,7 +70,8 @@ class Netlink:
     def _open_writers(self) -> None:
         route = IPRoute()
         self._links, self._batches = LinkWriter(route), BatchWriter(self._batch)
-        self._to_close += [route.close, self._batches.close]
+        self._elements = ElementWriter()
+        self._to_close += [route.close, self._batches.close, self._elements.close]
 
     async def interfaces(self) -> list[HostInterface]:
         """Every interface of the host with its addresses, in the kernel's order."""
@@ -96,3 +99,7 @@ class Netlink:
         Gives back those that the kernel refused, each with the reason; the others are done.
         """
         return await self._do(self._writing, self._batches.apply, operations)
+
+    async def elements(self, operations: Sequence[Operation]) -> str | None:
+        """Do operations on set elements in one transaction; the reason where it was refused. Raises HostError."""
+        return await self._do(self._writing, self._elements.apply, operations)
