@@ -116,11 +116,12 @@ format: $(STAMP) ## put the code into its form
 	$(VENV)/bin/ruff check --fix .
 
 .PHONY: bench
-bench: install ## measure decisions, sockets, and netlink with thousands of peers (root)
+bench: install ## measure decisions, sockets, netlink, the data paths and clusters of thousands (root)
 	$(PYTHON) benchmarks/decide.py
 	$(PYTHON) benchmarks/sockets.py
 	$(PYTHON) benchmarks/netlink.py
 	$(PYTHON) benchmarks/datapath.py
+	$(PYTHON) benchmarks/leases.py
 
 .PHONY: clean
 clean: ## remove what was built and installed here
