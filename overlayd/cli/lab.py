@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import rich.box
@@ -203,6 +204,7 @@ def _exec(arguments: argparse.Namespace) -> int:
     node = lab.find(arguments.node)
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     environment = dict(os.environ)
+    environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
     if isinstance(node, Host):
         environment["OVERLAYD_CONTROL_SOCKET"] = str(node.socket_path)
         environment["OVERLAYD_CONFIG"] = str(node.config_path)

@@ -75,6 +75,7 @@ def describe_waiting(daemon: Running) -> dict[str, Any]:
 async def describe(daemon: Running) -> dict[str, Any]:
     """The whole state, for people and machines alike."""
     backend, node = daemon.backend, daemon.backend.node
+    own = daemon.reconciler.table.get(node.lease.key)
     counters = backend.counters()
     ways = backend.ways()
     peers = [describe_peer(node, lease, counters, ways.get(lease.key, [])) for lease in daemon.reconciler.peers(node)]
@@ -94,7 +95,8 @@ async def describe(daemon: Running) -> dict[str, Any]:
         "offloads": backend.gauges(),
         "registry": registry.name,
         "registry_state": asdict(registry),
-        "lease": describe_lease(node.lease),
+        # Whether it is reserved is an operator's to change while the daemon runs.
+        "lease": {**describe_lease(node.lease), "reserved": (own or node.lease).reserved},
         "underlay": {
             "interface": node.underlay.name,
             "mtu": node.underlay.mtu,

@@ -69,7 +69,7 @@ class Host(Namespace):
                 **(
                     {"leases_file": "../leases.yaml"}
                     if lab.etcd is None
-                    else {"state_dir": str(self.directory / "state")}
+                    else {"state_dir": str(self.directory / "state"), "node_name": plan.name}
                 ),
                 "control_socket": str(self.socket_path),
                 "subnet_file": str(self.subnet_file),

@@ -33,6 +33,11 @@ def command(host: Host, *words: str) -> subprocess.CompletedProcess[str]:
     return overlayctl(host, *words, "--config", str(host.config_path))
 
 
+def reserved(host: Host) -> dict[str, bool]:
+    """Whether each subnet that the host knows is reserved."""
+    return {row["subnet"]: row["reserved"] for row in json.loads(overlayctl(host, "leases", "--json").stdout)}
+
+
 def test_a_subnet_is_reserved_and_released(two: Two) -> None:
     a, b = two
     etcd, subnet = etcd_of(a), "10.1.77.0/24"
@@ -71,6 +76,8 @@ def test_a_running_nodes_lease_is_made_a_reservation(two: Two) -> None:
     with pinging(a.container(0), b.container(0).address()):
         assert command(b, "lease", "reserve", str(a.subnet)).returncode == 0
         assert (etcd.get(key), etcd.lease_of(key)) == (value, 0)
+        for host in (a, b):
+            eventually(lambda host=host: reserved(host)[str(a.subnet)], f"{host.name} knows")
     a.restart()
     assert own_subnet(a) == str(a.subnet)
     assert (etcd.get(key), etcd.lease_of(key)) == (value, 0)
