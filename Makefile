@@ -115,6 +115,11 @@ format: $(STAMP) ## put the code into its form
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
+MINUTES := 10
+.PHONY: soak
+soak: install ## traffic for MINUTES while things go wrong, by a seeded schedule; SEED repeats one (root)
+	$(PYTHON) tests/netns/soak.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
 .PHONY: bench
 bench: install ## measure decisions, sockets, netlink, the data paths and clusters of thousands (root)
 	$(PYTHON) benchmarks/decide.py
