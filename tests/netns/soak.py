@@ -192,7 +192,7 @@ class Trouble:
         if not DEVICES[host.lab.spec.mode]:
             return None
         device = self.chance.choice(DEVICES[host.lab.spec.mode])
-        verb = self.chance.choice(["del {}", "set {} down", "set {} mtu 1300", "set {} txqueuelen 7"])
+        verb = self.chance.choice(["del {}", "set {} down", "set {} mtu 1300"])
         host.run(*f"ip link {verb.format(device)}".split(), check=False)
         return f"device {verb.format('').replace('  ', ' ').strip()}: {device}"
 
