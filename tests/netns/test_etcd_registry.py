@@ -28,7 +28,8 @@ from overlayd.registry.etcd.registry import EtcdRegistry
 from overlayd.system.state_dir import StateDir
 
 PREFIX = "/coreos.com/network"
-CONFIG = '{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":1}}'
+CONFIG = '{"Network":"10.5.0.0/16","SubnetMin":"10.5.40.0","Backend":{"Type":"vxlan","VNI":1}}'
+"""What others hold in these tests, from 10.5.9.0/24 to 10.5.29.0/24, no node chooses by chance."""
 SMALL = '{"Network":"10.5.0.0/24","SubnetLen":%d,"Backend":{"Type":"udp"}}'
 DUAL = '{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48","Backend":{"Type":"vxlan"}}'
 
@@ -440,11 +441,11 @@ async def test_a_new_configuration_that_cannot_be_gone_over_to(
 async def test_leases_come_change_and_go(etcd: Etcd, make: Make) -> None:
     node = await make().run()
     own = str(node.lease and node.lease.subnet)
-    etcd.put(f"{PREFIX}/subnets/10.5.52.0-24", flannels("192.0.2.52"))
-    await eventually(lambda: "10.5.52.0/24" in node.subnets, "a lease comes")
-    etcd.put(f"{PREFIX}/subnets/10.5.52.0-24", flannels("192.0.2.53"))
+    etcd.put(f"{PREFIX}/subnets/10.5.12.0-24", flannels("192.0.2.52"))
+    await eventually(lambda: "10.5.12.0/24" in node.subnets, "a lease comes")
+    etcd.put(f"{PREFIX}/subnets/10.5.12.0-24", flannels("192.0.2.53"))
     await eventually(lambda: "192.0.2.53" in [str(lease.public_ip) for lease in node.table], "it changes")
-    etcd.delete(f"{PREFIX}/subnets/10.5.52.0-24")
+    etcd.delete(f"{PREFIX}/subnets/10.5.12.0-24")
     await eventually(lambda: node.subnets == [own], "it goes")
 
 
@@ -471,8 +472,8 @@ async def test_one_bad_key_loses_nobody_elses_and_is_said_once(etcd: Etcd, make:
         node = await make().run()
         for text in ("{", "[]", "{"):
             etcd.put(f"{PREFIX}/subnets/10.5.9.0-24", text)
-        etcd.put(f"{PREFIX}/subnets/10.5.52.0-24", flannels("192.0.2.52"))
-        await eventually(lambda: "10.5.52.0/24" in node.subnets, "the other one has come")
+        etcd.put(f"{PREFIX}/subnets/10.5.12.0-24", flannels("192.0.2.52"))
+        await eventually(lambda: "10.5.12.0/24" in node.subnets, "the other one has come")
     assert list(node.registry.state().bad) == [f"{PREFIX}/subnets/10.5.9.0-24"]
     said = [entry for entry in logs if entry["event"] == "an entry in etcd makes no sense and is left out"]
     assert [entry["key"] for entry in said] == [f"{PREFIX}/subnets/10.5.9.0-24"]
@@ -620,8 +621,8 @@ async def test_etcd_lost_and_back_is_one_line_each(etcd: Etcd, make: Make) -> No
         assert [str(lease.subnet) for lease in node.registry.leases(node.given)] == node.subnets
         await asyncio.sleep(0.2)  # some more attempts
         etcd.members[0].start()  # here: it ends with the thread that starts it
-        etcd.put(f"{PREFIX}/subnets/10.5.52.0-24", flannels("192.0.2.52"))
-        await eventually(lambda: "10.5.52.0/24" in node.subnets, "what happened since is known")
+        etcd.put(f"{PREFIX}/subnets/10.5.12.0-24", flannels("192.0.2.52"))
+        await eventually(lambda: "10.5.12.0/24" in node.subnets, "what happened since is known")
         assert node.registry.state().connected
     assert [entry["event"] for entry in logs if entry["log_level"] in ("error", "info")] == [
         "etcd is lost; leases stay as last known",
@@ -661,7 +662,7 @@ async def test_a_compaction_during_an_outage(etcd: Etcd, make: Make) -> None:
 
 async def test_a_start_without_etcd_on_the_leases_last_known(etcd: Etcd, make: Make) -> None:
     """flannel.md 15: it blocks, without a word."""
-    etcd.put(f"{PREFIX}/subnets/10.5.52.0-24", flannels("192.0.2.52"))
+    etcd.put(f"{PREFIX}/subnets/10.5.12.0-24", flannels("192.0.2.52"))
     first = await make().run()
     await first.stop()
     await asyncio.to_thread(etcd.members[0].kill)
@@ -676,8 +677,8 @@ async def test_a_start_without_etcd_on_the_leases_last_known(etcd: Etcd, make: M
     assert sorted(str(lease.subnet) for lease in node.registry.leases(node.given)) == first.subnets
     node.tasks = [asyncio.ensure_future(one) for one in (*node.registry.tasks(), node._follow())]
     etcd.members[0].start()  # here: it ends with the thread that starts it
-    etcd.put(f"{PREFIX}/subnets/10.5.53.0-24", flannels("192.0.2.53"))
-    await eventually(lambda: "10.5.53.0/24" in node.subnets, "it catches up")
+    etcd.put(f"{PREFIX}/subnets/10.5.13.0-24", flannels("192.0.2.53"))
+    await eventually(lambda: "10.5.13.0/24" in node.subnets, "it catches up")
     await eventually(lambda: node.registry.state().connected, "and says so")
     assert (node.registry.state().stale, node.moved) == (None, [])
     assert [task.done() for task in node.tasks] == [False] * 4
@@ -726,7 +727,7 @@ async def client(etcd: Etcd) -> AsyncIterator[EtcdClient]:
 
 async def test_a_configuration_is_written_and_not_overwritten(etcd: Etcd, client: EtcdClient) -> None:
     assert await admin.write_config(client, PREFIX, CONFIG, force=False) == f"{PREFIX}/config = {CONFIG}"
-    same = '{"network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}'
+    same = '{"network":"10.5.0.0/16","subnetMin":"10.5.40.0","Backend":{"Type":"vxlan"}}'
     assert "says so already" in await admin.write_config(client, PREFIX, same, force=False)
     assert etcd.get(f"{PREFIX}/config") == CONFIG
     other = CONFIG.replace("10.5", "10.6")
@@ -793,5 +794,5 @@ async def test_a_lease_is_given_up_with_its_etcd_lease(
     assert etcd.leases() == {etcd.lease_of(key_of(other))}
     with pytest.raises(RegistryError, match="this host holds no lease"):
         await admin.release(client, PREFIX, [], "nobody")
-    with pytest.raises(RegistryError, match=r"10\.5\.99\.0/24: nobody holds it"):
-        await admin.release(client, PREFIX, [ip_network("10.5.99.0/24")], None)
+    with pytest.raises(RegistryError, match=r"10\.5\.9\.0/24: nobody holds it"):
+        await admin.release(client, PREFIX, [ip_network("10.5.9.0/24")], None)

@@ -213,7 +213,7 @@ def test_the_lab_of_a_killed_owner_is_reaped(number: int) -> None:
     program = f"""
 from overlayd.lab import hosts
 with hosts(2, mode="none", name={name!r}) as (a, b):
-    print(b.container(0).popen("sleep", "1000").pid, flush=True)
+    b.container(0).popen("sh", "-c", "echo $$; exec sleep 1000")  # says so from inside the namespace
     input()
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
