@@ -14,7 +14,8 @@ from overlayd.core.config import Settings
 from overlayd.core.flannel import key_of, lease_text, parse_config
 from overlayd.core.lease import Lease
 from overlayd.registry.base import RegistryError
-from overlayd.registry.etcd.client import Delete, EtcdClient, Put, Unchanged
+from overlayd.registry.etcd.client import EtcdClient
+from overlayd.registry.etcd.messages import Delete, Put, Unchanged
 from overlayd.registry.etcd.view import View
 
 _CHANGED = "somebody changed it at the same moment; look at it and try again"

@@ -41,20 +41,19 @@ from overlayd.registry.base import (
     Store,
     Update,
 )
-from overlayd.registry.etcd.client import (
+from overlayd.registry.etcd.config import merge
+from overlayd.registry.etcd.connect import make_client
+from overlayd.registry.etcd.messages import (
     Batch,
     CompactedError,
     Delete,
-    EtcdClient,
     EtcdError,
     Event,
     KeyValue,
     Put,
     UnavailableError,
     Unchanged,
-    tls_context,
 )
-from overlayd.registry.etcd.config import merge
 from overlayd.registry.etcd.view import View
 
 log = structlog.get_logger()
@@ -76,18 +75,6 @@ def backoff(failures: int) -> float:
     first, longest = _BACKOFF
     whole = min(longest, first * float(1 << min(failures, 16)))
     return whole * random.uniform(0.7, 1.0)  # noqa: S311  # no secret
-
-
-def make_client(settings: Settings) -> EtcdClient:
-    """A client for these settings. Raises RegistryError when a certificate cannot be used."""
-    etcd = settings.etcd
-    tls = None
-    if etcd.endpoints.startswith("https:"):
-        try:
-            tls = tls_context(etcd.cafile, etcd.certfile, etcd.keyfile)
-        except EtcdError as error:
-            raise RegistryError(str(error)) from None
-    return EtcdClient(etcd.urls, tls, etcd.username, etcd.password)
 
 
 @dataclass(frozen=True, slots=True)

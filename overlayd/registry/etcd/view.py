@@ -15,7 +15,7 @@ from overlayd.core.allocation import Held
 from overlayd.core.flannel import FormatError, HostRecord, parse_host, parse_key, parse_lease
 from overlayd.core.lease import Lease, LeaseEvent
 from overlayd.core.subnets import SubnetRange
-from overlayd.registry.etcd.client import Event, KeyValue
+from overlayd.registry.etcd.messages import Event, KeyValue
 
 
 class View:
