@@ -14,7 +14,7 @@ from overlayd.cli.settings import add_flags, sources
 from overlayd.core import values
 from overlayd.core.address import Address, Network
 from overlayd.core.config import Settings
-from overlayd.core.flannel import config_text
+from overlayd.core.flannel.config import config_text
 from overlayd.core.validation import validate
 from overlayd.registry.base import RegistryError
 from overlayd.registry.etcd import admin

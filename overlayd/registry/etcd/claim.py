@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from overlayd.core.address import Address, Network
 from overlayd.core.allocation import AllocationError, Choice, by_family, choose
 from overlayd.core.config import Settings
-from overlayd.core.flannel import HostRecord, host_text, key_of, lease_text
+from overlayd.core.flannel.lease import key_of, lease_text
+from overlayd.core.host_record import HostRecord, host_text
 from overlayd.core.lease import Lease
 from overlayd.core.node import Underlay
 from overlayd.registry.etcd.messages import Delete, KeyValue, Put, Unchanged

@@ -10,7 +10,7 @@ import structlog
 from overlayd.core.address import Network
 from overlayd.core.allocation import fits
 from overlayd.core.config import Settings
-from overlayd.core.flannel import DECIDED, parse_config
+from overlayd.core.flannel.config import DECIDED, parse_config
 from overlayd.core.validation import cross_check
 from overlayd.registry.base import RegistryError
 

@@ -18,7 +18,8 @@ import structlog
 
 from overlayd.core.address import Network
 from overlayd.core.allocation import AllocationError, Choice, Held
-from overlayd.core.flannel import HostRecord, key_of, lease_text
+from overlayd.core.flannel.lease import key_of, lease_text
+from overlayd.core.host_record import HostRecord
 from overlayd.core.lease import Lease
 from overlayd.registry.base import RegistryError
 from overlayd.registry.etcd.claim import Holder, Wanted, choose_for, claim, lease_for
@@ -50,7 +51,8 @@ class Own:
 
 
 class OwnLease:
-    """Has what it writes known to the replica at once, and tells its updates when the node's subnet is another."""
+    """Whoever writes this node's keys does it here, one at a time. The replica knows at once what was written; when the
+    subnet is another than it was, the updates say so."""
 
     def __init__(
         self, client: EtcdClient, replica: Replica, term: Term, holder: Holder, *, read_only: bool = False

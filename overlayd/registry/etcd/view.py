@@ -12,7 +12,9 @@ from ipaddress import ip_address
 
 from overlayd.core.address import Address, Network, within
 from overlayd.core.allocation import Held
-from overlayd.core.flannel import FormatError, HostRecord, parse_host, parse_key, parse_lease
+from overlayd.core.flannel.form import FormatError
+from overlayd.core.flannel.lease import parse_key, parse_lease
+from overlayd.core.host_record import HostRecord, parse_host
 from overlayd.core.lease import Lease, LeaseEvent
 from overlayd.core.subnets import SubnetRange
 from overlayd.registry.etcd.messages import Event, KeyValue
