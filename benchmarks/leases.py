@@ -36,7 +36,8 @@ from overlayd.core.state import Address, FdbEntry, KernelObject, Link, Neighbour
 from overlayd.lab import Host, hosts, wait_ready
 from overlayd.lab.etcdctl import PREFIX
 from overlayd.lab.namespace import within
-from overlayd.registry.etcd.client import Delete, EtcdClient, Put
+from overlayd.registry.etcd.client import EtcdClient
+from overlayd.registry.etcd.messages import Delete, Put
 from overlayd.registry.etcd.view import View
 from overlayd.system.kernel import Kernel
 from overlayd.system.netlink import Netlink

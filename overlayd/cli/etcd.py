@@ -14,12 +14,13 @@ from overlayd.cli.settings import add_flags, sources
 from overlayd.core import values
 from overlayd.core.address import Address, Network
 from overlayd.core.config import Settings
-from overlayd.core.flannel import config_text
+from overlayd.core.flannel.config import config_text
 from overlayd.core.validation import validate
 from overlayd.registry.base import RegistryError
 from overlayd.registry.etcd import admin
-from overlayd.registry.etcd.client import EtcdClient, EtcdError
-from overlayd.registry.etcd.registry import make_client
+from overlayd.registry.etcd.client import EtcdClient
+from overlayd.registry.etcd.connect import make_client
+from overlayd.registry.etcd.messages import EtcdError
 from overlayd.system.config_file import load
 from overlayd.system.control_client import ControlError, ask
 from overlayd.system.state_dir import StateDir

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -11,17 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import rich.box
 import yaml
 from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
 
+from overlayd.cli import lab_status
 from overlayd.cli.render import invocation
 from overlayd.lab import Host, Lab, LabError, LabSpec, merged, reap
 from overlayd.lab import state as states
 from overlayd.lab.drawing import draw
-from overlayd.lab.etcd import Etcd
 from overlayd.lab.namespace import silent
 
 Run = Callable[[argparse.Namespace], int]
@@ -79,7 +75,7 @@ def add_parser(subparsers: Any) -> None:
     status = verbs.add_parser("status", help="what each host's daemon says")
     status.add_argument("--json", action="store_true", help="for programs")
     _add_name(status)
-    status.set_defaults(run=_guarded(_status))
+    status.set_defaults(run=_guarded(lab_status.run))
 
     down = verbs.add_parser("down", help="end a lab: its daemons, whatever else runs in it, its namespaces")
     which = down.add_mutually_exclusive_group()
@@ -218,74 +214,6 @@ def _exec(arguments: argparse.Namespace) -> int:
         os.execvpe(argv[0], argv, environment)  # noqa: S606  # the command takes our place, and its status is ours
     except OSError as error:
         raise LabError(f"{argv[0]}: {error.strerror}: apt install util-linux") from None
-
-
-def _status(arguments: argparse.Namespace) -> int:
-    lab = Lab.load(arguments.name)
-    rows = [host_status(host) for host in lab.hosts]
-    members = etcd_status(lab.etcd) if lab.etcd is not None else []
-    if arguments.json:
-        print(json.dumps({"name": lab.name, "spec": lab.spec.mapping(), "hosts": rows, "etcd": members}, indent=2))
-        return 0
-    table = Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1))
-    for column in ("host", "mode", "state", "pid", "subnet", "public IP", "peers", "packets out/in"):
-        right = column in ("pid", "peers", "packets out/in")
-        table.add_column(column, justify="right" if right else "left", no_wrap=True, overflow="fold")
-    for row in rows:
-        status = row["status"]
-        traffic = status.get("traffic") or {}
-        table.add_row(
-            row["name"],
-            str(status.get("mode", "-")),
-            row["state"],
-            str(row["pid"] or "-"),
-            "\n".join(row["subnets"]),
-            "\n".join(row["public_ips"]),
-            str(len(status["peers"])) if "peers" in status else "-",
-            f"{traffic['tx_packets']}/{traffic['rx_packets']}" if traffic else "-",
-        )
-    console = Console()
-    wanted = Measurement.get(console, console.options.update(max_width=200), table).maximum
-    console.width = max(console.width, wanted)  # better cut by the terminal than by us
-    console.print(table)
-    for one in members:
-        console.print(
-            f"{one['name']}: {one['url']}, {one['state']}, pid {one['pid'] or '-'}", markup=False, soft_wrap=True
-        )
-    for row in rows:
-        for problem in row["status"].get("problems", ()):
-            console.print(f"{row['name']}: {problem}", style="yellow", markup=False, soft_wrap=True)
-    return 0
-
-
-def host_status(host: Host) -> dict[str, Any]:
-    """One host's row: what the lab knows, and under `status` what its daemon answers."""
-    pid = host.pid
-    try:
-        status = host.status() if pid else {}
-    except LabError as error:
-        status = {"state": "silent", "error": str(error)}
-    return {
-        "name": host.name,
-        "namespace": host.namespace,
-        "pid": pid,
-        "state": str(status.get("state", "no daemon" if pid is None else "silent")),
-        "subnets": [str(subnet) for subnet in host.subnets],
-        "public_ips": [str(address.ip) for address in host.plan.underlay],
-        "containers": {one.name: str(one.address()) for one in host.containers},
-        "status": status,
-    }
-
-
-def etcd_status(etcd: Etcd) -> list[dict[str, Any]]:
-    """A row for each member of the lab's etcd."""
-    rows = []
-    for one in etcd.members:
-        state = "down" if one.pid is None else "leads" if etcd.leads(one.url) else "follows"
-        if one.pid is not None and not one.health():
-            state = "without a quorum, or silent"
-        rows.append({"name": one.name, "url": one.url, "pid": one.pid, "state": state})
-    return rows
 
 
 def _down(arguments: argparse.Namespace) -> int:

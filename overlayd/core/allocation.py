@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
 from overlayd.core.address import Address, Network, overlap
-from overlayd.core.flannel import HostRecord
+from overlayd.core.host_record import HostRecord
 from overlayd.core.lease import Lease
 from overlayd.core.subnets import SubnetRange
 

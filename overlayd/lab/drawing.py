@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from overlayd.lab.etcd import CLIENT_PORT
+from overlayd.lab.etcd_member import CLIENT_PORT
 from overlayd.lab.spec import EtcdPlan, HostPlan, LabSpec, plan_etcd
 from overlayd.lab.topology import has_cable
 

@@ -11,177 +11,18 @@ Members are Debian's etcd, without fsync: a lab outlives no power cut. `etcdctl`
 from __future__ import annotations
 
 import contextlib
-import http.client
-import json
-import signal as signals
 import socket
-import ssl
-import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from overlayd.core.address import Address
 from overlayd.lab.certificates import Authority, Certificate
+from overlayd.lab.etcd_member import Endpoint, Member
 from overlayd.lab.etcdctl import PREFIX, USER, Etcdctl, Tls
-from overlayd.lab.namespace import Namespace, T, need_tools, within
+from overlayd.lab.namespace import Namespace, need_tools
 from overlayd.lab.spec import LabError
-from overlayd.lab.state import STOP_TIMEOUT, Process, end
-
-READY_TIMEOUT = 30.0
-CLIENT_PORT = 2379
-PEER_PORT = 2380
-
-_POLL = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a member is reached."""
-
-    address: Address
-    client_port: int = CLIENT_PORT
-    peer_port: int = PEER_PORT
-
-    def url(self, scheme: str, port: int) -> str:
-        """The URL of one of its ports."""
-        host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
-        return f"{scheme}://{host}:{port}"
-
-
-class Member:
-    """One etcd process, which can be killed, paused, and started again on the same data."""
-
-    def __init__(self, name: str, endpoint: Endpoint, cluster: Etcd, namespace: Namespace | None) -> None:
-        self.name = name
-        self.endpoint = endpoint
-        self.namespace = namespace
-        """Where it runs; None for this process's own."""
-        self.process: Process | None = None
-        self.log_path = cluster.directory / f"{name}.log"
-        self._cluster = cluster
-        self._child: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        """What clients connect to."""
-        return self.endpoint.url(self._cluster.scheme, self.endpoint.client_port)
-
-    @property
-    def peer_url(self) -> str:
-        """What other members connect to."""
-        return self.endpoint.url(self._cluster.scheme, self.endpoint.peer_port)
-
-    @property
-    def pid(self) -> int | None:
-        """Its pid while it runs."""
-        return self.process.pid if self.process is not None and self.process.alive else None
-
-    def start(self, wait: bool = True) -> None:
-        """Start it on the data it has, if it has any, and wait until it is ready. Raises LabError with its log."""
-        if self.pid is not None:
-            raise LabError(f"{self.name}: etcd runs already, as pid {self.pid}; stop it first")
-        argv = self._argv()
-        if not self._cluster.survives:
-            argv = ["setpriv", "--pdeathsig", "KILL", *argv]  # no etcd outlives the tests that started it
-        if self.namespace is not None:
-            argv = self.namespace.enter(*argv)
-        with self.log_path.open("ab") as log:
-            self._child = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=self._cluster.survives
-            )
-        self.process = Process.of(self._child.pid)
-        self._cluster.started()
-        if wait:
-            self.wait_ready()
-
-    def stop(self) -> None:
-        """End it in good order, paused or not; its data stay."""
-        if self.process is not None:
-            self.process.signal(signals.SIGCONT)
-            end([self.process])
-        self.settle()
-
-    def kill(self) -> None:
-        """End it at once; its data stay."""
-        if self.process is not None:
-            self.process.signal(signals.SIGKILL)
-            end([self.process])
-        self.settle()
-
-    def pause(self) -> None:
-        """SIGSTOP: connections stay open, and nothing answers any more."""
-        assert self.process is not None
-        self.process.signal(signals.SIGSTOP)
-
-    def resume(self) -> None:
-        """SIGCONT."""
-        assert self.process is not None
-        self.process.signal(signals.SIGCONT)
-
-    def settle(self) -> None:
-        """Collect the process, which has ended or been killed."""
-        if self._child is not None:
-            self._child.wait(STOP_TIMEOUT)
-            self._child = None
-        self.process = None
-
-    def health(self) -> bool:
-        """Whether GET /health says that it serves, which takes a leader."""
-
-        def ask() -> bool:
-            connection = self._connection()
-            try:
-                connection.request("GET", "/health")
-                return bool(json.loads(connection.getresponse().read())["health"] == "true")
-            except (OSError, ValueError, KeyError, http.client.HTTPException):
-                return False
-            finally:
-                connection.close()
-
-        return self.inside(ask)
-
-    def wait_ready(self, timeout: float = READY_TIMEOUT) -> None:
-        """Wait until it serves. Raises LabError with the end of its log."""
-        deadline = time.monotonic() + timeout
-        while not self.health():
-            ended = self.pid is None
-            if ended or time.monotonic() > deadline:
-                how = "ended" if ended else f"does not serve after {timeout:g} s"
-                lines = self.log_path.read_text(errors="replace").splitlines()[-6:]
-                raise LabError("\n  ".join([f"{self.name}: etcd {how}: {self.log_path}", *lines]))
-            time.sleep(_POLL)
-
-    def inside(self, action: Callable[[], T]) -> T:
-        """The result of `action` in the member's namespace."""
-        return action() if self.namespace is None else within(self.namespace.namespace, action)
-
-    def _connection(self) -> http.client.HTTPConnection:
-        address, port = str(self.endpoint.address), self.endpoint.client_port
-        tls = self._cluster.tls
-        if tls is None:
-            return http.client.HTTPConnection(address, port, timeout=2)
-        context = ssl.create_default_context(cafile=str(tls.authority.cafile))
-        context.load_cert_chain(tls.client.cert, tls.client.key)
-        return http.client.HTTPSConnection(address, port, timeout=2, context=context)
-
-    def _argv(self) -> list[str]:
-        cluster = self._cluster
-        argv = ["etcd", "--name", self.name, "--data-dir", str(cluster.directory / f"{self.name}.data")]
-        argv += ["--listen-client-urls", self.url, "--advertise-client-urls", self.url]
-        argv += ["--listen-peer-urls", self.peer_url, "--initial-advertise-peer-urls", self.peer_url]
-        argv += ["--initial-cluster", ",".join(f"{one.name}={one.peer_url}" for one in cluster.members)]
-        argv += ["--unsafe-no-fsync", "--logger", "zap", "--log-outputs", "stderr", "--log-level", "warn"]
-        if cluster.tls is not None:
-            authority, own = cluster.tls.authority, Certificate.at(cluster.tls.authority.directory, self.name)
-            for which in ("", "peer-"):
-                argv += [f"--{which}cert-file", str(own.cert), f"--{which}key-file", str(own.key)]
-                argv += [f"--{which}trusted-ca-file", str(authority.cafile), f"--{which}client-cert-auth"]
-        return [*argv, *cluster.options]
 
 
 class Etcd(Etcdctl):
@@ -201,14 +42,15 @@ class Etcd(Etcdctl):
         """
         super().__init__()
         self.directory = directory
-        self.options = tuple(options)
-        self.survives = survives
-        self.started = started
+        self._options = tuple(options)
+        self._survives = survives
+        self._started = started
         self.members: list[Member] = []
 
     def add(self, name: str, endpoint: Endpoint, namespace: Namespace | None = None) -> Member:
-        """Plan another member; call it for all of them before the first one starts."""
-        member = Member(name, endpoint, self, namespace)
+        """Plan another member; call it for all of them before `use_tls`, and before the first one starts."""
+        log_path = self.directory / f"{name}.log"
+        member = Member(name, endpoint, namespace, log_path, self._argv, survives=self._survives, started=self._started)
         self.members.append(member)
         return member
 
@@ -224,11 +66,8 @@ class Etcd(Etcdctl):
                 authority.issue(member.name, [member.endpoint.address])
             authority.issue("client")
         self.tls = Tls(authority, Certificate.at(authority.directory, "client"))
-
-    @property
-    def scheme(self) -> str:
-        """http or https."""
-        return "http" if self.tls is None else "https"
+        for member in self.members:
+            member.tls = self.tls
 
     @property
     def endpoints(self) -> list[str]:
@@ -261,6 +100,20 @@ class Etcd(Etcdctl):
         for member in self.members:
             member.start(wait=False)
         self.wait_ready()
+
+    def _argv(self, member: Member) -> list[str]:
+        """What runs a member."""
+        argv = ["etcd", "--name", member.name, "--data-dir", str(self.directory / f"{member.name}.data")]
+        argv += ["--listen-client-urls", member.url, "--advertise-client-urls", member.url]
+        argv += ["--listen-peer-urls", member.peer_url, "--initial-advertise-peer-urls", member.peer_url]
+        argv += ["--initial-cluster", ",".join(f"{one.name}={one.peer_url}" for one in self.members)]
+        argv += ["--unsafe-no-fsync", "--logger", "zap", "--log-outputs", "stderr", "--log-level", "warn"]
+        if self.tls is not None:
+            authority, own = self.tls.authority, Certificate.at(self.tls.authority.directory, member.name)
+            for which in ("", "peer-"):
+                argv += [f"--{which}cert-file", str(own.cert), f"--{which}key-file", str(own.key)]
+                argv += [f"--{which}trusted-ca-file", str(authority.cafile), f"--{which}client-cert-auth"]
+        return [*argv, *self._options]
 
     def wait_ready(self) -> None:
         """Wait until every member that runs serves, which takes a leader. Raises LabError."""

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from overlayd.core.config import Settings
-from overlayd.lab.etcd import Endpoint, Etcd
+from overlayd.lab.etcd import Etcd
+from overlayd.lab.etcd_member import Endpoint
 from overlayd.lab.etcdctl import PREFIX
 from overlayd.lab.namespace import Echo, Namespace
 from overlayd.lab.spec import LabSpec, merged, plan_etcd, settings_of

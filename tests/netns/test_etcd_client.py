@@ -13,11 +13,11 @@ from pydantic import SecretStr
 
 from overlayd.lab.etcd import Etcd, loopback
 from overlayd.lab.etcdctl import USER
-from overlayd.registry.etcd.client import (
+from overlayd.registry.etcd.client import EtcdClient
+from overlayd.registry.etcd.messages import (
     Batch,
     CompactedError,
     Delete,
-    EtcdClient,
     EtcdError,
     Put,
     UnavailableError,

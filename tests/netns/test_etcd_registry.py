@@ -23,7 +23,8 @@ from overlayd.core.validation import validate
 from overlayd.lab.etcd import Etcd
 from overlayd.registry.base import Changes, Moved, RegistryError, Snapshot, Update
 from overlayd.registry.etcd import admin
-from overlayd.registry.etcd.client import Delete, EtcdClient, Put
+from overlayd.registry.etcd.client import EtcdClient
+from overlayd.registry.etcd.messages import Delete, Put
 from overlayd.registry.etcd.registry import EtcdRegistry
 from overlayd.system.state_dir import StateDir
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlayd.core.allocation import AllocationError, Choice, Held, choose
-from overlayd.core.flannel import HostRecord
+from overlayd.core.host_record import HostRecord
 from overlayd.core.lease import Lease
 from overlayd.core.subnets import SubnetRange
 

@@ -12,18 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlayd.core.config import Settings
-from overlayd.core.flannel import (
-    FormatError,
-    HostRecord,
-    config_text,
-    host_text,
-    key_of,
-    lease_text,
-    parse_config,
-    parse_host,
-    parse_key,
-    parse_lease,
-)
+from overlayd.core.flannel.config import config_text, parse_config
+from overlayd.core.flannel.form import FormatError
+from overlayd.core.flannel.lease import key_of, lease_text, parse_key, parse_lease
+from overlayd.core.host_record import HostRecord, host_text, parse_host
 from overlayd.core.lease import Lease
 from overlayd.core.validation import validate
 

@@ -10,7 +10,8 @@ import pytest
 from overlayd.core.config import Settings
 from overlayd.core.validation import validate
 from overlayd.lab.drawing import draw
-from overlayd.lab.etcd import Endpoint, Etcd
+from overlayd.lab.etcd import Etcd
+from overlayd.lab.etcd_member import Endpoint
 from overlayd.lab.registry import host_configuration, network_config
 from overlayd.lab.spec import LabError, LabSpec, configuration, merged, namespace_pattern, plan, plan_etcd
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlayd.core.flannel import HostRecord, host_text
+from overlayd.core.host_record import HostRecord, host_text
 from overlayd.core.lease import LeaseTable
 from overlayd.core.subnets import SubnetRange
-from overlayd.registry.etcd.client import Event, KeyValue
+from overlayd.registry.etcd.messages import Event, KeyValue
 from overlayd.registry.etcd.view import View
 
 PREFIX = "/coreos.com/network"

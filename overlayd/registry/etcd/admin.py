@@ -11,10 +11,12 @@ from ipaddress import IPv4Address, IPv6Address
 from overlayd.core.address import Address, Network
 from overlayd.core.allocation import Held, by_family
 from overlayd.core.config import Settings
-from overlayd.core.flannel import key_of, lease_text, parse_config
+from overlayd.core.flannel.config import parse_config
+from overlayd.core.flannel.lease import key_of, lease_text
 from overlayd.core.lease import Lease
 from overlayd.registry.base import RegistryError
-from overlayd.registry.etcd.client import Delete, EtcdClient, Put, Unchanged
+from overlayd.registry.etcd.client import EtcdClient
+from overlayd.registry.etcd.messages import Delete, Put, Unchanged
 from overlayd.registry.etcd.view import View
 
 _CHANGED = "somebody changed it at the same moment; look at it and try again"

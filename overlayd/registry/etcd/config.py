@@ -1,13 +1,16 @@
-"""The network's configuration from etcd and this host's own file, as one."""
+"""The network's configuration in etcd: which one this node uses, and that with this host's own file as one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
 
+from overlayd.core.address import Network
+from overlayd.core.allocation import fits
 from overlayd.core.config import Settings
-from overlayd.core.flannel import DECIDED, parse_config
+from overlayd.core.flannel.config import DECIDED, parse_config
 from overlayd.core.validation import cross_check
 from overlayd.registry.base import RegistryError
 
@@ -46,3 +49,59 @@ def merge(settings: Settings, text: str, key: str) -> Settings:
     if problems:
         raise RegistryError("\n".join(str(problem) for problem in problems))
     return merged
+
+
+class NetworkConfig:
+    """PREFIX/config as this node uses it: it goes over to another one where that can be done while containers run."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        self._used: str | None = None
+        """As it was used last."""
+        self._seen: str | None = None
+        """As it was looked at last."""
+
+    @property
+    def missing(self) -> str:
+        """What is to be done where there is none."""
+        return f"{self._key} is not there; write it: overlayctl etcd init --network ... --backend ..."
+
+    def begin(self, text: str | None) -> None:
+        """Use this one: nothing runs yet."""
+        self._used = self._seen = text
+
+    def go_over(self, text: str | None, subnets: Sequence[Network]) -> None:
+        """Use this one if a host that has these subnets can, else stay with the old one."""
+        if not self._refusals(text, subnets):
+            self._used = text
+
+    def look(self, text: str | None, subnets: Sequence[Network] | None) -> bool:
+        """Whether this is one to go over to that has not been looked at before; what speaks against it is logged."""
+        new = text not in (self._used, self._seen)
+        self._seen = text
+        if not new:
+            return False
+        reasons = self._refusals(text, subnets)
+        for reason in reasons:
+            log.error(
+                "the network's new configuration is not followed, the old one stays", key=self._key, reason=reason
+            )
+        return not reasons
+
+    def merge(self, settings: Settings) -> Settings:
+        """This host's settings with those of the network. Raises RegistryError."""
+        if self._used is None:
+            raise RegistryError(self.missing)
+        return merge(settings, self._used, self._key)
+
+    def _refusals(self, text: str | None, subnets: Sequence[Network] | None) -> list[str]:
+        """What speaks against going over to a configuration while containers run: it has to be valid, and this host's
+        subnets (None: it has none yet) part of it."""
+        found = parse_config(text) if text is not None else None
+        if found is None:
+            return ["it was deleted; write it again"]
+        if not isinstance(found, Settings):
+            return [str(problem) for problem in found]
+        if subnets is not None and not fits(subnets, found.ranges()):
+            return [f"this host's subnet {subnets[0]} is no part of it; takes effect at the next start"]
+        return []

@@ -12,17 +12,19 @@ from ipaddress import ip_address
 
 from overlayd.core.address import Address, Network, within
 from overlayd.core.allocation import Held
-from overlayd.core.flannel import FormatError, HostRecord, parse_host, parse_key, parse_lease
+from overlayd.core.flannel.form import FormatError
+from overlayd.core.flannel.lease import parse_key, parse_lease
+from overlayd.core.host_record import HostRecord, parse_host
 from overlayd.core.lease import Lease, LeaseEvent
 from overlayd.core.subnets import SubnetRange
-from overlayd.registry.etcd.client import Event, KeyValue
+from overlayd.registry.etcd.messages import Event, KeyValue
 
 
 class View:
     """The keys under one prefix at one revision."""
 
     def __init__(self, prefix: str) -> None:
-        self._config_key = f"{prefix}/config"
+        self.config_key = f"{prefix}/config"
         self._subnets = f"{prefix}/subnets/"
         self._hosts = f"{prefix}/overlayd/hosts/"
         self.revision = 0
@@ -42,12 +44,22 @@ class View:
         """The subnets that a key claims."""
         self._networks: tuple[Network, ...] = ()
 
+    # --- the keys ----------------------------------------------------------------------------------------------------
+
+    def subnet_key(self, key: str) -> str:
+        """The key of a lease with its prefix."""
+        return self._subnets + key
+
+    def host_key(self, address: Address) -> str:
+        """The key of our record of whoever has this public IP."""
+        return f"{self._hosts}{address}"
+
     # --- what it knows -----------------------------------------------------------------------------------------------
 
     @property
     def config(self) -> str | None:
         """The network's configuration as it was written."""
-        kv = self.keys.get(self._config_key)
+        kv = self.keys.get(self.config_key)
         return None if kv is None else kv.value
 
     def leases(self) -> tuple[Lease, ...]:
@@ -89,15 +101,8 @@ class View:
     def load(self, keys: Iterable[KeyValue], revision: int) -> None:
         """Forget everything and know this instead."""
         keys = list(keys)
-        self.keys, self.held, self.hosts, self.bad, self._records, self._claims, self._claimed = (
-            {},
-            {},
-            {},
-            {},
-            {},
-            {},
-            {},
-        )
+        self.keys, self.held, self.hosts, self.bad = {}, {}, {}, {}
+        self._records, self._claims, self._claimed = {}, {}, {}
         for kv in sorted(keys, key=lambda kv: not kv.key.startswith(self._hosts)):  # records before what they are of
             self._take(Event(kv.key, kv, kv.mod_revision))
         self.revision = revision

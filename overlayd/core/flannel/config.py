@@ -1,0 +1,145 @@
+"""PREFIX/config: what flannel's network configuration says, in overlayd's settings, and the other way round."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from typing import Any
+
+from overlayd.core.config import Settings
+from overlayd.core.flannel.form import FormatError, Json, parse_object
+from overlayd.core.validation import Problem, validate
+
+# flannel's names and ours. A number of 0 stands for the default, as it does there.
+_TEXTS = {
+    "Network": "network",
+    "SubnetMin": "subnet_min",
+    "SubnetMax": "subnet_max",
+    "IPv6Network": "ipv6_network",
+    "IPv6SubnetMin": "ipv6_subnet_min",
+    "IPv6SubnetMax": "ipv6_subnet_max",
+}
+_NUMBERS = {"SubnetLen": "subnet_len", "IPv6SubnetLen": "ipv6_subnet_len"}
+_SWITCHES = {"EnableIPv4": True, "EnableIPv6": False, "EnableNFTables": False}
+_BACKENDS: dict[str, dict[str, type]] = {
+    "udp": {"Port": int, "MTU": int},
+    "vxlan": {"VNI": int, "Port": int, "MTU": int, "GBP": bool, "Learning": bool, "DirectRouting": bool},
+    "host-gw": {"MTU": int},
+}
+_OURS = {
+    "VNI": "vni",
+    "Port": "port",
+    "MTU": "mtu",
+    "GBP": "gbp",
+    "Learning": "learning",
+    "DirectRouting": "direct_routing",
+}
+
+DECIDED = (*_TEXTS.values(), *_NUMBERS.values())
+"""The settings that the network's configuration alone decides."""
+
+
+def parse_config(text: str) -> Settings | list[Problem]:
+    """The settings that PREFIX/config decides, with defaults for all others; or every mistake in it, by its own names.
+
+    Which of mode, mtu, udp and vxlan it decides is in `model_fields_set`, there and in the sections.
+    """
+    problems: list[Problem] = []
+    try:
+        given = _fields(parse_object(text), [*_TEXTS, *_NUMBERS, *_SWITCHES, "Backend"], (), problems)
+    except FormatError as error:
+        return [Problem((), "", str(error))]
+    switches = {name: _typed(given, name, bool, (), problems) for name in _SWITCHES}
+    raw: Json = {}
+    places: dict[tuple[str | int, ...], tuple[str | int, ...]] = {}
+    for names, kind in ((_TEXTS, str), (_NUMBERS, int)):
+        for name, ours in names.items():
+            value = _typed(given, name, kind, (), problems)
+            enabled = switches["EnableIPv6"] if name.startswith("IPv6") else switches["EnableIPv4"] is not False
+            if value and enabled:
+                raw[ours] = str(value)
+            places[(ours,)] = (name,)
+    mode = _backend(given.get("Backend", {"Type": "udp"}), raw, places, problems)
+    for switch, name in (("EnableIPv4", "network"), ("EnableIPv6", "ipv6_network")):
+        wanted = switches[switch] if switches[switch] is not None else _SWITCHES[switch]
+        if wanted and name not in raw and not problems:
+            problems.append(Problem(places[(name,)], "", f"is missing; give a network, or set {switch} to false"))
+    if problems:
+        return problems
+    result = validate({**raw, "mode": mode})
+    if isinstance(result, Settings):
+        return result
+    return [Problem(places.get(one.path, one.path), one.value, one.text) for one in result]
+
+
+def _backend(found: Any, raw: Json, places: dict[Any, Any], problems: list[Problem]) -> str:
+    """Read the Backend object into `raw`; its type."""
+    if not isinstance(found, dict):
+        problems.append(Problem(("Backend",), "", 'is no object; write {"Type": "vxlan"}'))
+        return ""
+    folded = {name.lower(): value for name, value in found.items()}
+    mode = folded.get("type", "")
+    if not isinstance(mode, str) or mode not in _BACKENDS:
+        text = f"is no backend that overlayd has; use {', '.join(_BACKENDS)}"
+        problems.append(Problem(("Backend", "Type"), str(mode)[:40], text))
+        return ""
+    given = _fields(found, ["Type", *_BACKENDS[mode]], ("Backend",), problems)
+    for name, kind in _BACKENDS[mode].items():
+        value = _typed(given, name, kind, ("Backend",), problems)
+        path = ("mtu",) if name == "MTU" else (mode, _OURS[name])
+        places[path] = ("Backend", name)
+        if value or isinstance(value, bool):
+            text = str(value).lower()
+            if name == "MTU":
+                raw["mtu"] = text
+            else:
+                raw.setdefault(mode, {})[_OURS[name]] = text
+    return mode
+
+
+def config_text(settings: Settings) -> str:
+    """PREFIX/config for these settings: what differs from flannel's defaults, under flannel's names."""
+    config: Json = {}
+    for names in (_TEXTS, _NUMBERS):
+        for name, ours in names.items():
+            value = getattr(settings, ours)
+            if value is not None:
+                config[name] = value if isinstance(value, int) else str(value)
+    if settings.network is None:
+        config["EnableIPv4"] = False
+    if settings.ipv6_network is not None:
+        config["EnableIPv6"] = True
+    backend: Json = {"Type": settings.mode}
+    section: Any = getattr(settings, settings.mode, None)  # host-gw has none, and no options either
+    for name in _BACKENDS[settings.mode]:
+        if name != "MTU" and _OURS[name] in section.model_fields_set:
+            backend[name] = getattr(section, _OURS[name])
+    if settings.mtu is not None:
+        backend["MTU"] = settings.mtu
+    return json.dumps({**config, "Backend": backend}, separators=(",", ":"))
+
+
+def _fields(found: Json, known: list[str], at: tuple[str, ...], problems: list[Problem]) -> Json:
+    """The object under the known spellings of its names; an unknown or doubled one is a problem."""
+    spelling = {name.lower(): name for name in known}
+    given: Json = {}
+    for name, value in found.items():
+        if name.lower() not in spelling:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
+            problems.append(Problem((*at, name[:60]), "", f"unknown key; {hint}"))
+        elif spelling[name.lower()] in given:
+            problems.append(Problem((*at, name), "", "is given twice; keep one"))
+        else:
+            given[spelling[name.lower()]] = value
+    return given
+
+
+def _typed(given: Json, name: str, kind: type, at: tuple[str, ...], problems: list[Problem]) -> Any:
+    """The value if it is of the kind; null is absence, as in Go."""
+    value = given.get(name)
+    if value is None or type(value) is kind:
+        return value
+    words = {str: "text", int: "a whole number", bool: "true or false"}
+    problems.append(Problem((*at, name), json.dumps(value)[:60], f"is not {words[kind]}"))
+    return None
