@@ -86,7 +86,7 @@ def read_route(data: bytes, begin: int, end: int) -> RouteEntry | None:
     destination: bytes | None = None
     gateway: Address | None = None
     link = 0
-    for attribute, value in _attributes(data, begin + _RTMSG.size, end):
+    for attribute, value in attributes(data, begin + _RTMSG.size, end):
         if attribute == _RTA_DST:
             destination = value
         elif attribute == _RTA_OIF and len(value) == _INDEX.size:
@@ -101,16 +101,30 @@ def read_route(data: bytes, begin: int, end: int) -> RouteEntry | None:
     return RouteEntry(network, kind == _RTN_UNREACHABLE, link, gateway, bool(flags & _RTNH_F_ONLINK))
 
 
+def route_destination(data: bytes, begin: int, end: int) -> Network | None:
+    """The destination alone of a route in a body that is long enough, whoever made it; None for one cut off."""
+    family, prefix = data[begin], data[begin + 1]
+    for attribute, value in attributes(data, begin + _RTMSG.size, end):
+        if attribute == _RTA_DST:
+            return _network(value, prefix)
+    return _network(bytes(4 if family == _AF_INET else 16), prefix)
+
+
 def read_neighbour(data: bytes, begin: int, end: int) -> NeighbourEntry | None:
     """The entry in a body of RTM_NEWNEIGH; None for one that is not permanent, or cut off."""
     if end - begin < _NDMSG.size:
         return None
-    _, _, _, link, state, _, _ = _NDMSG.unpack_from(data, begin)
-    if not state & _NUD_PERMANENT:
+    if not _NDMSG.unpack_from(data, begin)[4] & _NUD_PERMANENT:
         return None
+    return neighbour_entry(data, begin, end)
+
+
+def neighbour_entry(data: bytes, begin: int, end: int) -> NeighbourEntry:
+    """The entry in a body that is long enough, whatever its state."""
+    link = _NDMSG.unpack_from(data, begin)[3]
     address: Address | None = None
     mac: str | None = None
-    for attribute, value in _attributes(data, begin + _NDMSG.size, end):
+    for attribute, value in attributes(data, begin + _NDMSG.size, end):
         if attribute == _NDA_DST:
             address = _address(value)
         elif attribute == _NDA_LLADDR and len(value) == 6:
@@ -118,7 +132,8 @@ def read_neighbour(data: bytes, begin: int, end: int) -> NeighbourEntry | None:
     return NeighbourEntry(link, address, mac)
 
 
-def _attributes(data: bytes, offset: int, end: int) -> Iterator[tuple[int, bytes]]:
+def attributes(data: bytes, offset: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """(type, value) of each whole attribute from `offset` on."""
     while offset + _ATTRIBUTE.size <= end:
         length, kind = _ATTRIBUTE.unpack_from(data, offset)
         if length < _ATTRIBUTE.size or offset + length > end:
