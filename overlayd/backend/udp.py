@@ -93,7 +93,7 @@ class UdpBackend:
             self._sockets[carrier] = open_udp_socket(local, self._settings.port)
 
     def attach(self) -> None:
-        if self._tun is not None:
+        if self._tun is not None or not self._sockets:
             return
         name, make = self._choose()
         self._tun = Tun(DEVICE, vnet_header=name == "native")
@@ -147,7 +147,7 @@ class UdpBackend:
 
     def _outbound(self, engine: Engine) -> None:
         if engine.outbound() == TUN_GONE:
-            log.error("the TUN is gone; it is made again at the next comparison", device=DEVICE)
+            log.error("the TUN is gone; it is made again at once", device=DEVICE)
             self._detach()
 
     def _detach(self) -> None:
