@@ -360,7 +360,9 @@ class Daemon:
             else:
                 for line in self.reload_error.splitlines():
                     log.error("reload refused, the old configuration stays", error=line)
-            return self.reload_error
+        if self.underlay.trouble is not None:
+            await self.underlay.follow()  # a new table may be the remedy
+        return self.reload_error
 
     async def _change(self, given: Settings, stay: str | None = None) -> None:
         """Go over to a new configuration as a whole, or come back to the old one. Raises HostError, RegistryError.

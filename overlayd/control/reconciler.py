@@ -102,6 +102,8 @@ class Reconciler:
         self.table = LeaseTable()
         self.repairs = 0
         """Objects that had to be put right after the first comparison."""
+        self.comparisons = 0
+        """Full ones, after the first."""
         self.failures: list[Failure] = []
         """What the kernel refused, each object at the last attempt."""
         self._problems: dict[str, str] = {}
@@ -139,6 +141,7 @@ class Reconciler:
             if self._touched is not findings.touched:
                 return []
             self._touched = None
+            self.comparisons += 1
             for key in findings.touched:
                 _copy(key, self._desired, findings.desired)
             self._want(backend, findings.desired)
@@ -229,6 +232,10 @@ class Reconciler:
             self._touched |= {step.object.key for step in operations}
         failures = await self._kernel.apply(operations, to_the_end=repair)
         refused = {failure.operation for failure in failures}
+        missing = {
+            step.object.key for step in refused
+        }  # what hangs on a device that could not be made says nothing new
+        failures = [failure for failure in failures if failure.operation.object.parent not in missing]
         for step in operations if repair else ():
             if step not in refused:
                 self.repairs += 1

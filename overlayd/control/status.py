@@ -119,6 +119,7 @@ async def describe(daemon: Running) -> dict[str, Any]:
         "peers": peers,
         "problems": problems,
         "repairs": daemon.reconciler.repairs,
+        "comparisons": daemon.reconciler.comparisons,
         "reload": {"count": daemon.reloads, "error": daemon.reload_error},
     }
 

@@ -29,7 +29,7 @@ _GATHER = 0.02  # seconds; what one command or one program changes comes within 
 _EVERY = 60.0  # seconds between comparisons that nothing asks for
 _SPREAD = 0.1  # of that, so that the hosts of a cluster do not compare at one time
 _APART = 0.5  # seconds at least between two that something asks for
-_SHARE, _SAVED = 0.05, 1.0  # of the time may go into comparisons that are asked for; so many seconds are saved up
+_SHARE, _SAVED = 0.1, 3.0  # of the time may go into comparisons that are asked for; so many seconds are saved up
 
 
 class Budget:
