@@ -26,7 +26,6 @@ from overlayd.core.firewall import ForeignChain, Side, Wanted, rulesets
 from overlayd.core.lease import Lease, LeaseEvent, LeaseTable
 from overlayd.core.node import Node
 from overlayd.core.state import (
-    Address,
     KernelObject,
     KernelState,
     Key,
@@ -40,6 +39,9 @@ from overlayd.system.kernel import Failure, Kernel
 from overlayd.system.netlink import Monitor
 
 log = structlog.get_logger()
+
+_READ_EVERY = 0.05  # seconds between looks at the notifications while thousands of operations are applied
+_TOLD = 50  # repairs that are logged one by one; a device takes thousands of routes along
 
 
 def desired_state(
@@ -230,16 +232,18 @@ class Reconciler:
                 log.debug("kernel state", operation=str(step))
         if self._touched is not None:
             self._touched |= {step.object.key for step in operations}
-        failures = await self._kernel.apply(operations, to_the_end=repair)
+        applying = asyncio.ensure_future(self._kernel.apply(operations, to_the_end=repair))
+        while not applying.done():  # thousands of notifications are our own: read, before there are too many to keep
+            await asyncio.wait({applying}, timeout=_READ_EVERY)
+            await self._hear()
+        failures = applying.result()
         refused = {failure.operation for failure in failures}
         missing = {
             step.object.key for step in refused
         }  # what hangs on a device that could not be made says nothing new
         failures = [failure for failure in failures if failure.operation.object.parent not in missing]
-        for step in operations if repair else ():
-            if step not in refused:
-                self.repairs += 1
-                log.warning("kernel state repaired", operation=str(step), differs=_differs(step))
+        if repair:
+            self._tell([step for step in operations if step not in refused])
         known = {str(failure) for failure in self.failures}
         for failure in failures:
             raised = failure.fatal and not repair  # whoever asked for it ends with it, and says so
@@ -248,10 +252,17 @@ class Reconciler:
         tried = {step.object.key for step in operations}
         kept = [] if everything else [one for one in self.failures if one.operation.object.key not in tried]
         self.failures = [*kept, *failures]
-        if any(isinstance(step.object, Link | Address) for step in operations):
+        if operations:
             await self._hear()
-            self._changes.settle()
+            self._changes.settle(self._desired)
         return failures
+
+    def _tell(self, repaired: Sequence[Operation]) -> None:
+        self.repairs += len(repaired)
+        for step in repaired[:_TOLD]:
+            log.warning("kernel state repaired", operation=str(step), differs=_differs(step))
+        if len(repaired) > _TOLD:
+            log.warning("kernel state repaired", more=len(repaired) - _TOLD)
 
     def report_problems(self, node: Node) -> None:
         """Say once of each peer why it cannot be reached, and once that it can again."""

@@ -16,6 +16,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import TypeVar
 
 import structlog
 
@@ -25,10 +26,13 @@ from overlayd.system.netlink import Monitor
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
+
 _GATHER = 0.02  # seconds; what one command or one program changes comes within them
 _EVERY = 60.0  # seconds between comparisons that nothing asks for
 _SPREAD = 0.1  # of that, so that the hosts of a cluster do not compare at one time
 _APART = 0.5  # seconds at least between two that something asks for
+_LONGEST = 10.0  # seconds that one waits for the budget
 _SHARE, _SAVED = 0.1, 3.0  # of the time may go into comparisons that are asked for; so many seconds are saved up
 
 
@@ -64,36 +68,44 @@ class Watcher:
         again, if at all."""
         self._monitor, self._notice, self._compare, self._follow = monitor, notice, compare, follow
         self._heard = asyncio.Event()
-        self._compare_at = self._follow_at = math.inf
+        self._budget = Budget(_SHARE, _SAVED, time.monotonic())
+        self._compare_at, self._follow_at = time.monotonic() + _rest(), math.inf
         self._not_before = 0.0
 
     async def run(self) -> None:
         """Watch without end."""
-        budget = Budget(_SHARE, _SAVED, time.monotonic())
-        self._compare_at = time.monotonic() + _rest()
         self._listen()
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, min(self._compare_at, self._follow_at) - time.monotonic())):
                     await self._heard.wait()
-            asked = self._heard.is_set()
-            if asked:
+            if self._heard.is_set():
                 await asyncio.sleep(_GATHER)
-                noticed, now = await self._look(), time.monotonic()
+                noticed = await self._look()
                 if noticed.comparison:
-                    self._compare_at = min(self._compare_at, max(now + budget.wait(now), self._not_before))
+                    self._compare_at = min(self._compare_at, self._soon())
                 if noticed.underlay:
-                    self._follow_at = min(self._follow_at, max(now, self._not_before))
+                    self._follow_at = min(self._follow_at, self._soon())
             if time.monotonic() >= self._follow_at:
-                again = await self._follow()
+                again = await self._spend(self._follow())
                 self._follow_at = math.inf if again is None else time.monotonic() + again
-                self._not_before = time.monotonic() + _APART
             if time.monotonic() >= self._compare_at:
-                began = time.monotonic()
-                await self._compare()
-                now = time.monotonic()
-                budget.spend(now - began, now)
-                self._compare_at, self._not_before = now + _rest(), now + _APART
+                await self._spend(self._compare())
+                self._compare_at = time.monotonic() + _rest()
+
+    def _soon(self) -> float:
+        """When there may be work of the costly kind."""
+        now = time.monotonic()
+        return max(now + min(self._budget.wait(now), _LONGEST), self._not_before)
+
+    async def _spend(self, work: Awaitable[T]) -> T:
+        """The result of costly work, whose time is counted."""
+        began = time.monotonic()
+        result = await work
+        now = time.monotonic()
+        self._budget.spend(now - began, now)
+        self._not_before = now + _APART
+        return result
 
     async def _look(self) -> Noticed:
         self._heard.clear()

@@ -6,9 +6,6 @@ from dataclasses import dataclass, field
 
 from overlayd.core.state import Address, FdbEntry, KernelState, Key, Link, Neighbour, Route
 
-MOST = 2000
-"""Objects; to compare more than these one by one costs no less than to compare everything."""
-
 
 @dataclass(slots=True)
 class Changes:
@@ -27,16 +24,16 @@ class Changes:
     lost: bool = False
     """There was more than the kernel could keep for us."""
 
-    def settle(self) -> None:
-        """Forget what foundations went through on the way to what they are: overlayd itself led them there."""
+    def settle(self, desired: KernelState) -> None:
+        """Forget what is as desired, and what foundations went through on the way there: overlayd itself led them."""
         self.foundations = list(dict(self.foundations).items())
+        self.objects = {key: thing for key, thing in self.objects.items() if desired.get(key) != thing}
 
     def wants_comparison(self, desired: KernelState) -> bool:
         """Whether a full comparison must say what follows from it."""
         return (
             self.lost
             or self.rules
-            or len(self.objects) > MOST
             or any(desired.get(key) != thing for key, thing in self.foundations)
             or not self.others.isdisjoint(desired)
         )

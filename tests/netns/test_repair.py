@@ -96,18 +96,20 @@ def test_damage_is_repaired(pairs: dict[str, Pair], mode: str, command: str) -> 
         assert a.container(0).ping(b.container(0).address(family))
 
 
-def test_what_overlayd_changes_itself_is_no_damage(pairs: dict[str, Pair]) -> None:
-    """Leases that come, change and go, and a reload: nothing is repaired, nor compared."""
-    a, _ = pairs["vxlan"]
-    before, leases = picture(a, "vxlan"), a.lab.leases()
-    counts = [a.status()[key] for key in ("repairs", "comparisons")]
-    other = {"subnet": "10.1.9.0/24", "public_ip": "192.0.2.9"}
-    for table in ([*leases, other], [*leases, {**other, "vtep_mac": "02:00:00:00:00:09"}], leases):
-        a.lab.write_leases(table)
-        wanted = len(table) - 1
-        eventually(lambda wanted=wanted: len(a.status()["peers"]) == wanted)
-    eventually(lambda: picture(a, "vxlan") == before)
-    assert [a.status()[key] for key in ("repairs", "comparisons")] == counts
+def test_what_overlayd_changes_itself_is_no_damage() -> None:
+    """A start, leases that come, change and go, another MTU of the underlay: nothing is repaired, nor compared."""
+    with hosts(2, mode="vxlan", family="dual", underlay="dual", settings={"ip_masq": True}) as (a, _):
+        before, leases = picture(a, "vxlan"), a.lab.leases()
+        other = {"subnet": "10.1.9.0/24", "public_ip": "192.0.2.9"}
+        for table in ([*leases, other], [*leases, {**other, "vtep_mac": "02:00:00:00:00:09"}], leases):
+            a.lab.write_leases(table)
+            wanted = len(table) - 1
+            eventually(lambda wanted=wanted: len(a.status()["peers"]) == wanted)
+        for mtu in (1400, 1500):
+            a.ip(f"link set eth0 mtu {mtu}")
+            eventually(lambda mtu=mtu: a.status()["overlay"]["mtu"] == mtu - 70)
+        eventually(lambda: picture(a, "vxlan") == before)
+        assert [a.status()[key] for key in ("repairs", "comparisons")] == [0, 0]
 
 
 def test_another_firewall_that_comes_later_is_heard_of() -> None:

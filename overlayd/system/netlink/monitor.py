@@ -7,7 +7,9 @@ to its end, what was heard is what is there.
 from __future__ import annotations
 
 import errno
+import fcntl
 import socket
+import struct
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
@@ -26,6 +28,10 @@ from overlayd.wire.rtnetlink import HEADER
 _SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _NETLINK_NETFILTER = 270, 1, 12
 _LINK, _NEIGHBOUR, _ADDRESS4, _ROUTE4, _ADDRESS6, _ROUTE6 = 1, 3, 5, 7, 9, 11
 _NFTABLES = 7
+
+# linux/sockios.h, linux/if.h
+_SIOCGIFFLAGS, _SIOCGIFMTU = 0x8913, 0x8921
+_IFF_UP = 0x1
 
 _SO_RCVBUFFORCE = 33
 _BUFFER = 16 * 1024 * 1024  # bytes; what ten thousand leases make, and twice that
@@ -67,7 +73,7 @@ class Monitor:
         self._devices = frozenset(devices)
         self._ours = {index: name for index, name in self._names.items() if name in self._devices}
         if underlay != self._underlay:
-            self._underlay, self._underlay_was = underlay, None
+            self._underlay, self._underlay_was = underlay, _as_it_is(underlay)
 
     def read(self, into: Changes) -> bool:
         """Note what was heard; False when there is more."""
@@ -166,6 +172,18 @@ class Monitor:
     def _hear_rules(self, kind: int, _: int, port: int, data: bytes, begin: int, end: int, into: Changes) -> None:
         if not into.rules and nftables_events.concerns(kind, data, begin, end, TABLE.encode()):
             into.rules = not self._own_rules(port)
+
+
+def _as_it_is(name: str) -> wire.LinkEvent | None:
+    """What the kernel would say of this interface now."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            request = name.encode().ljust(40, b"\0")
+            (flags,) = struct.unpack_from("=H", fcntl.ioctl(sock, _SIOCGIFFLAGS, request), 16)
+            (mtu,) = struct.unpack_from("=i", fcntl.ioctl(sock, _SIOCGIFMTU, request), 16)
+            return wire.LinkEvent(socket.if_nametoindex(name), name, bool(flags & _IFF_UP), mtu, False)
+    except OSError:
+        return None
 
 
 def _subscribed(protocol: int, groups: Iterable[int]) -> socket.socket:
