@@ -25,6 +25,7 @@ from overlayd.backend.base import Backend
 from overlayd.control.discovery import discover, make_backend, make_registry
 from overlayd.control.feed import Feed
 from overlayd.control.lock import InstanceLock
+from overlayd.control.paths import PathFollower
 from overlayd.control.reconciler import Reconciler
 from overlayd.control.server import ControlServer
 from overlayd.control.status import describe, describe_peer, describe_waiting
@@ -86,6 +87,7 @@ class Daemon:
         self.backend: Backend
         self.reconciler: Reconciler
         self.underlay: UnderlayFollower
+        self.paths: PathFollower
         self.netlink: Netlink
         self._stop = asyncio.Event()
         self._changing = asyncio.Lock()
@@ -112,6 +114,7 @@ class Daemon:
             self.underlay = UnderlayFollower(
                 self.netlink, lambda: self.backend.node, self._follow_underlay, self._compare
             )
+            self.paths = PathFollower(self.netlink, lambda: self.backend, self.reconciler)
             self.state = "starting"
             try:
                 await self._serve(monitor)
@@ -154,6 +157,7 @@ class Daemon:
         await self._guard(
             *self.registry.tasks(),
             self._follow_leases(),
+            self.paths.run(),
             Watcher(monitor, self.reconciler.notice, self._compare, self.underlay.follow).run(),
             self._every(_LOOK_EVERY, self._look()),
         )

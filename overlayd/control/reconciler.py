@@ -13,12 +13,13 @@ All are the same diff, so there is one way of being right.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from overlayd.backend.base import Backend
+from overlayd.core import address as net
 from overlayd.core.changes import Changes
 from overlayd.core.config import Settings
 from overlayd.core.diff import Operation, diff
@@ -211,6 +212,17 @@ class Reconciler:
                 self._desired.pop(key, None)
             self._desired.update(new)
             return await self._apply(diff(old, new), repair=False)
+
+    async def repath(self, backend: Backend, paths: Mapping[net.Address, int]) -> None:
+        """Have the backend know these paths, and the kernel what follows from them. Raises HostError."""
+        changed = {address for address, _ in backend.paths.items() ^ paths.items()}
+        leases = [one for one in self.peers(backend.node) if {one.public_ip, one.public_ipv6} & changed]
+        async with self._kernel.lock:
+            old = state_of(thing for lease in leases for thing in backend.peer(lease))
+            backend.paths = paths
+            new = state_of(thing for lease in leases for thing in backend.peer(lease))
+            self._desired.update(new)
+            await self._apply(diff(old, new), repair=False)
 
     async def cleanup(self) -> list[Operation]:
         """Remove every object of overlayd's. Raises HostError."""

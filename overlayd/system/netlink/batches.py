@@ -83,8 +83,9 @@ def _encode(step: Operation, indexes: dict[str, int], sequence: int) -> bytes | 
     if isinstance(thing, Route):
         if step.verb == "delete":
             return rtnetlink.delete_route(thing.destination, index, sequence)
+        replace = step.verb == "change"
         return rtnetlink.add_route(
-            thing.destination, index, thing.gateway, thing.onlink, sequence, replace=step.verb == "change"
+            thing.destination, index, thing.gateway, thing.onlink, sequence, replace=replace, mtu=thing.mtu
         )
     assert index is not None
     if isinstance(thing, Neighbour):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from ipaddress import ip_address, ip_interface
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
+from itertools import chain
 from typing import Any
 
 from pyroute2 import IPRoute
@@ -100,6 +101,10 @@ class Reader:
                 entries[ours[link], mac] = FdbEntry(ours[link], mac, vtep)
         return [*objects, *entries.values()]
 
+    def paths(self) -> dict[IPv4Address | IPv6Address, int]:
+        """What the kernel has learnt of paths: their MTU in bytes, by destination."""
+        return dict(chain(self._dumps.paths(socket.AF_INET), self._dumps.paths(socket.AF_INET6)))
+
     def statistics(self, name: str) -> dict[str, int]:
         """The kernel's counters of a device; empty without the device."""
         try:
@@ -145,4 +150,5 @@ def route_of(entry: RouteEntry, names: dict[int, str], ours: dict[int, str]) -> 
         gateway=entry.gateway,
         onlink=entry.onlink,
         own_link=entry.link in ours,
+        mtu=entry.mtu,
     )
