@@ -1,7 +1,7 @@
 """Dumps of routes, neighbours and FDB entries (linux/rtnetlink.h): requests, and what the kernel answers.
 
 Read by hand for the reason that they are written by hand in `wire.rtnetlink`: of 10,000 peers there are 30,000, every
-ten seconds. What is not overlayd's is passed over before anything of it is decoded.
+minute. What is not overlayd's is passed over before anything of it is decoded.
 """
 
 from __future__ import annotations

@@ -57,6 +57,8 @@ class AddressEvent(NamedTuple):
     link: int
     """Interface index."""
     address: IPv4Interface | IPv6Interface
+    flags: int
+    """IFA_F_TENTATIVE and the like, those of the header."""
     gone: bool
 
 
@@ -105,14 +107,14 @@ def read_address(kind: int, data: bytes, begin: int, end: int) -> AddressEvent |
     """The event in a body of RTM_NEWADDR or RTM_DELADDR; None for one cut off."""
     if end - begin < _IFADDRMSG.size:
         return None
-    _, prefix, _, _, index = _IFADDRMSG.unpack_from(data, begin)
+    _, prefix, flags, _, index = _IFADDRMSG.unpack_from(data, begin)
     found = dict(attributes(data, begin + _IFADDRMSG.size, end))
     packed = found.get(_IFA_LOCAL, found.get(_IFA_ADDRESS, b""))  # of a point-to-point link, our own end
     try:
         own = IPv4Interface((packed, prefix)) if len(packed) == 4 else IPv6Interface((packed, prefix))
     except ValueError:
         return None
-    return AddressEvent(index, own, kind == RTM_DELADDR)
+    return AddressEvent(index, own, flags, kind == RTM_DELADDR)
 
 
 def read_route_event(kind: int, flags: int, data: bytes, begin: int, end: int) -> RouteEvent | None:

@@ -112,17 +112,17 @@ def test_what_a_bridge_says_of_its_port_is_no_word_on_the_device() -> None:
 def test_an_address(own: str) -> None:
     interface = ip_interface(own)
     family, length = (2, 32) if interface.version == 4 else (10, 128)
-    data = struct.pack("=BBBBI", family, length, 0, 0, 7) + attribute(1, interface.ip.packed)
+    data = struct.pack("=BBBBI", family, length, 0x80, 0, 7) + attribute(1, interface.ip.packed)
     assert address_index(*bare(data)) == 7
-    assert read_address(RTM_NEWADDR, *bare(data)) == AddressEvent(7, interface, False)
-    assert read_address(RTM_DELADDR, *bare(data)) == AddressEvent(7, interface, True)
+    assert read_address(RTM_NEWADDR, *bare(data)) == AddressEvent(7, interface, 0x80, False)
+    assert read_address(RTM_DELADDR, *bare(data)) == AddressEvent(7, interface, 0x80, True)
     assert read_address(RTM_NEWADDR, *bare(data[:8])) is None
 
 
 def test_of_a_point_to_point_link_the_own_end_counts() -> None:
     ends = attribute(1, ip_address("10.5.1.9").packed) + attribute(2, ip_address("10.5.1.1").packed)
     event = read_address(RTM_NEWADDR, *bare(struct.pack("=BBBBI", 2, 32, 0, 0, 7) + ends))
-    assert event == AddressEvent(7, ip_interface("10.5.1.1/32"), False)
+    assert event == AddressEvent(7, ip_interface("10.5.1.1/32"), 0, False)
 
 
 def test_a_path() -> None:

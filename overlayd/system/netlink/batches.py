@@ -48,7 +48,7 @@ class BatchWriter:
                 message = _encode(step, indexes, self._sequence)
                 if message is None:
                     if step.verb != "delete":  # what hung on a device that is gone is gone too
-                        refused.append((step, "its device is gone; it is made again at the next comparison"))
+                        refused.append((step, "its device is gone; it is made again soon"))
                     continue
                 messages.append(message)
                 waiting[self._sequence] = step

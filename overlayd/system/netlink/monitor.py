@@ -15,6 +15,7 @@ from contextlib import suppress
 
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
+from overlayd.core.address import Interface
 from overlayd.core.changes import Changes
 from overlayd.core.firewall import TABLE
 from overlayd.core.state import Address, FdbEntry, Key, Neighbour
@@ -53,6 +54,8 @@ class Monitor:
         """Names of those of our devices that are there, by index."""
         self._underlay = ""
         self._underlay_was: wire.LinkEvent | None = None
+        self._underlay_addresses: dict[Interface, int | None] = {}
+        """Flags of those that were heard of; None for one that is gone."""
         groups = (_LINK, _NEIGHBOUR, _ADDRESS4, _ROUTE4, _ADDRESS6, _ROUTE6)
         self._sockets: dict[socket.socket, Hear] = {_subscribed(socket.NETLINK_ROUTE, groups): self._hear_route}
         with suppress(OSError):  # a kernel without nftables: there are no rules either
@@ -74,6 +77,7 @@ class Monitor:
         self._ours = {index: name for index, name in self._names.items() if name in self._devices}
         if underlay != self._underlay:
             self._underlay, self._underlay_was = underlay, _as_it_is(underlay)
+            self._underlay_addresses.clear()
 
     def read(self, into: Changes) -> bool:
         """Note what was heard; False when there is more."""
@@ -136,14 +140,16 @@ class Monitor:
 
     def _hear_an_address(self, kind: int, data: bytes, begin: int, end: int, into: Changes) -> None:
         index = wire.address_index(data, begin, end)
-        if index is None:
+        underlay = index is not None and self._names.get(index) == self._underlay
+        event = wire.read_address(kind, data, begin, end) if underlay or index in self._ours else None
+        if event is None:
             return
-        if self._names.get(index) == self._underlay:
-            into.underlay = True
-            return
-        event = wire.read_address(kind, data, begin, end) if index in self._ours else None
-        if event is not None and not event.address.is_link_local:  # those are the kernel's own
-            address = Address(self._ours[index], event.address)
+        if underlay:
+            known = None if event.gone else event.flags  # of an address whose lifetime is renewed nothing else is new
+            into.underlay = into.underlay or known != self._underlay_addresses.get(event.address)
+            self._underlay_addresses[event.address] = known
+        elif not event.address.is_link_local:  # those are the kernel's own
+            address = Address(self._ours[event.link], event.address)
             into.foundations.append((address.key, None if event.gone else address))
 
     def _hear_a_link(self, kind: int, data: bytes, begin: int, end: int, into: Changes) -> None:
