@@ -36,7 +36,6 @@ from overlayd.core.lease import Lease, LeaseEvent
 from overlayd.core.node import Node
 from overlayd.core.subnet_env import subnet_env
 from overlayd.registry.base import Moved, RegistryError, Snapshot
-from overlayd.system import nft
 from overlayd.system.config_file import ConfigError, Loaded, Sources, load
 from overlayd.system.errors import HostError
 from overlayd.system.files import read_sysctl, write_atomically, write_sysctl
@@ -88,6 +87,7 @@ class Daemon:
         self.reconciler: Reconciler
         self.underlay: UnderlayFollower
         self.paths: PathFollower
+        self.watcher: Watcher
         self.netlink: Netlink
         self._stop = asyncio.Event()
         self._changing = asyncio.Lock()
@@ -114,10 +114,11 @@ class Daemon:
             self.underlay = UnderlayFollower(
                 self.netlink, lambda: self.backend.node, self._follow_underlay, self._compare
             )
+            self.watcher = Watcher(monitor, self.reconciler.notice, self._compare, self.underlay.follow)
             self.paths = PathFollower(self.netlink, lambda: self.backend, self.reconciler)
             self.state = "starting"
             try:
-                await self._serve(monitor)
+                await self._serve()
             finally:
                 self.state = "stopping"
                 self.backend.stop()
@@ -146,7 +147,7 @@ class Daemon:
         if self._given.healthz_port:
             await server.open_health(self._given.healthz_ip, self._given.healthz_port)
 
-    async def _serve(self, monitor: Monitor) -> None:
+    async def _serve(self) -> None:
         self.backend.open()
         await self._bring_up()
         # Thousands of leases are here to stay: the garbage collector need not look at them ever again.
@@ -158,7 +159,7 @@ class Daemon:
             *self.registry.tasks(),
             self._follow_leases(),
             self.paths.run(),
-            Watcher(monitor, self.reconciler.notice, self._compare, self.underlay.follow).run(),
+            self.watcher.run(),
             self._every(_LOOK_EVERY, self._look()),
         )
 
@@ -259,8 +260,9 @@ class Daemon:
                 began = time.monotonic()
                 try:
                     await self.reconciler.take(self.backend, events)
-                except HostError as error:  # the table is right; the next comparison brings the kernel after it
+                except HostError as error:  # the table is right; a comparison brings the kernel after it
                     log.error("lease events not applied", error=str(error))
+                    self.watcher.wake()
             # What comes meanwhile is taken together; packets and everything else have their turn.
             await asyncio.sleep(min(time.monotonic() - began, _BREATH))
 
@@ -304,7 +306,8 @@ class Daemon:
             except (HostError, RegistryError) as error:
                 log.error("cannot follow the registry, the old state stays", reason=reason, error=str(error))
 
-    async def _compare(self) -> None:
+    async def _compare(self) -> bool:
+        """Compare and repair; whether all is well now."""
         try:
             backend = self.backend
             findings = await self.reconciler.check(backend, self.settings)
@@ -312,6 +315,8 @@ class Daemon:
                 await self.reconciler.repair(backend, findings)
         except HostError as error:
             log.error("comparison failed", error=str(error))
+            return False
+        return not self.reconciler.failures
 
     async def _follow_underlay(self) -> None:
         """Go over to what the underlay interface is now. Raises HostError, RegistryError."""
@@ -417,7 +422,7 @@ class Daemon:
 def _monitor(closing: AsyncExitStack) -> Monitor:
     """Closed with the rest. Raises HostError."""
     try:
-        monitor = Monitor(nft.is_own)
+        monitor = Monitor()
     except OSError as error:
         raise HostError(f"netlink: no notifications: {error}; see the kernel's log (dmesg)") from error
     closing.callback(monitor.close)

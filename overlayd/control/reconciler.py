@@ -19,23 +19,22 @@ from dataclasses import dataclass
 import structlog
 
 from overlayd.backend.base import Backend
+from overlayd.control.desired import desired_state
 from overlayd.core import address as net
 from overlayd.core.changes import Changes
 from overlayd.core.config import Settings
 from overlayd.core.diff import Operation, diff
-from overlayd.core.firewall import ForeignChain, Side, Wanted, rulesets
 from overlayd.core.lease import Lease, LeaseEvent, LeaseTable
 from overlayd.core.node import Node
 from overlayd.core.state import (
-    KernelObject,
     KernelState,
     Key,
     Link,
-    Route,
     SetElement,
     differences,
     state_of,
 )
+from overlayd.system import nft
 from overlayd.system.kernel import Failure, Kernel
 from overlayd.system.netlink import Monitor
 
@@ -43,34 +42,6 @@ log = structlog.get_logger()
 
 _READ_EVERY = 0.05  # seconds between looks at the notifications while thousands of operations are applied
 _TOLD = 50  # repairs that are logged one by one; a device takes thousands of routes along
-
-
-def desired_state(
-    backend: Backend, settings: Settings, peers: Iterable[Lease], dropping: Iterable[ForeignChain]
-) -> KernelState:
-    """Every object that is to be in the kernel; pure."""
-    node = backend.node
-    objects: list[KernelObject] = [*backend.base(), *_unreachable(node), *rulesets(_rules(backend, settings), dropping)]
-    for lease in peers:
-        objects += backend.peer(lease)
-    return state_of(objects)
-
-
-def _unreachable(node: Node) -> list[Route]:
-    """What nobody leases is answered by the kernel itself with ICMP, and never leaves by the default route."""
-    return [Route(one.network) for one in node.ranges if node.lease.subnet_of(one.network.version) is not None]
-
-
-def _rules(backend: Backend, settings: Settings) -> Wanted:
-    node = backend.node
-    sides = []
-    for one in node.ranges:
-        subnet = node.lease.subnet_of(one.network.version)
-        if subnet is not None:
-            sides.append(Side(one.network, subnet))
-    return Wanted(
-        tuple(sides), backend.devices, backend.guarded, node.underlay.name, settings.ip_masq, settings.forward_rules
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +61,8 @@ class Noticed:
     comparison: bool
     underlay: bool
     """Whether the underlay interface is another."""
+    refused: bool
+    """Whether there is anything that the kernel has refused."""
 
 
 class Reconciler:
@@ -172,11 +145,12 @@ class Reconciler:
         async with self._kernel.lock:
             await self._hear()
             changes, self._changes = self._changes, Changes()
+            changes.disown(nft.is_own)
             comparison = changes.wants_comparison(self._desired)
             operations = diff(*changes.differing(self._desired))
             if operations and not (comparison or changes.underlay):
                 await self._apply(operations, repair=True)
-        return Noticed(comparison, changes.underlay)
+        return Noticed(comparison, changes.underlay, bool(self.failures))
 
     async def _hear(self) -> None:
         """Know all that has been changed up to now."""
@@ -245,9 +219,12 @@ class Reconciler:
         if self._touched is not None:
             self._touched |= {step.object.key for step in operations}
         applying = asyncio.ensure_future(self._kernel.apply(operations, to_the_end=repair))
-        while not applying.done():  # thousands of notifications are our own: read, before there are too many to keep
-            await asyncio.wait({applying}, timeout=_READ_EVERY)
-            await self._hear()
+        try:
+            while not applying.done():  # our own changes are heard, too: before there are more than the kernel keeps
+                await asyncio.wait({applying}, timeout=_READ_EVERY)
+                await self._hear()
+        finally:
+            applying.cancel()  # if this was
         failures = applying.result()
         refused = {failure.operation for failure in failures}
         missing = {
@@ -266,7 +243,7 @@ class Reconciler:
         self.failures = [*kept, *failures]
         if operations:
             await self._hear()
-            self._changes.settle(self._desired)
+            self._changes.settle(self._desired, nft.is_own)
         return failures
 
     def _tell(self, repaired: Sequence[Operation]) -> None:

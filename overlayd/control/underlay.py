@@ -33,7 +33,7 @@ class UnderlayFollower:
         netlink: Netlink,
         node: Callable[[], Node],
         change: Callable[[], Awaitable[None]],
-        compare: Callable[[], Awaitable[None]],
+        compare: Callable[[], Awaitable[object]],
     ) -> None:
         """`change` goes over to the node as it is found now, and raises HostError or RegistryError where it cannot."""
         self._netlink, self._node, self._change, self._compare = netlink, node, change, compare

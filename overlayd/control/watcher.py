@@ -31,6 +31,7 @@ T = TypeVar("T")
 _GATHER = 0.02  # seconds; what one command or one program changes comes within them
 _EVERY = 60.0  # seconds between comparisons that nothing asks for
 _SPREAD = 0.1  # of that, so that the hosts of a cluster do not compare at one time
+_AGAIN = 10.0  # seconds after which what the kernel refused is tried again
 _APART = 0.5  # seconds at least between two that something asks for
 _LONGEST = 10.0  # seconds that one waits for the budget
 _SHARE, _SAVED = 0.1, 3.0  # of the time may go into comparisons that are asked for; so many seconds are saved up
@@ -61,16 +62,17 @@ class Watcher:
         self,
         monitor: Monitor,
         notice: Callable[[], Awaitable[Noticed]],
-        compare: Callable[[], Awaitable[None]],
+        compare: Callable[[], Awaitable[bool]],
         follow: Callable[[], Awaitable[float | None]],
     ) -> None:
-        """`compare` compares everything; `follow` looks at the underlay, and says in how many seconds it wants to look
-        again, if at all."""
+        """`compare` compares everything, and says whether all is well now; `follow` looks at the underlay, and says in
+        how many seconds it wants to look again, if at all."""
         self._monitor, self._notice, self._compare, self._follow = monitor, notice, compare, follow
         self._heard = asyncio.Event()
         self._budget = Budget(_SHARE, _SAVED, time.monotonic())
         self._compare_at, self._follow_at = time.monotonic() + _rest(), math.inf
         self._not_before = 0.0
+        self._woken = False
 
     async def run(self) -> None:
         """Watch without end."""
@@ -82,16 +84,24 @@ class Watcher:
             if self._heard.is_set():
                 await asyncio.sleep(_GATHER)
                 noticed = await self._look()
-                if noticed.comparison:
+                if noticed.comparison or self._woken:
                     self._compare_at = min(self._compare_at, self._soon())
+                if noticed.refused:
+                    self._compare_at = min(self._compare_at, time.monotonic() + _AGAIN)
+                self._woken = False
                 if noticed.underlay:
                     self._follow_at = min(self._follow_at, self._soon())
             if time.monotonic() >= self._follow_at:
                 again = await self._spend(self._follow())
                 self._follow_at = math.inf if again is None else time.monotonic() + again
             if time.monotonic() >= self._compare_at:
-                await self._spend(self._compare())
-                self._compare_at = time.monotonic() + _rest()
+                well = await self._spend(self._compare())
+                self._compare_at = time.monotonic() + (_rest() if well else _AGAIN)
+
+    def wake(self) -> None:
+        """Compare soon: something else went wrong."""
+        self._woken = True
+        self._heard.set()
 
     def _soon(self) -> float:
         """When there may be work of the costly kind."""
@@ -100,10 +110,11 @@ class Watcher:
 
     async def _spend(self, work: Awaitable[T]) -> T:
         """The result of costly work, whose time is counted."""
-        began = time.monotonic()
+        began, used = time.monotonic(), time.process_time()
         result = await work
         now = time.monotonic()
-        self._budget.spend(now - began, now)
+        # On a busy machine it takes longer than it costs; in udp mode packets cost something at the same time.
+        self._budget.spend(min(now - began, time.process_time() - used), now)
         self._not_before = now + _APART
         return result
 
@@ -113,7 +124,7 @@ class Watcher:
             return await self._notice()
         except (HostError, OSError) as error:
             log.error("a change in the kernel's state was not understood: everything is compared", error=str(error))
-            return Noticed(comparison=True, underlay=True)
+            return Noticed(comparison=True, underlay=True, refused=False)
         finally:
             self._listen()
 

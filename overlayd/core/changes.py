@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from overlayd.core.state import Address, FdbEntry, KernelState, Key, Link, Neighbour, Route
@@ -19,21 +20,27 @@ class Changes:
     """Where routes of others came in the place of something, or went."""
     underlay: bool = False
     """The underlay interface is not as it was."""
-    rules: bool = False
-    """Somebody else changed rules of ours, or what they depend on."""
+    rules: set[int] = field(default_factory=set)
+    """The netlink ports of those who changed rules of ours, or what they depend on."""
     lost: bool = False
     """There was more than the kernel could keep for us."""
 
-    def settle(self, desired: KernelState) -> None:
-        """Forget what is as desired, and what foundations went through on the way there: overlayd itself led them."""
+    def settle(self, desired: KernelState, is_own: Callable[[int], bool]) -> None:
+        """Forget what is as desired, what foundations went through on the way there, and who changed rules if it
+        `is_own`: overlayd itself has just been at work."""
+        self.disown(is_own)
         self.foundations = list(dict(self.foundations).items())
         self.objects = {key: thing for key, thing in self.objects.items() if desired.get(key) != thing}
+
+    def disown(self, is_own: Callable[[int], bool]) -> None:
+        """Forget that overlayd itself changed rules."""
+        self.rules = {port for port in self.rules if not is_own(port)}
 
     def wants_comparison(self, desired: KernelState) -> bool:
         """Whether a full comparison must say what follows from it."""
         return (
             self.lost
-            or self.rules
+            or bool(self.rules)
             or any(desired.get(key) != thing for key, thing in self.foundations)
             or not self.others.isdisjoint(desired)
         )

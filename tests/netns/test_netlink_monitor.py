@@ -32,7 +32,7 @@ def heard(host: Host, desired: KernelState, action: Callable[[], None] = lambda:
     """What a monitor hears while everything is brought to `desired`, and then during the action."""
 
     async def job() -> tuple[Changes, Changes]:
-        monitor, own, others = Monitor(nft.is_own), Changes(), Changes()
+        monitor, own, others = Monitor(), Changes(), Changes()
         monitor.watch([thing.name for thing in desired.values() if hasattr(thing, "vxlan")], "eth0")
         async with Netlink() as netlink:
             kernel = Kernel(netlink)
@@ -64,8 +64,9 @@ def test_own_changes_are_heard_as_they_were_made(host: Host) -> None:
     own, _ = heard(host, desired)
     assert len(own.objects) > 3000
     assert own.differing(desired) == ({}, {})
+    assert len(own.rules) == 1
+    own.settle(desired, nft.is_own)
     assert not own.rules, "the process that made them is ours"
-    own.settle(desired)
     assert not own.wants_comparison(desired)
     assert not own.underlay
 
@@ -116,7 +117,7 @@ def test_an_address_whose_lifetime_is_renewed_is_no_change(host: Host) -> None:
         host.ip(*lines)
 
     async def job() -> list[Changes]:
-        monitor, found = Monitor(nft.is_own), []
+        monitor, found = Monitor(), []
         monitor.watch([], "eth0")
         for _ in range(3):
             changes = Changes()

@@ -35,7 +35,7 @@ def test_what_is_as_desired_calls_for_nothing() -> None:
     "changes",
     [
         Changes(lost=True),
-        Changes(rules=True),
+        Changes(rules={4711}),
         Changes(foundations=[(LINK.key, None)]),
         Changes(foundations=[(LINK.key, replace(LINK, up=False)), (LINK.key, LINK)]),
         Changes(foundations=[(ADDRESS.key, None), (ADDRESS.key, ADDRESS)]),
@@ -50,7 +50,9 @@ def test_what_may_have_taken_more_along_calls_for_a_comparison(changes: Changes)
 def test_what_overlayd_led_through_other_states_is_settled() -> None:
     changes = Changes(foundations=[(LINK.key, replace(LINK, up=False)), (ADDRESS.key, None), (LINK.key, LINK)])
     changes.objects = {NEIGHBOUR.key: NEIGHBOUR, FDB.key: None}
-    changes.settle(DESIRED)
+    changes.rules = {1, 2}
+    changes.settle(DESIRED, lambda port: port == 1)
+    assert changes.rules == {2}
     assert changes.foundations == [(LINK.key, LINK), (ADDRESS.key, None)]
     assert changes.objects == {FDB.key: None}
 

@@ -46,9 +46,8 @@ Hear = Callable[[int, int, int, bytes, int, int, Changes], None]
 class Monitor:
     """Two sockets that only listen. Close it."""
 
-    def __init__(self, own_rules: Callable[[int], bool]) -> None:
-        """`own_rules` tells whether the netlink port that changed rules is overlayd's own. Raises OSError."""
-        self._own_rules = own_rules
+    def __init__(self) -> None:
+        """Raises OSError."""
         self._devices: frozenset[str] = frozenset()
         self._ours: dict[int, str] = {}
         """Names of those of our devices that are there, by index."""
@@ -176,8 +175,8 @@ class Monitor:
             into.foundations.append((("link", event.name), link))
 
     def _hear_rules(self, kind: int, _: int, port: int, data: bytes, begin: int, end: int, into: Changes) -> None:
-        if not into.rules and nftables_events.concerns(kind, data, begin, end, TABLE.encode()):
-            into.rules = not self._own_rules(port)
+        if port not in into.rules and nftables_events.concerns(kind, data, begin, end, TABLE.encode()):
+            into.rules.add(port)
 
 
 def _as_it_is(name: str) -> wire.LinkEvent | None:
