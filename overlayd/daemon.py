@@ -25,9 +25,12 @@ from overlayd.backend.base import Backend
 from overlayd.control.discovery import discover, make_backend, make_registry
 from overlayd.control.feed import Feed
 from overlayd.control.lock import InstanceLock
+from overlayd.control.paths import PathFollower
 from overlayd.control.reconciler import Reconciler
 from overlayd.control.server import ControlServer
 from overlayd.control.status import describe, describe_peer, describe_waiting
+from overlayd.control.underlay import UnderlayFollower
+from overlayd.control.watcher import Watcher
 from overlayd.core.config import Settings
 from overlayd.core.lease import Lease, LeaseEvent
 from overlayd.core.node import Node
@@ -37,13 +40,12 @@ from overlayd.system.config_file import ConfigError, Loaded, Sources, load
 from overlayd.system.errors import HostError
 from overlayd.system.files import read_sysctl, write_atomically, write_sysctl
 from overlayd.system.kernel import Kernel
-from overlayd.system.netlink import Netlink
+from overlayd.system.netlink import Monitor, Netlink
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 
-_COMPARE_EVERY = 10.0  # seconds between full comparisons; flannel's host-gw re-checks its routes as often
 _LOOK_EVERY = (
     1.0  # seconds between looks at the configuration files; stat() finds a replaced file and a moved link alike
 )
@@ -83,6 +85,9 @@ class Daemon:
         self.reload_error: str | None = None
         self.backend: Backend
         self.reconciler: Reconciler
+        self.underlay: UnderlayFollower
+        self.paths: PathFollower
+        self.watcher: Watcher
         self.netlink: Netlink
         self._stop = asyncio.Event()
         self._changing = asyncio.Lock()
@@ -104,7 +109,13 @@ class Daemon:
             self.backend = make_backend(node, self.settings)
             if self._given.registry == "static":
                 await self._listen(closing)
-            self.reconciler = Reconciler(Kernel(self.netlink))
+            monitor = _monitor(closing)
+            self.reconciler = Reconciler(Kernel(self.netlink), monitor)
+            self.underlay = UnderlayFollower(
+                self.netlink, lambda: self.backend.node, self._follow_underlay, self._compare
+            )
+            self.watcher = Watcher(monitor, self.reconciler.notice, self._compare, self.underlay.follow)
+            self.paths = PathFollower(self.netlink, lambda: self.backend, self.reconciler)
             self.state = "starting"
             try:
                 await self._serve()
@@ -147,7 +158,8 @@ class Daemon:
         await self._guard(
             *self.registry.tasks(),
             self._follow_leases(),
-            self._every(_COMPARE_EVERY, self._compare),
+            self.paths.run(),
+            self.watcher.run(),
             self._every(_LOOK_EVERY, self._look()),
         )
 
@@ -248,8 +260,9 @@ class Daemon:
                 began = time.monotonic()
                 try:
                     await self.reconciler.take(self.backend, events)
-                except HostError as error:  # the table is right; the next comparison brings the kernel after it
+                except HostError as error:  # the table is right; a comparison brings the kernel after it
                     log.error("lease events not applied", error=str(error))
+                    self.watcher.wake()
             # What comes meanwhile is taken together; packets and everything else have their turn.
             await asyncio.sleep(min(time.monotonic() - began, _BREATH))
 
@@ -293,7 +306,8 @@ class Daemon:
             except (HostError, RegistryError) as error:
                 log.error("cannot follow the registry, the old state stays", reason=reason, error=str(error))
 
-    async def _compare(self) -> None:
+    async def _compare(self) -> bool:
+        """Compare and repair; whether all is well now."""
         try:
             backend = self.backend
             findings = await self.reconciler.check(backend, self.settings)
@@ -301,6 +315,13 @@ class Daemon:
                 await self.reconciler.repair(backend, findings)
         except HostError as error:
             log.error("comparison failed", error=str(error))
+            return False
+        return not self.reconciler.failures
+
+    async def _follow_underlay(self) -> None:
+        """Go over to what the underlay interface is now. Raises HostError, RegistryError."""
+        async with self._changing:
+            await self._change(self._given, stay=self.backend.node.underlay.name)
 
     async def _every(self, seconds: float, action: Callable[[], Coroutine[Any, Any, None]]) -> None:
         while True:
@@ -348,22 +369,28 @@ class Daemon:
             else:
                 for line in self.reload_error.splitlines():
                     log.error("reload refused, the old configuration stays", error=line)
-            return self.reload_error
+        if self.underlay.trouble is not None:
+            await self.underlay.follow()  # a new table may be the remedy
+        return self.reload_error
 
-    async def _change(self, given: Settings) -> None:
-        """Go over to a new configuration as a whole, or come back to the old one. Raises HostError, RegistryError."""
+    async def _change(self, given: Settings, stay: str | None = None) -> None:
+        """Go over to a new configuration as a whole, or come back to the old one. Raises HostError, RegistryError.
+
+        `stay`: the underlay interface to stay with, unless the configuration names one.
+        """
         for key in RESTART_ONLY:
             if getattr(given, key) != getattr(self._given, key):
                 log.warning("takes effect at the next start", setting=key, value=str(getattr(given, key)))
         given = given.model_copy(update={"registry": self._given.registry})
         old, new = self.settings, await self.registry.configure(given)
-        node = await discover(new, self.registry, self.netlink)
+        node = await discover(new, self.registry, self.netlink, stay)
         leases = self.registry.leases(new)
-        former, known = self.backend, list(self.reconciler.table)
-        stays = (node, new.udp, new.vxlan) == (former.node, old.udp, old.vxlan)
+        former, was, known = self.backend, self.backend.node, list(self.reconciler.table)
+        stays = was.serves(node) and (new.udp, new.vxlan) == (old.udp, old.vxlan)
         try:
             self.settings = new
             if stays:
+                former.node = node
                 await self.reconciler.take(former, self.reconciler.table.replace(leases))
             else:
                 former.stop()
@@ -375,9 +402,11 @@ class Daemon:
         except HostError:
             if not stays:
                 self.backend.stop()
-                former.open()
             self.backend, self.settings = former, old
+            former.node = was
             self.reconciler.table.replace(known)
+            if not stays:
+                former.open()
             await self._install(former)
             raise
         self._given = given
@@ -388,3 +417,13 @@ class Daemon:
     async def status(self) -> dict[str, Any]:
         """What `overlayctl status --json` prints."""
         return describe_waiting(self) if self.state == "waiting" else await describe(self)
+
+
+def _monitor(closing: AsyncExitStack) -> Monitor:
+    """Closed with the rest. Raises HostError."""
+    try:
+        monitor = Monitor()
+    except OSError as error:
+        raise HostError(f"netlink: no notifications: {error}; see the kernel's log (dmesg)") from error
+    closing.callback(monitor.close)
+    return monitor

@@ -9,9 +9,10 @@ routes, forwarding, the tables of rules) is not its business either.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
+from overlayd.core.address import Address
 from overlayd.core.firewall import Guarded
 from overlayd.core.lease import Lease, LeaseEvent
 from overlayd.core.node import Node
@@ -25,6 +26,8 @@ class Backend(Protocol):
     node: Node
     devices: tuple[str, ...]
     """The overlay devices that containers' packets cross; empty for host-gw."""
+    paths: Mapping[Address, int]
+    """Peers' underlay addresses to which less than the underlay's MTU gets through, and how many bytes do."""
     guarded: tuple[Guarded, ...]
     """VXLAN ports to guard against hosts that hold no lease."""
 

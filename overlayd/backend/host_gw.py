@@ -19,5 +19,8 @@ class HostGwBackend(KernelPath):
         return ()
 
     def peer(self, lease: Lease) -> Sequence[KernelObject]:
-        underlay = self.node.underlay.name
-        return [Route(subnet, underlay, gateway) for subnet, gateway in self.node.reachable(lease)]
+        node = self.node
+        return [
+            Route(subnet, node.underlay.name, gateway, mtu=node.route_mtu(subnet, gateway, self.paths))
+            for subnet, gateway in node.reachable(lease)
+        ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from overlayd.core.address import Address
 from overlayd.core.firewall import Guarded
 from overlayd.core.lease import Lease, LeaseEvent
 from overlayd.core.node import Node
@@ -18,6 +19,7 @@ class KernelPath:
 
     def __init__(self, node: Node) -> None:
         self.node = node
+        self.paths: Mapping[Address, int] = {}
 
     def open(self) -> None:
         """Nothing to take."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from ipaddress import ip_interface
@@ -22,6 +22,7 @@ from itertools import chain
 
 import structlog
 
+from overlayd.core import address as net
 from overlayd.core.address import Family, Network
 from overlayd.core.config import UdpSettings
 from overlayd.core.decide import Change, ForwardingTable, Peer
@@ -64,6 +65,7 @@ class UdpBackend:
 
     def __init__(self, node: Node, settings: UdpSettings) -> None:
         self.node = node
+        self.paths: Mapping[net.Address, int] = {}
         self._settings = settings
         self._sockets: dict[Family, socket.socket] = {}
         self._tun: Tun | None = None
@@ -82,7 +84,10 @@ class UdpBackend:
         return [link, *(Address(DEVICE, ip_interface(base)) for base in bases)]
 
     def peer(self, lease: Lease) -> Sequence[KernelObject]:
-        return [Route(subnet, DEVICE, own_link=True) for subnet, _ in self.node.reachable(lease)]
+        return [
+            Route(subnet, DEVICE, own_link=True, mtu=self.node.route_mtu(subnet, public, self.paths))
+            for subnet, public in self.node.reachable(lease)
+        ]
 
     # --- packets ---------------------------------------------------------------------------------------------------
 
@@ -93,7 +98,7 @@ class UdpBackend:
             self._sockets[carrier] = open_udp_socket(local, self._settings.port)
 
     def attach(self) -> None:
-        if self._tun is not None:
+        if self._tun is not None or not self._sockets:
             return
         name, make = self._choose()
         self._tun = Tun(DEVICE, vnet_header=name == "native")
@@ -147,7 +152,7 @@ class UdpBackend:
 
     def _outbound(self, engine: Engine) -> None:
         if engine.outbound() == TUN_GONE:
-            log.error("the TUN is gone; it is made again at the next comparison", device=DEVICE)
+            log.error("the TUN is gone; it is made again at once", device=DEVICE)
             self._detach()
 
     def _detach(self) -> None:

@@ -57,13 +57,14 @@ class VxlanBackend(KernelPath):
         for subnet, public in self.node.reachable(lease):
             yield vtep_element(public)
             if self._settings.direct_routing and self._is_direct(subnet.version, public.version, lease):
-                yield Route(subnet, self.node.underlay.name, public)
+                yield Route(subnet, self.node.underlay.name, public)  # the kernel tells of its path by itself
                 continue
             device, vtep = self._device(public.version), subnet.network_address
             mac = lease.mac_over(public.version)
             yield Neighbour(device, vtep, mac)
             yield FdbEntry(device, mac, public)
-            yield Route(subnet, device, vtep, onlink=True, own_link=True)
+            mtu = self.node.route_mtu(subnet, public, self.paths)
+            yield Route(subnet, device, vtep, onlink=True, own_link=True, mtu=mtu)
 
     def _is_direct(self, inner: Family, carrier: Family, lease: Lease) -> bool:
         public = lease.public(carrier)

@@ -26,8 +26,13 @@ from overlayd.system.state_dir import StateDir
 _ANYWHERE = {4: "198.51.100.1", 6: "2001:db8::1"}  # documentation addresses: they follow the default route
 
 
-async def discover(settings: Settings, registry: Registry, netlink: Netlink) -> Node:
-    """This host's node. Raises HostError or RegistryError with what is missing and how to give it."""
+async def discover(settings: Settings, registry: Registry, netlink: Netlink, stay: str | None = None) -> Node:
+    """This host's node. Raises HostError or RegistryError with what is missing and how to give it.
+
+    `stay` is the interface to stay with where the settings name none: a default route may be away for a moment.
+    """
+    if stay is not None and not (settings.iface or settings.iface_regex or settings.iface_can_reach):
+        settings = settings.model_copy(update={"iface": stay})
     interfaces = await netlink.interfaces()
     targets = [settings.iface_can_reach] if settings.iface_can_reach is not None else list(_ANYWHERE.values())
     egress = [index for target in targets if (index := await netlink.egress(target)) is not None]

@@ -1,59 +1,47 @@
 """Keeps the kernel as the leases want it.
 
     desired = base of the backend + rules + the objects of every peer
-    a full comparison:  read what is there, diff, apply            at start, on reload, and every few seconds
+    a full comparison:  read what is there, diff, apply            at start, on reload, once a minute
                         lease events go on while it reads and compares, and what they have applied is left out
     a lease event:      diff the old lease's objects and the new one's, apply; nothing is read
+    a notification:     diff what the kernel says was changed with what is desired there, apply; nothing is read
+                        what may have changed more than it says (a device that was down) calls for a full comparison
 
-Both are the same diff, so there is one way of being right.
+All are the same diff, so there is one way of being right.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from overlayd.backend.base import Backend
+from overlayd.control.desired import desired_state
+from overlayd.core import address as net
+from overlayd.core.changes import Changes
 from overlayd.core.config import Settings
 from overlayd.core.diff import Operation, diff
-from overlayd.core.firewall import ForeignChain, Side, Wanted, rulesets
 from overlayd.core.lease import Lease, LeaseEvent, LeaseTable
 from overlayd.core.node import Node
-from overlayd.core.state import KernelObject, KernelState, Key, Link, Route, SetElement, differences, state_of
+from overlayd.core.state import (
+    KernelState,
+    Key,
+    Link,
+    SetElement,
+    differences,
+    state_of,
+)
+from overlayd.system import nft
 from overlayd.system.kernel import Failure, Kernel
+from overlayd.system.netlink import Monitor
 
 log = structlog.get_logger()
 
-
-def desired_state(
-    backend: Backend, settings: Settings, peers: Iterable[Lease], dropping: Iterable[ForeignChain]
-) -> KernelState:
-    """Every object that is to be in the kernel; pure."""
-    node = backend.node
-    objects: list[KernelObject] = [*backend.base(), *_unreachable(node), *rulesets(_rules(backend, settings), dropping)]
-    for lease in peers:
-        objects += backend.peer(lease)
-    return state_of(objects)
-
-
-def _unreachable(node: Node) -> list[Route]:
-    """What nobody leases is answered by the kernel itself with ICMP, and never leaves by the default route."""
-    return [Route(one.network) for one in node.ranges if node.lease.subnet_of(one.network.version) is not None]
-
-
-def _rules(backend: Backend, settings: Settings) -> Wanted:
-    node = backend.node
-    sides = []
-    for one in node.ranges:
-        subnet = node.lease.subnet_of(one.network.version)
-        if subnet is not None:
-            sides.append(Side(one.network, subnet))
-    return Wanted(
-        tuple(sides), backend.devices, backend.guarded, node.underlay.name, settings.ip_masq, settings.forward_rules
-    )
+_READ_EVERY = 0.05  # seconds between looks at the notifications while thousands of operations are applied
+_TOLD = 50  # repairs that are logged one by one; a device takes thousands of routes along
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +49,39 @@ class Findings:
     """What a look at the kernel found to be repaired."""
 
     operations: list[Operation]
+    desired: KernelState
     touched: set[Key]
     """What events have applied since the look began; grows while they go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noticed:
+    """What changes in the kernel's state call for."""
+
+    comparison: bool
+    underlay: bool
+    """Whether the underlay interface is another."""
+    refused: bool
+    """Whether there is anything that the kernel has refused."""
 
 
 class Reconciler:
     """The lease table and the kernel state that follows from it, for one backend at a time."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, monitor: Monitor | None = None) -> None:
+        """Without a `monitor`, `notice` has nothing to go by."""
         self._kernel = kernel
+        self._monitor = monitor
+        self._changes = Changes()
+        self._desired: KernelState = {}
+        """What is to be in the kernel, as of the last full comparison and the lease events since."""
         self.table = LeaseTable()
         self.repairs = 0
-        """Objects that a full comparison had to put right after the first one."""
+        """Objects that had to be put right after the first comparison."""
+        self.comparisons = 0
+        """Full ones, after the first."""
         self.failures: list[Failure] = []
-        """What the kernel refused at the last attempt."""
+        """What the kernel refused, each object at the last attempt."""
         self._problems: dict[str, str] = {}
         self._touched: set[Key] | None = None
         """What has been applied since `check` began to look; None where nothing can be told from it."""
@@ -94,10 +101,12 @@ class Reconciler:
         async with self._kernel.lock:  # nothing is half applied when the look begins
             touched = self._touched = set()
             peers = self.peers(backend.node)
+            await self._hear()
+            self._changes = Changes()  # the look will see it
         reading = await self._kernel.read()
         # Thousands of objects: in a thread, so that packets and events have their turn.
         desired = await asyncio.to_thread(desired_state, backend, settings, peers, reading.dropping)
-        return Findings(await asyncio.to_thread(diff, reading.state, desired), touched)
+        return Findings(await asyncio.to_thread(diff, reading.state, desired), desired, touched)
 
     async def repair(self, backend: Backend, findings: Findings) -> list[Failure]:
         """Apply what `check` found; what events have applied meanwhile is right already, and is left out.
@@ -108,8 +117,12 @@ class Reconciler:
             if self._touched is not findings.touched:
                 return []
             self._touched = None
+            self.comparisons += 1
+            for key in findings.touched:
+                _copy(key, self._desired, findings.desired)
+            self._want(backend, findings.desired)
             operations = [step for step in findings.operations if step.object.key not in findings.touched]
-            failures = await self._apply(operations, repair=True)
+            failures = await self._apply(operations, repair=True, everything=True)
         self._attach(backend, failures)
         return failures
 
@@ -117,10 +130,39 @@ class Reconciler:
         """A full comparison, applied: at the start and on a reload. Raises HostError."""
         async with self._kernel.lock:
             self._touched = None
-            operations, _ = await self.plan(backend, settings)
-            failures = await self._apply(operations, repair=False)
+            await self._hear()
+            self._changes = Changes()
+            reading = await self._kernel.read()
+            desired = desired_state(backend, settings, self.peers(backend.node), reading.dropping)
+            self._want(backend, desired)
+            failures = await self._apply(diff(reading.state, desired), repair=False, everything=True)
         self._attach(backend, failures)
         return failures
+
+    async def notice(self) -> Noticed:
+        """Repair the objects that the monitor says are not as desired; what more its word calls for. Raises
+        HostError."""
+        async with self._kernel.lock:
+            await self._hear()
+            changes, self._changes = self._changes, Changes()
+            changes.disown(nft.is_own)
+            comparison = changes.wants_comparison(self._desired)
+            operations = diff(*changes.differing(self._desired))
+            if operations and not (comparison or changes.underlay):
+                await self._apply(operations, repair=True)
+        return Noticed(comparison, changes.underlay, bool(self.failures))
+
+    async def _hear(self) -> None:
+        """Know all that has been changed up to now."""
+        if self._monitor is not None:
+            while not self._monitor.read(self._changes):  # noqa: ASYNC110  # nothing is waited for
+                await asyncio.sleep(0)  # packets have their turn
+
+    def _want(self, backend: Backend, desired: KernelState) -> None:
+        self._desired = desired
+        if self._monitor is not None:
+            devices = (thing.name for thing in desired.values() if isinstance(thing, Link))
+            self._monitor.watch(devices, backend.node.underlay.name)
 
     def _attach(self, backend: Backend, failures: Iterable[Failure]) -> None:
         if not any(isinstance(failure.operation.object, Link) for failure in failures):
@@ -140,7 +182,21 @@ class Reconciler:
                 del old[thing.key]
         backend.peers_moved(foreign)
         async with self._kernel.lock:
+            for key in old.keys() - new.keys():
+                self._desired.pop(key, None)
+            self._desired.update(new)
             return await self._apply(diff(old, new), repair=False)
+
+    async def repath(self, backend: Backend, paths: Mapping[net.Address, int]) -> None:
+        """Have the backend know these paths, and the kernel what follows from them. Raises HostError."""
+        changed = {address for address, _ in backend.paths.items() ^ paths.items()}
+        leases = [one for one in self.peers(backend.node) if {one.public_ip, one.public_ipv6} & changed]
+        async with self._kernel.lock:
+            old = state_of(thing for lease in leases for thing in backend.peer(lease))
+            backend.paths = paths
+            new = state_of(thing for lease in leases for thing in backend.peer(lease))
+            self._desired.update(new)
+            await self._apply(diff(old, new), repair=False)
 
     async def cleanup(self) -> list[Operation]:
         """Remove every object of overlayd's. Raises HostError."""
@@ -149,7 +205,8 @@ class Reconciler:
             await self._apply(operations, repair=False)
         return operations
 
-    async def _apply(self, operations: Sequence[Operation], *, repair: bool) -> list[Failure]:
+    async def _apply(self, operations: Sequence[Operation], *, repair: bool, everything: bool = False) -> list[Failure]:
+        """`everything`: what is not among these operations is as it should be."""
         for step in operations:
             if repair:
                 log.debug("kernel state to repair", operation=str(step))
@@ -161,19 +218,40 @@ class Reconciler:
                 log.debug("kernel state", operation=str(step))
         if self._touched is not None:
             self._touched |= {step.object.key for step in operations}
-        failures = await self._kernel.apply(operations)
+        applying = asyncio.ensure_future(self._kernel.apply(operations, to_the_end=repair))
+        try:
+            while not applying.done():  # our own changes are heard, too: before there are more than the kernel keeps
+                await asyncio.wait({applying}, timeout=_READ_EVERY)
+                await self._hear()
+        finally:
+            applying.cancel()  # if this was
+        failures = applying.result()
         refused = {failure.operation for failure in failures}
-        for step in operations if repair else ():
-            if step not in refused:
-                self.repairs += 1
-                log.warning("kernel state repaired", operation=str(step), differs=_differs(step))
+        missing = {
+            step.object.key for step in refused
+        }  # what hangs on a device that could not be made says nothing new
+        failures = [failure for failure in failures if failure.operation.object.parent not in missing]
+        if repair:
+            self._tell([step for step in operations if step not in refused])
         known = {str(failure) for failure in self.failures}
         for failure in failures:
             raised = failure.fatal and not repair  # whoever asked for it ends with it, and says so
             if str(failure) not in known and not raised:
                 log.error("kernel refused", operation=str(failure.operation), reason=failure.reason)
-        self.failures = failures
+        tried = {step.object.key for step in operations}
+        kept = [] if everything else [one for one in self.failures if one.operation.object.key not in tried]
+        self.failures = [*kept, *failures]
+        if operations:
+            await self._hear()
+            self._changes.settle(self._desired, nft.is_own)
         return failures
+
+    def _tell(self, repaired: Sequence[Operation]) -> None:
+        self.repairs += len(repaired)
+        for step in repaired[:_TOLD]:
+            log.warning("kernel state repaired", operation=str(step), differs=_differs(step))
+        if len(repaired) > _TOLD:
+            log.warning("kernel state repaired", more=len(repaired) - _TOLD)
 
     def report_problems(self, node: Node) -> None:
         """Say once of each peer why it cannot be reached, and once that it can again."""
@@ -196,6 +274,14 @@ class Reconciler:
             self._problems[key] = problem
         elif problem is None and self._problems.pop(key, None) is not None:
             log.info("peer can be reached", lease=key)
+
+
+def _copy(key: Key, source: KernelState, target: KernelState) -> None:
+    """Have in `target` under this key what `source` has there, or nothing."""
+    if key in source:
+        target[key] = source[key]
+    else:
+        target.pop(key, None)
 
 
 def _differs(step: Operation) -> str | None:

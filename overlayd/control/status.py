@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from overlayd import __version__
 from overlayd.backend.base import Backend
 from overlayd.control.reconciler import Reconciler
+from overlayd.control.underlay import UnderlayFollower
 from overlayd.core.lease import Lease
 from overlayd.core.node import Node
 from overlayd.datapath.engine import Counters, Traffic
@@ -29,6 +30,7 @@ class Running(Protocol):
     reload_error: str | None
     backend: Backend
     reconciler: Reconciler
+    underlay: UnderlayFollower
     netlink: Netlink
 
     @property
@@ -80,6 +82,8 @@ async def describe(daemon: Running) -> dict[str, Any]:
     ways = backend.ways()
     peers = [describe_peer(node, lease, counters, ways.get(lease.key, [])) for lease in daemon.reconciler.peers(node)]
     problems = [str(failure) for failure in daemon.reconciler.failures]
+    if daemon.underlay.trouble is not None:
+        problems.append(daemon.underlay.trouble)
     registry = daemon.registry.state()
     if not registry.connected or registry.stale is not None:
         problems.append(_registry_problem(registry))
@@ -117,6 +121,7 @@ async def describe(daemon: Running) -> dict[str, Any]:
         "peers": peers,
         "problems": problems,
         "repairs": daemon.reconciler.repairs,
+        "comparisons": daemon.reconciler.comparisons,
         "reload": {"count": daemon.reloads, "error": daemon.reload_error},
     }
 

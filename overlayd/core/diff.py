@@ -2,8 +2,8 @@
 
 The order keeps traffic flowing. First everything that is new or different, foundations first, so that a route appears
 only when the neighbour and the FDB entry behind it stand; then everything that must go, routes first. A device is made
-anew only for a difference that the kernel cannot change in place. A table of rules is replaced in one transaction,
-its set elements with it.
+anew only for a difference that the kernel cannot change in place, or because somebody renamed it. A table of rules is
+replaced in one transaction, its set elements with it.
 """
 
 from __future__ import annotations
@@ -49,6 +49,11 @@ def diff(actual: KernelState, desired: KernelState) -> list[Operation]:
     kernel takes it along. Works on whole states and, for a lease event, on the few objects of one lease.
     """
     rebuilt = {key for key, thing in desired.items() if key in actual and _needs_rebuild(actual[key], thing)}
+    gone = {key: thing for key, thing in actual.items() if key not in desired}
+    links = [thing for key, thing in desired.items() if isinstance(thing, Link) and key not in actual]
+    for key, thing in gone.items():  # a device that somebody renamed is in the way of the one that has to be made
+        if isinstance(thing, Link) and any(_clash(thing, one) for one in links):
+            rebuilt.add(key)
     losing = {
         key: (actual[key], thing)
         for key, thing in desired.items()
@@ -69,7 +74,7 @@ def diff(actual: KernelState, desired: KernelState) -> list[Operation]:
             steps.append(Operation("add", wanted, actual[key] if key in rebuilt else None))
         elif there != wanted:
             steps.append(Operation("change", wanted, there))
-    gone = {key: thing for key, thing in actual.items() if key not in desired}
+    gone = {key: thing for key, thing in gone.items() if key not in rebuilt}
     last = [Operation("delete", thing) for key, thing in gone.items() if key not in lost and thing.parent not in gone]
     # An address that goes makes way before routes come: the kernel takes no gateway that is an address of its own; a
     # host that gives its subnet to a peer would have one. The address that replaces it is there by then, so that the
@@ -112,6 +117,14 @@ def _needs_rebuild(actual: KernelObject, wanted: KernelObject) -> bool:
             return actual.vxlan is not wanted.vxlan
         return replace(actual.vxlan, learning=wanted.vxlan.learning) != wanted.vxlan
     return False
+
+
+def _clash(one: Link, other: Link) -> bool:
+    """Whether the kernel takes but one of the two: there is one VXLAN device for a VNI, port and underlay family."""
+    if one.vxlan is None or other.vxlan is None:
+        return False
+    v, w = one.vxlan, other.vxlan
+    return (v.vni, v.port, v.local.version) == (w.vni, w.port, w.local.version)
 
 
 def _loses(old: KernelObject, new: KernelObject, child: KernelObject) -> bool:

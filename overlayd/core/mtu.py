@@ -30,3 +30,11 @@ def overhead(mode: Mode, underlay: Family) -> int:
 def overlay_mtu(underlay_mtu: int, mode: Mode, underlay: Family) -> int:
     """The largest container packet that crosses the underlay unfragmented."""
     return min(underlay_mtu, MAXIMUM) - overhead(mode, underlay)
+
+
+def narrowed(path: int | None, mode: Mode, underlay: Family, inner: Family, overlay: int) -> int | None:
+    """The largest container packet of family `inner` for a path of this MTU, where that is less than the overlay MTU;
+    None where nothing is known of the path, or nothing bad."""
+    if path is None or overlay_mtu(path, mode, underlay) >= overlay:
+        return None
+    return max(overlay_mtu(path, mode, underlay), MINIMUM[inner])

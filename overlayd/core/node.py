@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 
 from overlayd.core.address import FAMILIES, Address, Family, Interface, Mode, Network, overlap
 from overlayd.core.lease import Lease
-from overlayd.core.mtu import overlay_mtu
+from overlayd.core.mtu import narrowed, overlay_mtu
 from overlayd.core.subnets import SubnetRange
 
 
@@ -78,6 +78,17 @@ class Node:
         if self.mtu_override is not None:
             return self.mtu_override
         return min(overlay_mtu(self.underlay.mtu, self.mode, carrier) for carrier in self.carriers)
+
+    def route_mtu(self, subnet: Network, public: Address, paths: Mapping[Address, int]) -> int | None:
+        """Bytes of container packet that get to the peer's subnet, where its path is known to take less than others."""
+        return narrowed(paths.get(public), self.mode, public.version, subnet.version, self.overlay_mtu)
+
+    def serves(self, other: Node) -> bool:
+        """Whether what sends and receives for this node is right for `other` as well: they differ in the underlay's MTU
+        and in addresses that are not sent from, and in nothing else."""
+        mine, its = self.underlay, other.underlay
+        alike = replace(other, underlay=replace(its, mtu=mine.mtu, addresses=mine.addresses))
+        return alike == self and all(mine.local(carrier) == its.local(carrier) for carrier in self.carriers)
 
     def obstacle(self, peer: Lease, inner: Family) -> str | None:
         """Why the peer's subnet of family `inner` cannot be reached from here, in words; None when it can."""

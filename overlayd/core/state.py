@@ -140,6 +140,8 @@ class Route:
     onlink: bool = False
     own_link: bool = False
     """Whether `link` is a device of ours (else it is the underlay's)."""
+    mtu: int | None = None
+    """Bytes, where the path takes less than the device: what the kernel forwards has to fit, or its sender is told."""
 
     @property
     def key(self) -> Key:
@@ -156,7 +158,8 @@ class Route:
         if self.gateway is not None:
             foreign = "inet6 " if self.gateway.version != self.destination.version else ""
             words += f" via {foreign}{self.gateway}"
-        return f"{words} dev {self.link}{' onlink' if self.onlink else ''}"
+        mtu = f" mtu {self.mtu}" if self.mtu is not None else ""
+        return f"{words} dev {self.link}{mtu}{' onlink' if self.onlink else ''}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from typing import Any
 
+from overlayd.core.address import FAMILIES
 from overlayd.core.config import Settings
 from overlayd.core.lease import Lease
 from overlayd.core.node import Underlay
@@ -13,7 +14,8 @@ from overlayd.registry.base import RegistryError, RegistryState, Update
 
 
 def own_lease(leases: Iterable[Lease], underlay: Underlay) -> Lease:
-    """The row whose underlay address this host has. Raises RegistryError when there is none, or more than one."""
+    """The row whose underlay address this host has. Raises RegistryError when there is none, more than one, or one
+    whose other address is not this host's."""
     table = list(leases)
     publics = [public for public in (underlay.public_ip, underlay.public_ipv6) if public is not None]
     mine = [lease for lease in table if lease.public_ip in publics or lease.public_ipv6 in publics]
@@ -28,6 +30,14 @@ def own_lease(leases: Iterable[Lease], underlay: Underlay) -> Lease:
         raise RegistryError(
             f"leases: this host's addresses {have} are in {len(mine)} rows ({', '.join(map(str, mine))}); keep one"
         )
+    for family in FAMILIES:
+        key = "public_ip" if family == 4 else "public_ipv6"
+        public, own = mine[0].public(family), underlay.public(family)
+        if public is not None and own is not None and public != own:
+            raise RegistryError(
+                f"leases: the row of this host, {mine[0]}, has {key} {public}, and this host has {own}"
+                f" ({underlay.name}): correct the row, or set {key}"
+            )
     return mine[0]
 
 

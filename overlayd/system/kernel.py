@@ -60,11 +60,12 @@ class Kernel:
         rules, dropping = await nft.read()
         return Reading({**state, **state_of(rules)}, tuple(dropping))
 
-    async def apply(self, operations: Sequence[Operation]) -> list[Failure]:
+    async def apply(self, operations: Sequence[Operation], *, to_the_end: bool = False) -> list[Failure]:
         """Do the operations in order. Gives back those refused; what does not depend on them is done.
 
         A fatal refusal ends it: what follows would stand on nothing, or on somebody else's device. Devices that were
-        made on the way are removed again, and with them all that hangs on them.
+        made on the way are removed again, and with them all that hangs on them. Not so `to_the_end`, when what works
+        is to go on working.
         """
         failures: list[Failure] = []
         made: list[Operation] = []
@@ -76,11 +77,11 @@ class Kernel:
                 failures += [Failure(step, reason) for step, reason in await self.netlink.batch(steps)]
             for step in steps if family is Link else ():
                 failures += await self._one(step)
-                if failures and failures[-1].fatal:
+                if failures and failures[-1].fatal and not to_the_end:
                     break
                 if step.verb == "add" and isinstance(step.object, Link):
                     made.append(step)
-            if any(failure.fatal for failure in failures):
+            if not to_the_end and any(failure.fatal for failure in failures):
                 for step in made:
                     await self._one(Operation("delete", step.object))
                 break

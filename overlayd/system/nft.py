@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+from collections import deque
 from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any
@@ -18,6 +19,14 @@ from overlayd.system.errors import HostError
 _TIMEOUT = 30  # seconds; nft answers in milliseconds, or waits for a lock that nobody gives back
 
 Json = dict[str, Any]
+
+_own: deque[int] = deque(maxlen=64)
+"""The netlink ports of the last nft processes that we ran; libmnl's port is the process id."""
+
+
+def is_own(port: int) -> bool:
+    """Whether rules that came from this netlink port are our doing."""
+    return port in _own
 
 
 def available() -> bool:
@@ -36,6 +45,7 @@ async def _nft(*arguments: str, script: str | None = None) -> tuple[int, str, st
         process = await asyncio.create_subprocess_exec(
             "nft", *arguments, stdin=stdin, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
+    _own.append(process.pid)
     try:
         async with asyncio.timeout(_TIMEOUT):
             out, err = await process.communicate()

@@ -27,7 +27,8 @@ NLM_F_CREATE = 0x400
 
 # linux/rtnetlink.h
 _RTM_NEWROUTE, _RTM_DELROUTE, _RTM_NEWNEIGH, _RTM_DELNEIGH = 24, 25, 28, 29
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_VIA = 1, 4, 5, 18
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_METRICS, _RTA_VIA = 1, 4, 5, 8, 18
+_RTAX_LOCK, _RTAX_MTU = 1, 2
 _RT_TABLE_MAIN = 254
 _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK, _RT_SCOPE_NOWHERE = 0, 253, 255
 _RTN_UNICAST, _RTN_UNREACHABLE = 1, 7
@@ -55,9 +56,16 @@ _REMOVE = NLM_F_REQUEST | NLM_F_ACK
 
 
 def add_route(
-    destination: Network, link: int | None, gateway: Address | None, onlink: bool, sequence: int, *, replace: bool
+    destination: Network,
+    link: int | None,
+    gateway: Address | None,
+    onlink: bool,
+    sequence: int,
+    *,
+    replace: bool,
+    mtu: int | None = None,
 ) -> bytes:
-    """A route through interface index `link`; unreachable where `link` is None.
+    """A route through interface index `link`; unreachable where `link` is None. `mtu` is what it takes, in bytes.
 
     Without `replace` the kernel refuses (EEXIST) where any route to `destination` of the same metric stands.
     """
@@ -72,6 +80,11 @@ def add_route(
             attributes += attribute(_RTA_GATEWAY, gateway.packed)
         else:  # struct rtvia: an IPv4 route may have an IPv6 next hop
             attributes += attribute(_RTA_VIA, struct.pack("=H", _family(gateway)) + gateway.packed)
+    if mtu is not None:
+        metrics = attribute(_RTAX_MTU, struct.pack("=I", mtu))
+        if destination.version == 6:  # where it forwards IPv6, the kernel heeds no other (ip6_dst_mtu_maybe_forward)
+            metrics += attribute(_RTAX_LOCK, struct.pack("=I", 1 << _RTAX_MTU))
+        attributes += attribute(_RTA_METRICS, metrics)
     flags = _RTNH_F_ONLINK if onlink else 0
     body = _rtmsg(destination, scope, kind, flags) + attributes
     return message(_RTM_NEWROUTE, _PUT if replace else _ADD, sequence, body)

@@ -1,7 +1,7 @@
 """Dumps of routes, neighbours and FDB entries (linux/rtnetlink.h): requests, and what the kernel answers.
 
 Read by hand for the reason that they are written by hand in `wire.rtnetlink`: of 10,000 peers there are 30,000, every
-ten seconds. What is not overlayd's is passed over before anything of it is decoded.
+minute. What is not overlayd's is passed over before anything of it is decoded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ NLM_F_DUMP_INTR = 0x10
 
 # linux/rtnetlink.h, linux/neighbour.h
 _RTM_NEWROUTE, _RTM_GETROUTE, _RTM_NEWNEIGH, _RTM_GETNEIGH = 24, 26, 28, 30
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_VIA = 1, 4, 5, 18
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_METRICS, _RTA_VIA = 1, 4, 5, 8, 18
+_RTAX_MTU = 2
 _NDA_DST, _NDA_LLADDR = 1, 2
 _RT_TABLE_MAIN = 254
 _RTN_UNREACHABLE = 7
@@ -30,12 +31,14 @@ _NUD_PERMANENT = 0x80
 _AF_INET = 2
 _TYPE = 0x3FFF  # NLA_TYPE_MASK
 
-Dump = Literal["routes", "neighbours"]
+Dump = Literal["routes", "neighbours", "paths"]
+"""Paths are what the kernel has learnt of destinations; only a socket with NETLINK_GET_STRICT_CHK gets them alone."""
 
 _RTMSG = struct.Struct("=BBBBBBBBI")
 _NDMSG = struct.Struct("=BBHiHBB")
 _ATTRIBUTE = struct.Struct("=HH")
 _INDEX = struct.Struct("=i")
+_METRIC = struct.Struct("=I")
 
 
 class RouteEntry(NamedTuple):
@@ -47,6 +50,7 @@ class RouteEntry(NamedTuple):
     """Interface index; 0 for none."""
     gateway: Address | None
     onlink: bool
+    mtu: int | None = None
 
 
 class NeighbourEntry(NamedTuple):
@@ -60,8 +64,10 @@ class NeighbourEntry(NamedTuple):
 
 def request(what: Dump, family: int, sequence: int) -> bytes:
     """Asks for a dump; the family is an address family, or AF_BRIDGE for the FDB."""
-    kind = _RTM_GETROUTE if what == "routes" else _RTM_GETNEIGH
+    kind = _RTM_GETNEIGH if what == "neighbours" else _RTM_GETROUTE
     body = bytes([family]) + bytes(11)  # struct rtmsg and struct ndmsg begin with it, and are of one size
+    if what == "paths":
+        body = _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, _RTM_F_CLONED)
     return HEADER.pack(HEADER.size + len(body), kind, NLM_F_REQUEST | _NLM_F_DUMP, sequence, 0) + body
 
 
@@ -85,10 +91,13 @@ def read_route(data: bytes, begin: int, end: int) -> RouteEntry | None:
         return None
     destination: bytes | None = None
     gateway: Address | None = None
+    mtu: int | None = None
     link = 0
-    for attribute, value in _attributes(data, begin + _RTMSG.size, end):
+    for attribute, value in attributes(data, begin + _RTMSG.size, end):
         if attribute == _RTA_DST:
             destination = value
+        elif attribute == _RTA_METRICS:
+            mtu = _mtu(value)
         elif attribute == _RTA_OIF and len(value) == _INDEX.size:
             link = _INDEX.unpack(value)[0]
         elif attribute == _RTA_GATEWAY:
@@ -98,19 +107,49 @@ def read_route(data: bytes, begin: int, end: int) -> RouteEntry | None:
     network = _network(destination or bytes(4 if family == _AF_INET else 16), prefix)
     if network is None:
         return None
-    return RouteEntry(network, kind == _RTN_UNREACHABLE, link, gateway, bool(flags & _RTNH_F_ONLINK))
+    return RouteEntry(network, kind == _RTN_UNREACHABLE, link, gateway, bool(flags & _RTNH_F_ONLINK), mtu)
+
+
+def read_path(data: bytes, begin: int, end: int) -> tuple[Address, int] | None:
+    """A destination and the path MTU that the kernel has learnt of it, in a body of RTM_NEWROUTE; else None."""
+    if end - begin < _RTMSG.size or not _RTMSG.unpack_from(data, begin)[8] & _RTM_F_CLONED:
+        return None
+    found = dict(attributes(data, begin + _RTMSG.size, end))
+    address, mtu = _address(found.get(_RTA_DST, b"")), _mtu(found.get(_RTA_METRICS, b""))
+    return (address, mtu) if address is not None and mtu is not None else None
+
+
+def _mtu(metrics: bytes) -> int | None:
+    for attribute, value in attributes(metrics, 0, len(metrics)):
+        if attribute == _RTAX_MTU and len(value) == _METRIC.size:
+            return int(_METRIC.unpack(value)[0])
+    return None
+
+
+def route_destination(data: bytes, begin: int, end: int) -> Network | None:
+    """The destination alone of a route in a body that is long enough, whoever made it; None for one cut off."""
+    family, prefix = data[begin], data[begin + 1]
+    for attribute, value in attributes(data, begin + _RTMSG.size, end):
+        if attribute == _RTA_DST:
+            return _network(value, prefix)
+    return _network(bytes(4 if family == _AF_INET else 16), prefix)
 
 
 def read_neighbour(data: bytes, begin: int, end: int) -> NeighbourEntry | None:
     """The entry in a body of RTM_NEWNEIGH; None for one that is not permanent, or cut off."""
     if end - begin < _NDMSG.size:
         return None
-    _, _, _, link, state, _, _ = _NDMSG.unpack_from(data, begin)
-    if not state & _NUD_PERMANENT:
+    if not _NDMSG.unpack_from(data, begin)[4] & _NUD_PERMANENT:
         return None
+    return neighbour_entry(data, begin, end)
+
+
+def neighbour_entry(data: bytes, begin: int, end: int) -> NeighbourEntry:
+    """The entry in a body that is long enough, whatever its state."""
+    link = _NDMSG.unpack_from(data, begin)[3]
     address: Address | None = None
     mac: str | None = None
-    for attribute, value in _attributes(data, begin + _NDMSG.size, end):
+    for attribute, value in attributes(data, begin + _NDMSG.size, end):
         if attribute == _NDA_DST:
             address = _address(value)
         elif attribute == _NDA_LLADDR and len(value) == 6:
@@ -118,7 +157,8 @@ def read_neighbour(data: bytes, begin: int, end: int) -> NeighbourEntry | None:
     return NeighbourEntry(link, address, mac)
 
 
-def _attributes(data: bytes, offset: int, end: int) -> Iterator[tuple[int, bytes]]:
+def attributes(data: bytes, offset: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """(type, value) of each whole attribute from `offset` on."""
     while offset + _ATTRIBUTE.size <= end:
         length, kind = _ATTRIBUTE.unpack_from(data, offset)
         if length < _ATTRIBUTE.size or offset + length > end:

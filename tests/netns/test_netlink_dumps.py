@@ -64,9 +64,9 @@ def by_pyroute2_route(message: Any, destination: Any, names: dict[int, str], our
     via = message.get_attr("RTA_GATEWAY") or (message.get_attr("RTA_VIA") or {}).get("addr")
     index = message.get_attr("RTA_OIF") or 0
     gateway = ip_address(via) if via else None
-    return Route(
-        destination, names.get(index, f"#{index}"), gateway, bool(message["flags"] & 4), own_link=index in ours
-    )
+    metrics = dict((message.get_attr("RTA_METRICS") or {"attrs": []})["attrs"])
+    onlink, mtu = bool(message["flags"] & 4), metrics.get("RTAX_MTU")
+    return Route(destination, names.get(index, f"#{index}"), gateway, onlink, own_link=index in ours, mtu=mtu)
 
 
 def populate(host: Host) -> None:

@@ -7,8 +7,7 @@
          device down and up,               device deleted                    device down, and left so
          entries deleted
 
-The daemon compares every 10 s. To wait for that once, not once for each mode, all labs are up at the same time and
-damaged before the first test looks.
+Here much is damaged at once, in all labs before the first test looks; test_repair has each kind of damage by itself.
 """
 
 from __future__ import annotations
@@ -113,8 +112,8 @@ def damaged() -> Iterator[Damaged]:
 def test_damage_is_repaired_and_the_daemon_does_not_spin(damaged: Damaged, mode: str) -> None:
     trio = damaged.labs[mode]
     for host in trio:
-        eventually(lambda host=host: host.status()["repairs"] > 0, what=f"a comparison by {host.name}")
-        with suppress(pytest.fail.Exception):  # the comparison may still be at work
+        eventually(lambda host=host: host.status()["repairs"] > 0, what=f"a repair by {host.name}")
+        with suppress(pytest.fail.Exception):  # it may still be at work
             eventually(lambda host=host: not damaged.differences(host, mode), 5)
         assert damaged.differences(host, mode) == set(), f"not all of {host.name} came back at once"
         assert host.pid == damaged.pids[host]

@@ -250,3 +250,44 @@ def test_a_reservation_that_nobody_has_taken_up_is_no_problem_and_no_way(host: N
 def test_a_reservation_that_is_taken_up_is_a_peer() -> None:
     taken = replace(PEER, backend="vxlan", vni=1, port=8472, reserved=True)
     assert len(list(vxlan_node().reachable(taken))) == 1
+
+
+def test_what_sends_and_receives_serves_a_node_with_another_mtu_and_further_addresses() -> None:
+    one = node("46", "46")
+    wider = replace(one.underlay, mtu=9000, addresses=(*one.underlay.addresses, ip_interface("198.51.100.1/24")))
+    assert one.serves(one)
+    assert one.serves(replace(one, underlay=wider))
+
+
+def test_it_serves_no_node_that_is_another_in_anything_else() -> None:
+    one = node("46", "46")
+    moved = replace(one.underlay, addresses=(ip_interface("192.168.77.9/24"), one.underlay.addresses[1]))
+    for other in (
+        replace(one, underlay=moved),
+        replace(one, underlay=replace(one.underlay, index=3)),
+        replace(one, underlay=replace(one.underlay, public_ip=IPv4Address("192.168.77.9"))),
+        replace(one, mtu_override=1400),
+        replace(one, mode="vxlan"),
+        replace(one, lease=replace(one.lease, subnet=IPv4Network("10.5.9.0/24"))),
+    ):
+        assert not one.serves(other)
+
+
+@pytest.mark.parametrize(
+    ("mode", "public", "subnet", "path", "mtu"),
+    [
+        ("udp", PUBLIC_V4, SUBNET_V4, 1400, 1372),
+        ("vxlan", PUBLIC_V6, SUBNET_V4, 1400, 1330),
+        ("host-gw", PUBLIC_V4, SUBNET_V4, 1400, 1400),
+        ("vxlan", PUBLIC_V4, SUBNET_V4, 600, 576),
+        ("vxlan", PUBLIC_V6, SUBNET_V6, 1300, 1280),
+        ("udp", PUBLIC_V4, SUBNET_V4, 1500, None),
+        ("udp", PUBLIC_V4, SUBNET_V4, 9000, None),
+        ("udp", PUBLIC_V4, SUBNET_V4, None, None),
+    ],
+)
+def test_the_mtu_of_a_route_whose_path_is_narrow(
+    mode: Mode, public: IPv4Address, subnet: IPv4Network, path: int | None, mtu: int | None
+) -> None:
+    paths = {} if path is None else {public: path}
+    assert node("46", "46", mode).route_mtu(subnet, public, paths) == mtu

@@ -9,8 +9,10 @@ How overlayd knows what is its own:
     reader        dumps, into the objects of core.state
     links         devices and addresses, one by one
     batches       routes, neighbours and FDB entries, packed many to a send
+    monitor       what anybody changes
 """
 
 from overlayd.system.netlink.connection import Netlink
+from overlayd.system.netlink.monitor import Monitor
 
-__all__ = ["Netlink"]
+__all__ = ["Monitor", "Netlink"]

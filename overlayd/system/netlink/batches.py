@@ -48,7 +48,7 @@ class BatchWriter:
                 message = _encode(step, indexes, self._sequence)
                 if message is None:
                     if step.verb != "delete":  # what hung on a device that is gone is gone too
-                        refused.append((step, "its device is gone; it is made again at the next comparison"))
+                        refused.append((step, "its device is gone; it is made again soon"))
                     continue
                 messages.append(message)
                 waiting[self._sequence] = step
@@ -83,8 +83,9 @@ def _encode(step: Operation, indexes: dict[str, int], sequence: int) -> bytes | 
     if isinstance(thing, Route):
         if step.verb == "delete":
             return rtnetlink.delete_route(thing.destination, index, sequence)
+        replace = step.verb == "change"
         return rtnetlink.add_route(
-            thing.destination, index, thing.gateway, thing.onlink, sequence, replace=step.verb == "change"
+            thing.destination, index, thing.gateway, thing.onlink, sequence, replace=replace, mtu=thing.mtu
         )
     assert index is not None
     if isinstance(thing, Neighbour):

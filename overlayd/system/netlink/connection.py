@@ -11,6 +11,7 @@ from typing import ParamSpec, TypeVar
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from overlayd.core.address import Address
 from overlayd.core.diff import Operation
 from overlayd.core.state import KernelState
 from overlayd.core.underlay import HostInterface
@@ -84,6 +85,10 @@ class Netlink:
     async def read(self) -> KernelState:
         """All devices, addresses, neighbours, FDB entries and routes that are overlayd's."""
         return await self._do(self._reading, self._reader.read)
+
+    async def paths(self) -> dict[Address, int]:
+        """What the kernel has learnt of paths: their MTU in bytes, by destination."""
+        return await self._do(self._reading, self._reader.paths)
 
     async def statistics(self, name: str) -> dict[str, int]:
         """The kernel's counters of a device: rx_packets, rx_bytes, rx_dropped and so on. Empty without the device."""

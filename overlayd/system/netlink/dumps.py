@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from overlayd.wire import rtnetlink_dump as wire
+from overlayd.wire.rtnetlink import Address
 
 T = TypeVar("T")
 
@@ -17,6 +18,8 @@ _RECEIVE_BUFFER = 4 * 1024 * 1024  # bytes
 _MOST = 1 << 18  # bytes in one answer; the kernel fills 32 KiB
 _TIMEOUT = 10  # seconds
 _ATTEMPTS = 4  # the last one counts even if something changed while it was read
+
+_SOL_NETLINK, _NETLINK_GET_STRICT_CHK = 270, 12  # linux/netlink.h
 
 AF_BRIDGE = 7  # linux/socket.h
 
@@ -42,6 +45,14 @@ class DumpReader:
     def neighbours(self, family: int) -> list[wire.NeighbourEntry]:
         """The permanent neighbour entries, or with AF_BRIDGE the FDB's. Raises OSError."""
         return self._dump("neighbours", family, wire.read_neighbour)
+
+    def paths(self, family: int) -> list[tuple[Address, int]]:
+        """The path MTUs that the kernel has learnt, by destination. Raises OSError."""
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
+        try:
+            return self._dump("paths", family, wire.read_path)
+        finally:
+            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 0)
 
     def _dump(self, what: wire.Dump, family: int, read: Callable[[bytes, int, int], T | None]) -> list[T]:
         for _ in range(_ATTEMPTS):

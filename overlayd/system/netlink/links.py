@@ -122,7 +122,7 @@ class LinkWriter:
     def _index(self, name: str) -> int:
         found = self._route.link_lookup(ifname=name)
         if not found:
-            raise HostError(f"device {name} is gone; it is made again at the next comparison")
+            raise HostError(f"device {name} is gone; it is made again soon")
         return int(found[0])
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from ipaddress import ip_address, ip_interface
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
+from itertools import chain
 from typing import Any
 
 from pyroute2 import IPRoute
@@ -76,11 +77,11 @@ class Reader:
             names[message["index"]] = attributes["IFLA_IFNAME"]
             if attributes.get("IFLA_GROUP") == LINK_GROUP:
                 ours[message["index"]] = attributes["IFLA_IFNAME"]
-                objects.append(_link(message, attributes))
+                objects.append(link_of(message, attributes))
         if ours:
             objects += self._read_attached(ours)
         for family in (socket.AF_INET, socket.AF_INET6):
-            objects += [_route(entry, names, ours) for entry in self._dumps.routes(family)]
+            objects += [route_of(entry, names, ours) for entry in self._dumps.routes(family)]
         return state_of(objects)
 
     def _read_attached(self, ours: dict[int, str]) -> list[KernelObject]:
@@ -100,6 +101,10 @@ class Reader:
                 entries[ours[link], mac] = FdbEntry(ours[link], mac, vtep)
         return [*objects, *entries.values()]
 
+    def paths(self) -> dict[IPv4Address | IPv6Address, int]:
+        """What the kernel has learnt of paths: their MTU in bytes, by destination."""
+        return dict(chain(self._dumps.paths(socket.AF_INET), self._dumps.paths(socket.AF_INET6)))
+
     def statistics(self, name: str) -> dict[str, int]:
         """The kernel's counters of a device; empty without the device."""
         try:
@@ -109,7 +114,8 @@ class Reader:
         return dict(dict(reply[0]["attrs"]).get("IFLA_STATS64", {})) if reply else {}
 
 
-def _link(message: Any, attributes: dict[str, Any]) -> Link:
+def link_of(message: Any, attributes: dict[str, Any]) -> Link:
+    """A device of ours, from pyroute2's reading of RTM_NEWLINK."""
     info = dict(dict(attributes.get("IFLA_LINKINFO", {"attrs": []}))["attrs"])
     kind = info.get("IFLA_INFO_KIND")
     vxlan = None
@@ -134,7 +140,8 @@ def _link(message: Any, attributes: dict[str, Any]) -> Link:
     )
 
 
-def _route(entry: RouteEntry, names: dict[int, str], ours: dict[int, str]) -> Route:
+def route_of(entry: RouteEntry, names: dict[int, str], ours: dict[int, str]) -> Route:
+    """A route of ours; `names` of all interfaces, `ours` of overlayd's, by index."""
     if entry.unreachable:
         return Route(entry.destination)
     return Route(
@@ -143,4 +150,5 @@ def _route(entry: RouteEntry, names: dict[int, str], ours: dict[int, str]) -> Ro
         gateway=entry.gateway,
         onlink=entry.onlink,
         own_link=entry.link in ours,
+        mtu=entry.mtu,
     )
