@@ -34,7 +34,6 @@ from overlayd.core.state import (
     differences,
     state_of,
 )
-from overlayd.system import nft
 from overlayd.system.kernel import Failure, Kernel
 from overlayd.system.netlink import Monitor
 
@@ -145,7 +144,7 @@ class Reconciler:
         async with self._kernel.lock:
             await self._hear()
             changes, self._changes = self._changes, Changes()
-            changes.disown(nft.is_own)
+            changes.disown(self._kernel.is_own)
             comparison = changes.wants_comparison(self._desired)
             operations = diff(*changes.differing(self._desired))
             if operations and not (comparison or changes.underlay):
@@ -243,7 +242,7 @@ class Reconciler:
         self.failures = [*kept, *failures]
         if operations:
             await self._hear()
-            self._changes.settle(self._desired, nft.is_own)
+            self._changes.settle(self._desired, self._kernel.is_own)
         return failures
 
     def _tell(self, repaired: Sequence[Operation]) -> None:

@@ -60,6 +60,10 @@ class Kernel:
         rules, dropping = await nft.read()
         return Reading({**state, **state_of(rules)}, tuple(dropping))
 
+    def is_own(self, port: int) -> bool:
+        """Whether rules that came from this netlink port are our doing."""
+        return nft.is_own(port) or port == self.netlink.elements_port
+
     async def apply(self, operations: Sequence[Operation], *, to_the_end: bool = False) -> list[Failure]:
         """Do the operations in order. Gives back those refused; what does not depend on them is done.
 

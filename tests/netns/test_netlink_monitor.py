@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address, IPv4Network, ip_interface
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_interface
 
 import pytest
-from test_netlink import device, peers
+from test_netlink import device, peers, rules
 
 from overlayd.core.changes import Changes
-from overlayd.core.diff import diff
+from overlayd.core.diff import Operation, diff
+from overlayd.core.firewall import vtep_element
 from overlayd.core.state import Address, KernelState, Route, Ruleset, state_of
 from overlayd.lab import Host, hosts
 from overlayd.lab.namespace import within
@@ -69,6 +70,30 @@ def test_own_changes_are_heard_as_they_were_made(host: Host) -> None:
     assert not own.rules, "the process that made them is ours"
     assert not own.wants_comparison(desired)
     assert not own.underlay
+
+
+def test_elements_that_a_lease_event_changes_are_our_own_doing(host: Host) -> None:
+    """Else every one of them would call for a full comparison."""
+    elements = [
+        Operation("add", vtep_element(IPv4Address("192.0.2.77"))),
+        Operation("add", vtep_element(IPv6Address("fd00::77"))),
+    ]
+
+    async def job() -> None:
+        monitor, changes = Monitor(), Changes()
+        async with Netlink() as netlink:
+            kernel = Kernel(netlink)
+            assert await kernel.apply([Operation("add", rules())]) == []
+            drain(monitor, Changes())
+            assert await kernel.apply(elements) == []
+            drain(monitor, changes)
+            assert len(changes.rules) == 1, "it is heard"
+            changes.settle({}, kernel.is_own)
+            assert not changes.rules
+            await kernel.apply([Operation("delete", rules())])
+        monitor.close()
+
+    within(host.namespace, lambda: asyncio.run(job()))
 
 
 def test_of_others_nothing_is_heard(host: Host) -> None:

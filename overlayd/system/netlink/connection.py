@@ -105,6 +105,11 @@ class Netlink:
         """
         return await self._do(self._writing, self._batches.apply, operations)
 
+    @property
+    def elements_port(self) -> int:
+        """The netlink port from which set elements are changed."""
+        return self._elements.port
+
     async def elements(self, operations: Sequence[Operation]) -> str | None:
         """Do operations on set elements in one transaction; the reason where it was refused. Raises HostError."""
         return await self._do(self._writing, self._elements.apply, operations)

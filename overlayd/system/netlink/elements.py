@@ -25,6 +25,8 @@ class ElementWriter:
         self._socket = socket.socket(socket.AF_NETLINK, flags, _NETLINK_NETFILTER)
         self._socket.settimeout(_TIMEOUT)
         self._socket.bind((0, 0))
+        self.port: int = self._socket.getsockname()[0]
+        """By which notifications name who made a change."""
 
     def close(self) -> None:
         """Close the socket."""
