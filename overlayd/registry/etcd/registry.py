@@ -335,6 +335,7 @@ class EtcdRegistry:
             vni=settings.vxlan.vni if settings.mode == "vxlan" else None,
             port=port_of(settings),
             wire=settings.udp.wire if settings.mode == "udp" else "flannel",
+            probe_port=settings.probe.port or None,
             reserved=choice.held is not None and choice.held.etcd_lease == 0,
         )
 
@@ -350,7 +351,7 @@ class EtcdRegistry:
         etcd_lease = 0 if lease.reserved else await self._living_lease(held, wanted.settings.subnet_lease_ttl)
         subnet_key = f"{self._prefix}/subnets/{key}"
         host_key = f"{self._prefix}/overlayd/hosts/{wanted.publics[0]}"
-        record = HostRecord(self._node, self._session, key, self._name, lease.port)
+        record = HostRecord(self._node, self._session, key, self._name, lease.port, lease.probe_port)
         known = self.view.record(wanted.publics[0])
         conditions = [
             Unchanged(subnet_key, there.mod_revision if (there := self.view.keys.get(subnet_key)) else 0),
@@ -674,6 +675,7 @@ class EtcdRegistry:
             error=self._error,
             endpoint=self.client.endpoint,
             revision=self.view.revision,
+            expires=time.time() + self._expires - self._now() if self._own and self._own.etcd_lease else None,
             bad=dict(self.view.bad),
         )
 

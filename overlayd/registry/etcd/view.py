@@ -179,8 +179,8 @@ class View:
                 return
         host = self._host_of(key, lease)
         if host is not None or kv.lease == 0:
-            name, port = (host.name, host.port) if host is not None else ("", None)
-            lease = replace(lease, name=name, port=port, reserved=kv.lease == 0)
+            name, port, probe = (host.name, host.port, host.probe) if host is not None else ("", None, None)
+            lease = replace(lease, name=name, port=port, probe_port=probe, reserved=kv.lease == 0)
         self.held[key] = Held(lease, kv.lease, kv.mod_revision, host)
 
     def _claim(self, key: str, subnets: tuple[Network, ...]) -> None:
