@@ -11,7 +11,7 @@ Both are the same diff, so there is one way of being right.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -174,6 +174,11 @@ class Reconciler:
                 log.error("kernel refused", operation=str(failure.operation), reason=failure.reason)
         self.failures = failures
         return failures
+
+    @property
+    def problems(self) -> Mapping[str, str]:
+        """Why peers cannot be reached, as their leases show it, by the lease's key."""
+        return self._problems
 
     def report_problems(self, node: Node) -> None:
         """Say once of each peer why it cannot be reached, and once that it can again."""
