@@ -3,7 +3,8 @@
     broken      packets of containers do not move here, though the process lives: red
     problems    somebody or something cannot be reached, or is not as it should be: said, but not red
 
-A host whose peer is down is well; a host on which nothing is read, sent or taken is not.
+A host with a peer that is down is well; one on which nothing is read, sent or taken is not, nor is one that sends to
+peers of which none answers.
 """
 
 from __future__ import annotations

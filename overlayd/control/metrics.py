@@ -226,8 +226,7 @@ def _probes(prober: Prober) -> Iterator[Family]:
     yield _one(
         "overlayd_probes_answered_total", "counter", "Questions of peers that were answered.", counts["answered"]
     )
-    reasons = ("stranger", "other_port", "malformed", "unasked", "limited")
-    drops = [({"reason": reason}, prober.drops[reason]) for reason in reasons]
+    drops = [({"reason": reason}, prober.drops[reason]) for reason in prober.DROPS]
     yield "overlayd_probe_drops_total", "counter", "Datagrams on the probe port that were no use.", drops
 
 

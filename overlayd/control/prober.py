@@ -58,6 +58,9 @@ _WORDS = {
 class Prober:
     """Probes of one daemon. Without a port it does nothing."""
 
+    DROPS = ("stranger", "other_port", "malformed", "unasked", "limited")
+    """Why a datagram may be of no use."""
+
     def __init__(
         self, settings: ProbeSettings, me: Callable[[], Sender], now: Callable[[], float] = time.monotonic
     ) -> None:

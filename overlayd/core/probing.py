@@ -253,7 +253,7 @@ class Patient:
             what = "has never answered" if self.last is None else f"has not answered for {now - self.last:.0f} s"
             if self.error is not None:
                 why = self.error
-            elif self.heard is not None and now - self.heard < _HEARD:
+            elif self.heard is not None and now - self.heard < _HEARD and self.heard > (self.last or 0.0) + TIMEOUT:
                 why = "it asks us, so packets come from there: its answers or our questions are lost on the way"
             else:
                 why = f"its host or its overlayd is down, or UDP port {port} is filtered on the way"

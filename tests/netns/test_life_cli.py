@@ -367,7 +367,7 @@ def test_health_check(running: Host) -> None:
     for path in ("/healthz", "/readyz"):
         body, status = running.run(*ask[:-1], f"{ask[-1]}{path}").stdout.rsplit(" ", 1)
         assert (json.loads(body)["state"], json.loads(body)["broken"], status) == ("ready", [], "200")
-    assert running.run(*ask[:-1], f"{ask[-1]}/v1/status").stdout.endswith(" 404"), "TCP serves health and metrics, and no more"
+    assert running.run(*ask[:-1], f"{ask[-1]}/v1/status").stdout.endswith(" 404"), "TCP serves health and no more"
 
 
 def test_the_control_socket_is_not_for_everybody(running: Host) -> None:
