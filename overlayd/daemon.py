@@ -152,7 +152,7 @@ class Daemon:
         # Thousands of leases are here to stay: the garbage collector need not look at them ever again.
         gc.freeze()
         gc.enable()
-        self.health.look(time.monotonic())
+        await self._pulse()
         self._tell()
         self.state = "ready"
         await self._guard(

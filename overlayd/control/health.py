@@ -54,7 +54,7 @@ class Health:
         daemon = self._daemon
         node = daemon.backend.node
         broken = daemon.backend.ailments(now)
-        if (text := device.ailment(node.underlay.name)) is not None:
+        if (text := device.ailment(node.underlay.name, carrier=True)) is not None:
             broken.append(f"underlay {text}")
         for family in node.families:
             if read_sysctl(_FORWARDING[family]) != "1":

@@ -42,6 +42,7 @@ log = structlog.get_logger()
 _BURST = 64  # datagrams in one wake-up
 _PAUSE = 0.02  # seconds at least between rounds, so that thousands of peers do not mean as many wake-ups
 _WITNESSES = 16
+_HEARING = 4.0  # seconds; after three the kernel gives up looking for a neighbour (arp(7): mcast_solicit, retrans_time)
 
 BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 """Upper bounds of round-trip times that are counted, in seconds."""
@@ -74,7 +75,7 @@ class Prober:
         """The addresses of each lease, by its key."""
         self._wake = asyncio.Event()
         self._buffer = bytearray(MAXIMUM)
-        self._witnesses: dict[str, socket.socket] = {}
+        self._witnesses: dict[str, tuple[float, socket.socket]] = {}
         self.problem: str | None = None
         """Why nobody is probed, if so."""
         self.counts: Counter[str] = Counter()
@@ -152,10 +153,9 @@ class Prober:
             with suppress(RuntimeError):
                 asyncio.get_running_loop().remove_reader(sock.fileno())
             sock.close()
-        for sock in self._witnesses.values():
-            sock.close()
+        for host in list(self._witnesses):
+            self._dismiss(host)
         self._sockets, self._locals = {}, {}
-        self._witnesses.clear()
 
     # --- ask --------------------------------------------------------------------------------------------------------
 
@@ -175,7 +175,7 @@ class Prober:
     def _round(self, now: float) -> None:
         for patient, ask in self._probing.due(now):
             if patient.misses:
-                self._question_witness(patient)
+                self._question_witness(patient, now)
             self._send(patient, ask, now)
         self._tell()
 
@@ -194,20 +194,21 @@ class Prober:
             words = _WORDS.get(number, f"sending fails: {os.strerror(number)}")
             patient.refused(words, now, too_long=number == errno.EMSGSIZE)
 
-    def _question_witness(self, patient: Patient) -> None:
+    def _question_witness(self, patient: Patient, now: float) -> None:
         """Learn from the kernel why a peer is silent: only a connected socket is told of ICMP errors.
 
         It is of no other use: the peer takes nothing from its port. It is read when the peer is asked the next time.
         """
         host, target = patient.target.host, patient.target
-        old = self._witnesses.pop(host, None)
-        if old is not None:
-            with old:
-                number = old.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if number:
-                patient.error = _WORDS.get(number, os.strerror(number))
+        if host in self._witnesses:
+            sent, old = self._witnesses[host]
+            number = old.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if not number and now - sent < _HEARING:
+                return
+            patient.error = _WORDS.get(number, os.strerror(number)) if number else None
+            self._dismiss(host)
         if len(self._witnesses) >= _WITNESSES:
-            self._witnesses.pop(next(iter(self._witnesses))).close()
+            self._dismiss(next(iter(self._witnesses)))
         sock = socket.socket(socket.AF_INET if target.carrier == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
         try:
             sock.setblocking(False)
@@ -216,7 +217,11 @@ class Prober:
         except OSError:
             sock.close()
         else:
-            self._witnesses[host] = sock
+            self._witnesses[host] = now, sock
+
+    def _dismiss(self, host: str) -> None:
+        if host in self._witnesses:
+            self._witnesses.pop(host)[1].close()
 
     def _tell(self) -> None:
         """Log who came and who went."""
@@ -227,8 +232,6 @@ class Prober:
                 problem = self.problem_of(patient)
                 log.warning("peer does not answer", lease=target.lease, address=target.host, reason=problem)
                 continue
-            if (witness := self._witnesses.pop(target.host, None)) is not None:
-                witness.close()
             rtts = patient.rtts
             rtt = f"{rtts[-1] * 1000:.3f}ms" if rtts else None
             log.info("peer answers again", lease=target.lease, address=target.host, rtt=rtt)
@@ -263,6 +266,7 @@ class Prober:
             if rtt is None:
                 return "unasked"
             self._count(rtt)
+            self._dismiss(host)  # what it has heard is no longer true
             if patient.wait(float(self._settings.interval), now) == 0 or self._probing.turned:
                 self._wake.set()
             return None

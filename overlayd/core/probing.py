@@ -37,7 +37,7 @@ RATE, BURST = 200.0, 20.0
 PEER_RATE, PEER_BURST = 5.0, 10.0
 """Answers a second to one address: a search for the path's size asks once a round trip for a moment."""
 
-_TRIES = 3  # of a size, before it counts as too long: loss happens
+_TRIES, _TRIES_LATER = 3, 2  # of a size, before it counts as too long: loss happens; the first is the one that matters
 _LOSS = 0.1  # of the window, from which on it is worth a word
 _HEARD = 30.0  # seconds since its own last question, for which a silent peer counts as one that reaches us
 
@@ -71,7 +71,7 @@ class PathSize:
     def lost(self, now: float, *, certain: bool = False) -> None:
         """It did not, or nothing came back. `certain`: the kernel itself refused it."""
         self._tries += 1
-        if self._tries >= _TRIES or certain:
+        if certain or self._tries >= (_TRIES if self.size == self._most else _TRIES_LATER):
             self._high, self._tries = self.size, 0
             self._go_on(now)
 
@@ -168,6 +168,12 @@ class Patient:
     def asked(self) -> int:
         """Questions in the window."""
         return len(self._rtts)
+
+    @property
+    def patience(self) -> float:
+        """Seconds that the answer to the last question may take; with a long one, known times are a measure."""
+        known = max(self.rtts, default=TIMEOUT) if self._path_asked else TIMEOUT
+        return min(TIMEOUT, 0.25 + 10 * known)
 
     @property
     def overhead(self) -> int:
@@ -343,8 +349,9 @@ class Probing:
                 self._push(now + wait, patient)
             elif self._questions.take(now):
                 heapq.heappop(self._heap)
-                self._push(now + TIMEOUT, patient)
-                yield patient, patient.ask(self._nonce(NONCE), now)
+                ask = patient.ask(self._nonce(NONCE), now)
+                self._push(now + patient.patience, patient)
+                yield patient, ask
             else:
                 return
 

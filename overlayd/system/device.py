@@ -21,8 +21,11 @@ _COUNTS = (
 )  # the columns of /proc/net/dev (proc(5))
 
 
-def ailment(device: str) -> str | None:
-    """What keeps the device from carrying packets, in words; None when nothing does."""
+def ailment(device: str, *, carrier: bool = False) -> str | None:
+    """What keeps the device from carrying packets, in words; None when nothing does.
+
+    `carrier`: whether it has a link that can be lost. The kernel says so up to a second late (linkwatch).
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
             flags: int = _IFREQ.unpack(fcntl.ioctl(sock, _SIOCGIFFLAGS, _IFREQ.pack(device.encode(), 0)))[1]
@@ -30,7 +33,7 @@ def ailment(device: str) -> str | None:
             return f"{device}: the device is gone"
     if not flags & _IFF_UP:
         return f"{device}: the device is down (ip link set {device} up)"
-    return None if flags & _IFF_RUNNING else f"{device}: the device has no carrier"
+    return f"{device}: the device has no carrier" if carrier and not flags & _IFF_RUNNING else None
 
 
 def counts(devices: Collection[str]) -> dict[str, dict[str, int]]:

@@ -186,7 +186,7 @@ def test_a_path_that_stays_narrow_is_confirmed_in_three_sizes() -> None:
         while path.due == 0.0:
             tried.append(path.size)
             path.answered(1.0) if path.size <= 1400 else path.lost(1.0)
-    assert tried == [1500, 1500, 1500, 1400, 1401, 1401, 1401]
+    assert tried == [1500, 1500, 1500, 1400, 1401, 1401]
 
 
 def test_a_black_hole_is_told_from_a_path_that_the_kernel_knows() -> None:
