@@ -303,7 +303,9 @@ class Prober:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Of all addresses: the key of the peer's lease, and what is wrong."""
-        return ((one.target.lease, text) for one in self.patients() if (text := self.problem_of(one)) is not None)
+        for one in self.patients():
+            if (one.state == "unreachable" or one.path.narrow) and (text := self.problem_of(one)) is not None:
+                yield one.target.lease, text
 
     def silent(self) -> bool:
         """Whether there is somebody to ask and nobody answers."""

@@ -33,6 +33,8 @@ _FRESH = 1.0  # seconds
 class Daemon(Protocol):
     """What is served."""
 
+    state: str
+
     async def status(self) -> dict[str, Any]:
         """Everything."""
 
@@ -59,6 +61,7 @@ class ControlServer:
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
         self._metrics: tuple[float, str] = -1.0, ""
+        self._report: tuple[float, dict[str, Any]] = -1.0, {}
         self._collecting = asyncio.Lock()
         self._runners: list[web.AppRunner] = []
         self._path: Path | None = None
@@ -131,12 +134,20 @@ class ControlServer:
         return web.json_response({"error": error}, status=400 if error else 200)
 
     async def _get_health(self, _: web.Request) -> web.Response:
-        report = self._daemon.health.report()
+        report = self._health()
         red = report["broken"] or report["state"] == "stopping"
         return web.json_response(report, status=503 if red else 200)
 
+    def _health(self) -> dict[str, Any]:
+        """The report; with thousands of problems it takes a while, and strangers may ask for it all the time."""
+        at, report = self._report
+        if not report or time.monotonic() - at >= _FRESH or report["state"] != self._daemon.state:
+            report = self._daemon.health.report()
+            self._report = time.monotonic(), report
+        return report
+
     async def _get_ready(self, _: web.Request) -> web.Response:
-        report = self._daemon.health.report()
+        report = self._health()
         red = report["broken"] or report["state"] != "ready"
         return web.json_response(report, status=503 if red else 200)
 
