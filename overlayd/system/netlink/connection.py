@@ -82,10 +82,6 @@ class Netlink:
         """All devices, addresses, neighbours, FDB entries and routes that are overlayd's."""
         return await self._do(self._reading, self._reader.read)
 
-    async def statistics(self, name: str) -> dict[str, int]:
-        """The kernel's counters of a device: rx_packets, rx_bytes, rx_dropped and so on. Empty without the device."""
-        return await self._do(self._reading, self._reader.statistics, name)
-
     async def one(self, step: Operation) -> None:
         """Do one operation on a device or an address. Raises HostError."""
         await self._do(self._writing, self._links.one, step)

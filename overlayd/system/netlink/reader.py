@@ -100,14 +100,6 @@ class Reader:
                 entries[ours[link], mac] = FdbEntry(ours[link], mac, vtep)
         return [*objects, *entries.values()]
 
-    def statistics(self, name: str) -> dict[str, int]:
-        """The kernel's counters of a device; empty without the device."""
-        try:
-            reply = self._route.link("get", ifname=name)
-        except NetlinkError:
-            return {}
-        return dict(dict(reply[0]["attrs"]).get("IFLA_STATS64", {})) if reply else {}
-
 
 def _link(message: Any, attributes: dict[str, Any]) -> Link:
     info = dict(dict(attributes.get("IFLA_LINKINFO", {"attrs": []}))["attrs"])
