@@ -35,9 +35,10 @@ $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 demo: install ## see containers on two hosts talk in all three modes, side by side (root)
 	@$(VENV)/bin/overlayctl demo
 
+JOBS := 2
 .PHONY: test
 test: install ## run every test; those on the real kernel need root
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n $(JOBS) --dist loadfile
 
 .PHONY: test-unit
 test-unit: $(STAMP) ## run the tests that need no privileges

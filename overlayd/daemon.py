@@ -21,14 +21,18 @@ from typing import Any, TypeVar
 
 import structlog
 
+from overlayd import __version__
 from overlayd.backend.base import Backend
 from overlayd.control.discovery import discover, make_backend, make_registry
 from overlayd.control.feed import Feed
+from overlayd.control.health import Health
 from overlayd.control.lock import InstanceLock
+from overlayd.control.metrics import exposition
 from overlayd.control.paths import PathFollower
+from overlayd.control.prober import Prober
 from overlayd.control.reconciler import Reconciler
 from overlayd.control.server import ControlServer
-from overlayd.control.status import describe, describe_peer, describe_waiting
+from overlayd.control.status import describe, describe_counters, describe_peer, describe_waiting
 from overlayd.control.underlay import UnderlayFollower
 from overlayd.control.watcher import Watcher
 from overlayd.core.config import Settings
@@ -41,6 +45,7 @@ from overlayd.system.errors import HostError
 from overlayd.system.files import read_sysctl, write_atomically, write_sysctl
 from overlayd.system.kernel import Kernel
 from overlayd.system.netlink import Monitor, Netlink
+from overlayd.wire.probe import Sender
 
 log = structlog.get_logger()
 
@@ -53,6 +58,7 @@ _LOOK_EVERY = (
 _SWITCH = (
     0.001  # seconds after which a thread that compares lets the event loop have its turn; Python's default is 0.005
 )
+_PULSE_EVERY = 1.0  # seconds between looks at whether packets move
 _BREATH = 0.01  # seconds at most between lease updates, of which a storm is taken in batches
 
 RESTART_ONLY = (
@@ -62,6 +68,7 @@ RESTART_ONLY = (
     "healthz_port",
     "log_format",
     "log_level",
+    "probe",
     "registry",
     "state_dir",
 )
@@ -81,6 +88,8 @@ class Daemon:
         self.started = time.time()
         self.state = "waiting"
         self.feed = Feed()
+        self.prober = Prober(loaded.settings.probe, self._sender)
+        self.health = Health(self)
         self.reloads = 0
         self.reload_error: str | None = None
         self.backend: Backend
@@ -121,6 +130,7 @@ class Daemon:
                 await self._serve()
             finally:
                 self.state = "stopping"
+                self.prober.close()
                 self.backend.stop()
 
     async def _find_out(self) -> Node:
@@ -141,7 +151,7 @@ class Daemon:
     async def _listen(self, closing: AsyncExitStack) -> None:
         """Be the only daemon here, and answer. Raises HostError."""
         closing.enter_context(InstanceLock(Path(self._given.control_socket)))
-        server = ControlServer(self.status, self.reload, self.watch)
+        server = ControlServer(self)
         closing.push_async_callback(server.close)
         await server.open(Path(self._given.control_socket))
         if self._given.healthz_port:
@@ -153,6 +163,7 @@ class Daemon:
         # Thousands of leases are here to stay: the garbage collector need not look at them ever again.
         gc.freeze()
         gc.enable()
+        await self._pulse()
         self._tell()
         self.state = "ready"
         await self._guard(
@@ -161,6 +172,8 @@ class Daemon:
             self.paths.run(),
             self.watcher.run(),
             self._every(_LOOK_EVERY, self._look()),
+            self._every(_PULSE_EVERY, self._pulse),
+            self.prober.run(),
         )
 
     # --- 3. bring up -----------------------------------------------------------------------------------------------
@@ -174,6 +187,7 @@ class Daemon:
         """The backend's kernel state and packets. Raises HostError when a device cannot be made."""
         self.reconciler.report_problems(backend.node)
         backend.peers_changed(self.reconciler.peers(backend.node))
+        self.prober.follow(backend.node, self.reconciler.peers(backend.node))
         failures = await self.reconciler.compare(backend, self.settings)
         fatal = [failure for failure in failures if failure.fatal]
         if fatal:
@@ -257,6 +271,7 @@ class Daemon:
                 if not events:
                     continue
                 self._publish(events)
+                self.prober.move(events)
                 began = time.monotonic()
                 try:
                     await self.reconciler.take(self.backend, events)
@@ -286,7 +301,7 @@ class Daemon:
             self.feed.publish({"event": event.kind, **self._describe(event.lease)} for event in events)
 
     def _describe(self, lease: Lease) -> dict[str, Any]:
-        return describe_peer(self.backend.node, lease, None, [])
+        return describe_peer(self.backend.node, lease)
 
     async def watch(self) -> AsyncIterator[dict[str, Any]]:
         """Every lease, then every change of one: what `overlayctl leases --watch` prints."""
@@ -381,7 +396,7 @@ class Daemon:
         for key in RESTART_ONLY:
             if getattr(given, key) != getattr(self._given, key):
                 log.warning("takes effect at the next start", setting=key, value=str(getattr(given, key)))
-        given = given.model_copy(update={"registry": self._given.registry})
+        given = given.model_copy(update={"registry": self._given.registry, "probe": self._given.probe})
         old, new = self.settings, await self.registry.configure(given)
         node = await discover(new, self.registry, self.netlink, stay)
         leases = self.registry.leases(new)
@@ -417,6 +432,27 @@ class Daemon:
     async def status(self) -> dict[str, Any]:
         """What `overlayctl status --json` prints."""
         return describe_waiting(self) if self.state == "waiting" else await describe(self)
+
+    async def counters(self) -> dict[str, Any]:
+        """What `overlayctl counters --json` prints."""
+        return await describe_counters(self)
+
+    async def metrics(self) -> str:
+        """What Prometheus scrapes."""
+        return await exposition(self)
+
+    def _sender(self) -> Sender:
+        """What this host says of itself to peers that probe it."""
+        node = self.backend.node
+        return Sender(node.mode, __version__, node.overlay_mtu, not self.health.broken)
+
+    async def _pulse(self) -> None:
+        broken = set(self.health.broken)
+        self.health.look(time.monotonic())
+        for text in [text for text in self.health.broken if not broken]:
+            log.error("the data path does not work", reason=text)
+        if broken and not self.health.broken:
+            log.info("the data path works again")
 
 
 def _monitor(closing: AsyncExitStack) -> Monitor:

@@ -17,7 +17,7 @@ from overlayd.core.firewall import Guarded
 from overlayd.core.lease import Lease, LeaseEvent
 from overlayd.core.node import Node
 from overlayd.core.state import KernelObject
-from overlayd.datapath.engine import Counters
+from overlayd.datapath.engine import Counters, Progress
 
 
 class Backend(Protocol):
@@ -56,6 +56,13 @@ class Backend(Protocol):
     @property
     def engine(self) -> str | None:
         """The packet engine's name; None where the kernel moves the packets."""
+
+    def ailments(self, now: float) -> list[str]:
+        """What keeps packets from moving, in words; asked every second. `now`: seconds, from any steady clock."""
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the engine has come; None where there is none."""
 
     def counters(self) -> Counters | None:
         """A snapshot of the engine's counters; None where the kernel counts."""

@@ -8,6 +8,7 @@ from overlayd.core.address import Address
 from overlayd.core.firewall import Guarded
 from overlayd.core.lease import Lease, LeaseEvent
 from overlayd.core.node import Node
+from overlayd.system.device import ailment
 
 
 class KernelPath:
@@ -35,6 +36,12 @@ class KernelPath:
 
     def stop(self) -> None:
         """Nothing to let go of."""
+
+    def ailments(self, now: float) -> list[str]:  # it needs no clock
+        """What is wrong with the devices: they are all there is of the data path that can be seen from here."""
+        return [text for device in self.devices if (text := ailment(device))]
+
+    progress: None = None
 
     def counters(self) -> None:
         """The kernel counts."""

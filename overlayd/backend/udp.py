@@ -13,6 +13,7 @@ One TUN; one socket for each underlay family in use.
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -31,8 +32,10 @@ from overlayd.core.lease import Lease, LeaseEvent
 from overlayd.core.node import Node
 from overlayd.core.state import Address, KernelObject, Link, Route
 from overlayd.datapath.acquaintance import GREET_EVERY
-from overlayd.datapath.engine import TUN_GONE, Counters, Engine, MakeEngine, choose
+from overlayd.datapath.engine import TUN_GONE, Counters, Engine, MakeEngine, Progress, choose
 from overlayd.datapath.python_engine import PythonEngine
+from overlayd.datapath.vitals import STANDSTILL, Refusals, Standstill
+from overlayd.system.device import ailment
 from overlayd.system.errors import HostError
 from overlayd.system.files import write_sysctl
 from overlayd.system.tun import Tun
@@ -74,6 +77,8 @@ class UdpBackend:
         self._greeting: asyncio.TimerHandle | None = None
         self._routes: dict[str, list[tuple[Network, Peer]]] = {}
         """What each peer's lease comes to in the table, by the lease's key."""
+        self._still_out, self._still_in = Standstill(), Standstill()
+        self._refused_out, self._refused_in = Refusals(), Refusals()
         self._table = self._make_table(())
 
     # --- kernel state ----------------------------------------------------------------------------------------------
@@ -206,6 +211,46 @@ class UdpBackend:
             peer = made.setdefault(host, Peer(host, self._settings.port, public.version, lease.key, announced))
             routes.append((subnet, peer))
         return routes
+
+    # --- how it is -------------------------------------------------------------------------------------------------
+
+    def ailments(self, now: float) -> list[str]:
+        if self._tun is None or self._engine is None:
+            return [f"{DEVICE}: the TUN is gone: nothing of the containers' leaves until it is made again"]
+        found = [text for text in (ailment(DEVICE),) if text is not None]
+        waiting, reads = self._waiting(), self._engine.progress
+        out = self._still_out.look(self._tun.fileno() in waiting, reads.tx_reads, now)
+        into = self._still_in.look(bool(waiting - {self._tun.fileno()}), reads.rx_reads, now)
+        if out >= STANDSTILL:
+            found.append(f"{DEVICE}: packets wait on the TUN, and the engine has read none for {out:.0f} s")
+        if into >= STANDSTILL:
+            found.append(f"UDP port {self._settings.port}: datagrams wait, none has been read for {into:.0f} s")
+        return found + self._refusals(self._engine, now)
+
+    def _waiting(self) -> set[int]:
+        """The descriptors that could be read now."""
+        assert self._tun is not None
+        look = select.poll()
+        for fd in (self._tun.fileno(), *(sock.fileno() for sock in self._sockets.values())):
+            look.register(fd, select.POLLIN)
+        return {fd for fd, _ in look.poll(0)}
+
+    def _refusals(self, engine: Engine, now: float) -> list[str]:
+        if self._refused_out.due(now):
+            counters = engine.counters()
+            full, error = (counters.tx_drops.get(reason, 0) for reason in ("send_buffer_full", "send_error"))
+            self._refused_out.look(counters.total.tx_packets, full + error, now)
+            self._refused_in.look(counters.total.rx_packets, counters.rx_drops.get("tun_error", 0), now)
+        found = []
+        if out := self._refused_out.verdict:
+            found.append(f"underlay: it refused the last {out} datagrams and took none (route, interface, firewall?)")
+        if into := self._refused_in.verdict:
+            found.append(f"{DEVICE}: the kernel refused the last {into} packets from peers and took none")
+        return found
+
+    @property
+    def progress(self) -> Progress | None:
+        return self._engine.progress if self._engine is not None else None
 
     @property
     def engine(self) -> str | None:

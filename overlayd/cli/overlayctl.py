@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from overlayd import __version__
-from overlayd.cli import demo, etcd, lab, render
+from overlayd.cli import demo, etcd, explain, lab, render, top
 from overlayd.core.config import Settings
 from overlayd.core.subnet_env import docker_options
 from overlayd.lab.spec import LabError
@@ -22,6 +22,7 @@ from overlayd.system.control_client import ControlError, ask, follow
 from overlayd.system.errors import HostError
 from overlayd.system.files import read_text
 
+_NO_LEASE = ("traffic", "ways", "probes")  # what the status says of a peer beside its lease
 _SOCKET = Settings.model_fields["control_socket"].default
 _SUBNET_FILE = Settings.model_fields["subnet_file"].default
 
@@ -56,6 +57,28 @@ def _parser() -> argparse.ArgumentParser:
     _asking(status)
     status.set_defaults(run=_status)
 
+    peers = commands.add_parser(
+        "peers",
+        help="how each peer is, and what is wrong with it",
+        description="Every peer with what its answers to probes show: whether it answers, round-trip time, loss, the"
+        " longest packet that the path takes, what runs there, and what is wrong in words. Peers that flannel runs on"
+        " are never probed.",
+    )
+    _asking(peers)
+    peers.add_argument("--wrong", action="store_true", help="only those with which something is wrong")
+    peers.set_defaults(run=_peers)
+
+    counters = commands.add_parser(
+        "counters",
+        help="what was carried and what was dropped, with what each reason means",
+        description="Counters since the daemon or the device was made: totals, drops by reason with what the reason"
+        " means, offloads, wake-ups. out is from this host's containers to peers, in is from peers.",
+    )
+    _asking(counters)
+    counters.set_defaults(run=_counters)
+
+    top.add_parser(commands, _default_socket())
+
     leases = commands.add_parser("leases", help="every lease that the daemon knows")
     _asking(leases)
     leases.add_argument("--watch", action="store_true", help="then every change of one, until interrupted")
@@ -76,10 +99,38 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _asking(parser: argparse.ArgumentParser, *, with_json: bool = True) -> None:
-    socket = os.environ.get("OVERLAYD_CONTROL_SOCKET", _SOCKET)
-    parser.add_argument("--socket", type=Path, default=Path(socket), help="the daemon's control socket (%(default)s)")
+    parser.add_argument(
+        "--socket", type=Path, default=_default_socket(), help="the daemon's control socket (%(default)s)"
+    )
     if with_json:
         parser.add_argument("--json", action="store_true", help="for machines")
+
+
+def _default_socket() -> Path:
+    return Path(os.environ.get("OVERLAYD_CONTROL_SOCKET", _SOCKET))
+
+
+def _peers(given: argparse.Namespace) -> int:
+    state = ask(given.socket, "/v1/status")
+    if state["state"] == "waiting":
+        raise ControlError(f"no peers are known: {state['problems'][0]}")
+    peers = [peer for peer in state["peers"] if not given.wrong or render.wrong(peer)]
+    if given.json:
+        print(json.dumps(peers, indent=2))
+    else:
+        Console().print(render.peers(peers))
+    return 0
+
+
+def _counters(given: argparse.Namespace) -> int:
+    counters = ask(given.socket, "/v1/counters")
+    if counters["state"] == "waiting":
+        raise ControlError(f"nothing is counted yet: {counters['problems'][0]}")
+    if given.json:
+        print(json.dumps(counters, indent=2))
+    else:
+        Console().print(explain.counters(counters))
+    return 0
 
 
 def _status(given: argparse.Namespace) -> int:
@@ -99,7 +150,9 @@ def _leases(given: argparse.Namespace) -> int:
         raise ControlError(f"no leases are known: {state['problems'][0]}")
     rows = [{**state["lease"], "problem": None, "own": True}, *({**peer, "own": False} for peer in state["peers"])]
     if given.json:
-        print(json.dumps([{key: value for key, value in row.items() if key != "traffic"} for row in rows], indent=2))
+        print(
+            json.dumps([{key: value for key, value in row.items() if key not in _NO_LEASE} for row in rows], indent=2)
+        )
     else:
         Console().print(render.leases(rows, state["registry_state"]))
     return 0

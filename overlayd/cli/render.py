@@ -30,26 +30,26 @@ def status(state: Json) -> RenderableType:
     facts.add_column(style="bold")
     facts.add_column(overflow="fold")
     well = state["state"] == "ready" and not state["problems"]
-    _row(facts, "state", Text(state["state"], style="green" if well else "red"))
-    _row(facts, "mode", Text(state["mode"] + (f", {state['engine']} engine" if state["engine"] else "")))
-    _row(facts, "lease", _lease_text(state["lease"]))
-    _row(facts, "overlay", f"{', '.join(overlay['interfaces']) or 'no device'}, MTU {overlay['mtu']}")
-    _row(facts, "networks", ", ".join(overlay["networks"]))
-    _row(facts, "underlay", f"{underlay['interface']}, MTU {underlay['mtu']}")
-    _row(facts, "registry", _registry(state["registry_state"]))
-    _row(facts, "up for", _duration(state["uptime_seconds"]))
+    row(facts, "state", Text(state["state"], style="green" if well else "red"))
+    row(facts, "mode", Text(state["mode"] + (f", {state['engine']} engine" if state["engine"] else "")))
+    row(facts, "lease", _lease_text(state["lease"]))
+    row(facts, "overlay", f"{', '.join(overlay['interfaces']) or 'no device'}, MTU {overlay['mtu']}")
+    row(facts, "networks", ", ".join(overlay["networks"]))
+    row(facts, "underlay", f"{underlay['interface']}, MTU {underlay['mtu']}")
+    row(facts, "registry", _registry(state["registry_state"]))
+    row(facts, "up for", _duration(state["uptime_seconds"]))
     if state["traffic"] is not None:
-        _row(facts, "traffic", _traffic(state["traffic"]))
+        row(facts, "traffic", _traffic(state["traffic"]))
     for direction, title in (("tx", "drops out"), ("rx", "drops in")):
         drops = state["drops"][direction]
         if drops:
-            _row(facts, title, ", ".join(f"{reason} {count}" for reason, count in sorted(drops.items())))
+            row(facts, title, ", ".join(f"{reason} {count}" for reason, count in sorted(drops.items())))
     if state["repairs"]:
-        _row(facts, "repairs", str(state["repairs"]))
+        row(facts, "repairs", str(state["repairs"]))
     if state["reload"]["error"]:
-        _row(facts, "reload", Text(f"refused: {state['reload']['error']}", style="red"))
+        row(facts, "reload", Text(f"refused: {state['reload']['error']}", style="red"))
     for problem in state["problems"]:
-        _row(facts, "problem", Text(problem, style="red"))
+        row(facts, "problem", Text(problem, style="red"))
     return Group(facts, Text(), _peers(state["peers"]))
 
 
@@ -58,15 +58,46 @@ def leases(rows: Sequence[Json], registry: Json) -> RenderableType:
     table = Table(box=None, pad_edge=False)
     for title in ("HOST", "SUBNET", "PUBLIC IP", "VTEP MAC", ""):
         table.add_column(title, overflow="fold")
-    for row in rows:
-        note = Text("this host", style="green") if row["own"] else Text(row["problem"] or "", style="red")
-        if row["reserved"]:
+    for lease in rows:
+        note = Text("this host", style="green") if lease["own"] else Text(lease["problem"] or "", style="red")
+        if lease["reserved"]:
             note = Text("reserved ") + note
-        _row(table, row["name"] or "-", _subnets(row), _publics(row) or "-", row["vtep_mac"], note)
+        row(table, lease["name"] or "-", _subnets(lease), _publics(lease) or "-", lease["vtep_mac"], note)
     lines = [Text(f"{key}: left out: {reason}", style="red") for key, reason in registry["bad"].items()]
     if not registry["connected"] or registry["stale"]:
         lines.append(_registry(registry))
     return Group(table, *lines)
+
+
+def wrong(peer: Json) -> list[str]:
+    """What is wrong with a peer, or odd, in words."""
+    probes = peer["probes"]
+    found = [peer["problem"], *(one["problem"] for one in probes)]
+    return [text for text in (*found, *(note for one in probes for note in one["notes"])) if text]
+
+
+def peers(rows: Sequence[Json]) -> RenderableType:
+    """`overlayctl peers`: a line for each address that is probed."""
+    if not rows:
+        return Text("no peers to show", style="yellow")
+    table = Table(box=None, pad_edge=False)
+    for title in ("PEER", "SUBNET", "ADDRESS", "STATE", "RTT min/avg", "LOSS", "PATH", "RUNS", ""):
+        table.add_column(title, overflow="fold")
+    for peer in rows:
+        who = (peer["name"] or "-", _subnets(peer))
+        if not peer["probes"]:
+            state = Text("unreachable", style="red") if peer["problem"] else Text("not probed", style="dim")
+            row(table, *who, _publics(peer) or "-", state, "", "", "", "", Text(peer["problem"] or "", style="red"))
+        for one in peer["probes"]:
+            rtt = f"{one['rtt']['min'] * 1000:.2f}/{one['rtt']['avg'] * 1000:.2f} ms" if one["rtt"] else "-"
+            runs = " ".join(filter(None, (one["mode"], one["version"]))) or "-"
+            words = Text("; ".join(filter(None, (peer["problem"], one["problem"]))), style="red")
+            words += Text(("; " if words.plain and one["notes"] else "") + "; ".join(one["notes"]), style="yellow")
+            state = Text(one["state"], style={"reachable": "green", "unreachable": "red"}.get(one["state"], "yellow"))
+            loss = f"{one['loss']:.0%}" if one["asked"] else "-"
+            row(table, *who, one["address"], state, rtt, loss, str(one["path_mtu"] or "-"), runs, words)
+            who = ("", "")
+    return table
 
 
 def lease_event(event: Json) -> str:
@@ -85,7 +116,7 @@ def _registry(state: Json) -> Text:
     return Text(f"{state['name']}{where}")
 
 
-def _row(table: Table, *cells: str | Text) -> None:
+def row(table: Table, *cells: str | Text) -> None:
     """A row of plain text: what comes from files and from other hosts is never markup."""
     table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in cells))
 
@@ -99,8 +130,8 @@ def _peers(peers: Sequence[Json]) -> RenderableType:
         table.add_column(title, overflow="fold")
     for peer in peers:
         traffic = (_traffic(peer["traffic"]) if peer["traffic"] else "-",) if counted else ()
-        problem = Text(peer["problem"] or "", style="red")
-        _row(table, peer["name"] or "-", _subnets(peer), _publics(peer), *traffic, problem)
+        problem = Text("; ".join(wrong(peer)), style="red")
+        row(table, peer["name"] or "-", _subnets(peer), _publics(peer), *traffic, problem)
     return table
 
 
@@ -118,12 +149,13 @@ def _publics(lease: Json) -> str:
 
 def _traffic(traffic: Json) -> str:
     return (
-        f"out {traffic['tx_packets']} packets {_bytes(traffic['tx_bytes'])},"
-        f" in {traffic['rx_packets']} packets {_bytes(traffic['rx_bytes'])}"
+        f"out {traffic['tx_packets']} packets {in_bytes(traffic['tx_bytes'])},"
+        f" in {traffic['rx_packets']} packets {in_bytes(traffic['rx_bytes'])}"
     )
 
 
-def _bytes(count: float) -> str:
+def in_bytes(count: float) -> str:
+    """A number of bytes as people read it."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -252,6 +252,11 @@ class Reconciler:
         if len(repaired) > _TOLD:
             log.warning("kernel state repaired", more=len(repaired) - _TOLD)
 
+    @property
+    def problems(self) -> Mapping[str, str]:
+        """Why peers cannot be reached, as their leases show it, by the lease's key."""
+        return self._problems
+
     def report_problems(self, node: Node) -> None:
         """Say once of each peer why it cannot be reached, and once that it can again."""
         for key in [key for key in self._problems if self.table.get(key) is None]:

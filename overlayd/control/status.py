@@ -9,13 +9,15 @@ from typing import Any, Protocol
 
 from overlayd import __version__
 from overlayd.backend.base import Backend
+from overlayd.control.health import Health, device_traffic
+from overlayd.control.prober import Prober
 from overlayd.control.reconciler import Reconciler
 from overlayd.control.underlay import UnderlayFollower
 from overlayd.core.lease import Lease
 from overlayd.core.node import Node
 from overlayd.datapath.engine import Counters, Traffic
-from overlayd.registry.base import Registry, RegistryState
-from overlayd.system import nft
+from overlayd.registry.base import Registry
+from overlayd.system import device, nft
 from overlayd.system.errors import HostError
 from overlayd.system.netlink import Netlink
 
@@ -32,6 +34,8 @@ class Running(Protocol):
     reconciler: Reconciler
     underlay: UnderlayFollower
     netlink: Netlink
+    prober: Prober
+    health: Health
 
     @property
     def registry(self) -> Registry:
@@ -53,11 +57,9 @@ def describe_lease(lease: Lease) -> dict[str, Any]:
     }
 
 
-def describe_peer(node: Node, lease: Lease, counters: Counters | None, ways: list[str]) -> dict[str, Any]:
-    """A peer: its lease, why it cannot be reached if so, its traffic where an engine counts it, and ways beyond
-    flannel's."""
-    traffic = asdict(counters.peers.get(lease.key, Traffic())) if counters is not None else None
-    return {**describe_lease(lease), "problem": node.problem(lease), "traffic": traffic, "ways": ways}
+def describe_peer(node: Node, lease: Lease) -> dict[str, Any]:
+    """A peer: its lease, and why it cannot be reached, if the lease itself says so."""
+    return {**describe_lease(lease), "problem": node.problem(lease)}
 
 
 def describe_waiting(daemon: Running) -> dict[str, Any]:
@@ -80,15 +82,16 @@ async def describe(daemon: Running) -> dict[str, Any]:
     own = daemon.reconciler.table.get(node.lease.key)
     counters = backend.counters()
     ways = backend.ways()
-    peers = [describe_peer(node, lease, counters, ways.get(lease.key, [])) for lease in daemon.reconciler.peers(node)]
-    problems = [str(failure) for failure in daemon.reconciler.failures]
-    if daemon.underlay.trouble is not None:
-        problems.append(daemon.underlay.trouble)
     registry = daemon.registry.state()
-    if not registry.connected or registry.stale is not None:
-        problems.append(_registry_problem(registry))
-    problems += [f"{key}: {text}" for key, text in registry.bad.items()]
-    problems += [f"{peer['subnet'] or peer['ipv6_subnet']}: {peer['problem']}" for peer in peers if peer["problem"]]
+    peers = [
+        {
+            **describe_peer(node, lease),
+            "traffic": asdict(counters.peers.get(lease.key, Traffic())) if counters is not None else None,
+            "ways": ways.get(lease.key, []),
+            "probes": daemon.prober.describe(lease.key),
+        }
+        for lease in daemon.reconciler.peers(node)
+    ]
     return {
         "version": __version__,
         "pid": os.getpid(),
@@ -112,50 +115,65 @@ async def describe(daemon: Running) -> dict[str, Any]:
             "mtu": node.overlay_mtu,
             "networks": [str(one.network) for one in node.ranges],
         },
-        "traffic": asdict(counters.total) if counters is not None else await _device_traffic(daemon),
-        "drops": {
-            "tx": counters.tx_drops if counters is not None else {},
-            "rx": counters.rx_drops if counters is not None else await _firewall_drops(daemon),
-        },
-        "icmp": {"sent": counters.icmp_sent, "limited": counters.icmp_limited} if counters is not None else None,
+        **await describe_traffic(daemon, counters),
         "peers": peers,
-        "problems": problems,
+        "broken": daemon.health.broken,
+        "problems": list(daemon.health.problems()),
         "repairs": daemon.reconciler.repairs,
         "comparisons": daemon.reconciler.comparisons,
         "reload": {"count": daemon.reloads, "error": daemon.reload_error},
     }
 
 
-async def _device_traffic(daemon: Running) -> dict[str, int] | None:
-    """The kernel's counters of the overlay devices, in the engine's terms; None in host-gw mode."""
-    if not daemon.backend.devices:
-        return None
-    total = Traffic()
-    for device in daemon.backend.devices:
-        counts = await daemon.netlink.statistics(device)
-        total.tx_packets += counts.get("tx_packets", 0)
-        total.tx_bytes += counts.get("tx_bytes", 0)
-        total.rx_packets += counts.get("rx_packets", 0)
-        total.rx_bytes += counts.get("rx_bytes", 0)
-    return asdict(total)
+async def describe_traffic(daemon: Running, counters: Counters | None) -> dict[str, Any]:
+    """What was carried and what was not, since the engine or the device was made; `counters`: the engine's, if any."""
+    devices = device.counts(daemon.backend.devices)
+    if counters is None:
+        return {
+            "traffic": asdict(device_traffic(devices.values())) if devices else None,
+            "drops": {"tx": {}, "rx": await firewall_drops(daemon)},
+            "icmp": None,
+            "bursts": None,
+            "devices": devices,
+        }
+    progress = daemon.backend.progress
+    return {
+        "traffic": asdict(counters.total),
+        "drops": {"tx": counters.tx_drops, "rx": counters.rx_drops},
+        "icmp": {"sent": counters.icmp_sent, "limited": counters.icmp_limited},
+        "bursts": asdict(progress) if progress is not None else None,
+        "devices": devices,
+    }
 
 
-async def _firewall_drops(daemon: Running) -> dict[str, int]:
+async def describe_counters(daemon: Running) -> dict[str, Any]:
+    """What `overlayctl counters` and `top` ask for again and again: no more than numbers."""
+    if daemon.state == "waiting":
+        return describe_waiting(daemon)
+    counters = daemon.backend.counters()
+    peers = counters.peers if counters is not None else {}
+    return {
+        "state": daemon.state,
+        "time": time.monotonic(),
+        "mode": daemon.backend.node.mode,
+        "engine": daemon.backend.engine,
+        "offloads": daemon.backend.gauges(),
+        **await describe_traffic(daemon, counters),
+        "probes": {"counts": dict(daemon.prober.counts), "drops": dict(daemon.prober.drops)},
+        "peers": {key: [one.tx_packets, one.tx_bytes, one.rx_packets, one.rx_bytes] for key, one in peers.items()},
+        "broken": daemon.health.broken,
+        "repairs": daemon.reconciler.repairs,
+    }
+
+
+async def firewall_drops(daemon: Running) -> dict[str, int]:
+    """Packets that our own rules refused, by the rule's text."""
     if not daemon.backend.guarded:
         return {}
     try:
         return {text: packets for text, packets in (await nft.counters()).items() if packets}
     except HostError:
         return {}
-
-
-def _registry_problem(state: RegistryState) -> str:
-    since = ""
-    if state.stale is not None:
-        since = f"; the leases are stale: this host saved them {time.time() - state.stale:.0f} s ago"
-    elif state.since is not None:
-        since = f", for {time.time() - state.since:.0f} s; the leases are those known then"
-    return f"{state.name} is out of reach{since}: {state.error or 'not tried again yet'}"
 
 
 def _text(value: object) -> str | None:

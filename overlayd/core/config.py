@@ -62,6 +62,17 @@ class VxlanSettings(_Section):
     direct_routing: Flag = Field(False, description="plain routes, as host-gw does, to peers on the same link")
 
 
+class ProbeSettings(_Section):
+    """Probes between overlayd nodes."""
+
+    port: Annotated[int, values.integer(0, 65535)] = Field(
+        8286, description="UDP port of the probes between overlayd hosts, the same on all in a static table; 0 is none"
+    )
+    interval: Annotated[values.Duration, values.duration(1, 3600)] = Field(
+        values.Duration(10), description="how often each peer is probed; less often where there are thousands"
+    )
+
+
 class EtcdSettings(_Section):
     """The etcd registry."""
 
@@ -100,7 +111,7 @@ class LeaseEntry(_Section):
     name: Annotated[str, values.parser(values.host_name)] = ""
     wire: Annotated[Wire, values.choice(*get_args(Wire))] = "flannel"
 
-    def lease(self) -> Lease:
+    def lease(self, probe_port: int | None = None) -> Lease:
         """The row as a lease; the row has a subnet (cross_check)."""
         return Lease(
             subnet=self.subnet,
@@ -110,6 +121,7 @@ class LeaseEntry(_Section):
             written_mac=self.vtep_mac,
             name=self.name,
             wire=self.wire,
+            probe_port=probe_port,
         )
 
 
@@ -178,6 +190,7 @@ class Settings(_Section):
 
     udp: UdpSettings = UdpSettings()
     vxlan: VxlanSettings = VxlanSettings()
+    probe: ProbeSettings = ProbeSettings()
 
     ip_forward: Annotated[str, values.choice("set", "check")] = Field(
         "set", description="turn on the kernel's forwarding, or only check that it is on"
@@ -190,9 +203,14 @@ class Settings(_Section):
     subnet_file: Name = Field("/run/flannel/subnet.env", description="where the lease is written in flannel's format")
     control_socket: Name = Field("/run/overlayd/overlayd.sock", description="unix socket that overlayctl asks")
     healthz_ip: Annotated[str, values.parser(values.interface_name)] = Field(
-        "0.0.0.0", description="address of the health check"
+        "0.0.0.0", description="address of the health checks and metrics"
     )
-    healthz_port: Annotated[int, values.integer(0, 65535)] = Field(0, description="port of the health check; 0 is none")
+    healthz_port: Annotated[int, values.integer(0, 65535)] = Field(
+        0, description="port of /healthz, /readyz and /metrics; 0 is none"
+    )
+    metrics_peers: Annotated[int, values.integer(0, 100_000)] = Field(
+        500, description="up to so many peers have metrics of their own; where there are more, only sums are given"
+    )
     log_format: Annotated[str, values.choice("text", "json")] = Field("text", description="text (key=value) or json")
     log_level: Annotated[str, values.choice("debug", "info", "warning", "error")] = Field(
         "info", description="least severe shown"

@@ -28,14 +28,18 @@ class HostRecord:
     name: str = ""
     port: int | None = None
     """The UDP port that it listens on; flannel's values do not say."""
+    probe: int | None = None
+    """The UDP port on which it answers probes."""
 
 
 def parse_host(value: str) -> HostRecord:
     """Our record behind a public IP. Raises FormatError."""
     given = parse_object(value)
-    port = given.get("port")
-    if port is not None and (type(port) is not int or not 1 <= port <= 65535):
-        raise FormatError("port: is no port")
+    ports = {}
+    for key in ("port", "probe"):
+        port = ports[key] = given.get(key)
+        if port is not None and (type(port) is not int or not 1 <= port <= 65535):
+            raise FormatError(f"{key}: is no port")
     name = given.get("name", "")
     if not isinstance(name, str) or (name and not re.fullmatch(r"[A-Za-z0-9._-]{1,253}", name)):
         raise FormatError("name: is no host name")
@@ -46,7 +50,7 @@ def parse_host(value: str) -> HostRecord:
             raise FormatError(f"{key}: is missing or no word")
         words[key] = word
     parse_key(words["subnet"])
-    return HostRecord(**words, name=name, port=port)
+    return HostRecord(**words, name=name, port=ports["port"], probe=ports["probe"])
 
 
 def host_text(record: HostRecord) -> str:
@@ -56,4 +60,6 @@ def host_text(record: HostRecord) -> str:
         value["name"] = record.name
     if record.port is not None:
         value["port"] = record.port
+    if record.probe is not None:
+        value["probe"] = record.probe
     return json.dumps(value, separators=(",", ":"))

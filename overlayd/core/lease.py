@@ -38,6 +38,8 @@ class Lease:
     vni: int | None = None
     port: int | None = None
     """UDP port that the host listens on; None where the registry does not say."""
+    probe_port: int | None = None
+    """UDP port on which the host's overlayd answers probes; None where it does not, or where flannel runs."""
     data: Mapping[str, Any] | None = field(default=None, hash=False)
     """What a udp lease carries beside its addresses; opaque here."""
     reserved: bool = False

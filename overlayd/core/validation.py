@@ -115,6 +115,9 @@ def cross_check(settings: Settings) -> list[Problem]:
         problems += _check_etcd(settings)
     elif not ranges:
         return [Problem(("network",), "", "nothing is set; give a network such as 10.1.0.0/16 (or an ipv6_network)")]
+    ours = {"udp": settings.udp.port, "vxlan": settings.vxlan.port}.get(settings.mode)
+    if settings.probe.port == ours:
+        problems.append(Problem(("probe", "port"), str(ours), f"is mode {settings.mode}'s port; give probes their own"))
     for key in ("public_ip", "public_ipv6"):
         problems += _not_in_overlay((key,), getattr(settings, key), ranges)
     if settings.mtu is not None and 6 in ranges and settings.mtu < mtu.MINIMUM[6]:

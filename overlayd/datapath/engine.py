@@ -50,6 +50,18 @@ class Counters:
     """ICMP errors that the rate limit withheld."""
 
 
+@dataclass(slots=True)
+class Progress:
+    """How far an engine has come since it was made. A read is one packet, or one superpacket or run of datagrams."""
+
+    tx_bursts: int = 0
+    """Wake-ups by the TUN."""
+    tx_reads: int = 0
+    rx_bursts: int = 0
+    """Wake-ups by the sockets."""
+    rx_reads: int = 0
+
+
 class Engine(Protocol):
     """What the udp backend needs of an engine."""
 
@@ -85,6 +97,10 @@ class Engine(Protocol):
 
     def counters(self) -> Counters:
         """A snapshot."""
+
+    @property
+    def progress(self) -> Progress:
+        """Bursts and reads: cheap to ask, however many peers there are."""
 
     def gauges(self) -> dict[str, int]:
         """What is on now, each offload as 1 or 0, and how often the kernel refused one; empty without offloads."""

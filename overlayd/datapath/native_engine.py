@@ -44,6 +44,7 @@ from overlayd.datapath.engine import (
     ICMP_RATE,
     Counters,
     Degraded,
+    Progress,
     Tap,
     Traffic,
     path_mtu,
@@ -93,6 +94,7 @@ class NativeEngine:
         self._icmp = TokenBucket(ICMP_RATE, ICMP_BURST, now())
         self._icmp_sent = self._icmp_limited = self._answer_errors = 0
         self._reply_errors = 0
+        self.progress = Progress()
         self._slots: dict[str, int] = {}
         self._free: list[int] = []
         self._granted: list[str] = []
@@ -166,17 +168,21 @@ class NativeEngine:
 
     def outbound(self) -> int:
         count = self._native.outbound()
-        if count < native.ATTENTION:
-            return count
-        self._attend()
-        return count - native.ATTENTION
+        if count >= native.ATTENTION:
+            self._attend()
+            count -= native.ATTENTION
+        self.progress.tx_bursts += 1
+        self.progress.tx_reads += max(count, 0)
+        return count
 
     def inbound(self, carrier: Family) -> int:
         count = self._native.inbound(carrier)
-        if count < native.ATTENTION:
-            return count
-        self._attend()
-        return count - native.ATTENTION
+        if count >= native.ATTENTION:
+            self._attend()
+            count -= native.ATTENTION
+        self.progress.rx_bursts += 1
+        self.progress.rx_reads += count
+        return count
 
     def _attend(self) -> None:
         """What is rare: packets that deserve an answer, and offloads that the engine gave up."""

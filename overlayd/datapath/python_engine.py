@@ -38,6 +38,7 @@ from overlayd.datapath.engine import (
     TUN_GONE,
     Counters,
     Degraded,
+    Progress,
     Tap,
     Traffic,
     path_mtu,
@@ -74,6 +75,7 @@ class PythonEngine:
         self._icmp = TokenBucket(ICMP_RATE, ICMP_BURST, now())
         self._counters = Counters()
         self._peers: dict[str, Traffic] = self._counters.peers
+        self.progress = Progress()
 
     def replace_table(self, table: ForwardingTable, change: Change | None = None) -> None:
         self._table = table
@@ -102,6 +104,12 @@ class PythonEngine:
     # --- outbound --------------------------------------------------------------------------------------------------
 
     def outbound(self) -> int:
+        count = self._outbound()
+        self.progress.tx_bursts += 1
+        self.progress.tx_reads += max(count, 0)
+        return count
+
+    def _outbound(self) -> int:
         for count in range(_BURST):
             try:
                 packet = os.read(self._tun, _PACKET_MAX)
@@ -153,6 +161,12 @@ class PythonEngine:
     # --- inbound ---------------------------------------------------------------------------------------------------
 
     def inbound(self, carrier: Family) -> int:
+        count = self._inbound(carrier)
+        self.progress.rx_bursts += 1
+        self.progress.rx_reads += count
+        return count
+
+    def _inbound(self, carrier: Family) -> int:
         receive = self._sockets[carrier].recvmsg
         for count in range(_BURST):
             try:

@@ -61,6 +61,8 @@ class RegistryState:
     """Why it is out of reach."""
     endpoint: str | None = None
     revision: int | None = None
+    expires: float | None = None
+    """Seconds since the epoch at which this host's own lease ends unless it is renewed."""
     bad: Mapping[str, str] = field(default_factory=dict)
     """Other people's entries that make no sense, and what is wrong with each."""
 

@@ -53,7 +53,8 @@ class StaticRegistry:
         return own_lease(self.leases(settings), underlay)
 
     def leases(self, settings: Settings) -> tuple[Lease, ...]:
-        return tuple(entry.lease() for entry in settings.leases)
+        # The table is overlayd's own: every host in it is one, and answers on the port that all have.
+        return tuple(entry.lease(settings.probe.port or None) for entry in settings.leases)
 
     async def updates(self) -> AsyncIterator[Update]:
         await asyncio.Event().wait()  # nothing changes but by a reload

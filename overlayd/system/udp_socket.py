@@ -12,7 +12,7 @@ from overlayd.system.errors import HostError
 
 _BUFFER = 16 * 1024 * 1024  # bytes each way: a full burst of TCP from several peers fits
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # beyond net.core.[rw]mem_max; they take CAP_NET_ADMIN
-_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DO = 10, 23, 2
+_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DO, _PMTUDISC_PROBE = 10, 23, 2, 3
 
 
 def open_udp_socket(local: Address, port: int) -> socket.socket:
@@ -45,4 +45,25 @@ def open_udp_socket(local: Address, port: int) -> socket.socket:
         }
         hint = hints.get(error.errno or 0, "see the kernel's message")
         raise HostError(f"UDP {local} port {port}: {os.strerror(error.errno or 0)}; {hint}") from None
+    return sock
+
+
+def open_probe_socket(local: str, port: int) -> socket.socket:
+    """A non-blocking socket for probes, bound to `local` and `port`. Raises HostError.
+
+    Its packets carry DF, and are sent however narrow the kernel believes the path to be: that is what they try.
+    """
+    ipv4 = ":" not in local
+    sock = socket.socket(socket.AF_INET if ipv4 else socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        if ipv4:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE)
+        else:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE)
+        sock.bind((local, port))
+    except OSError as error:
+        sock.close()
+        reason = os.strerror(error.errno or 0)
+        raise HostError(f"UDP {local} port {port}: {reason}; set probe.port, to 0 for no probes") from None
     return sock

@@ -124,6 +124,7 @@ def test_another_configuration_is_applied_where_that_is_safe(two: Two) -> None:
     with pinging(a.container(0), a.plan.bridge[0].ip):
         etcd.put(CONFIG, "{")
         eventually(lambda: lines(a, "level=error", CONFIG), "a mistake is told")
+        eventually(lambda: any(CONFIG in text for text in a.status()["problems"]), "and stays to be seen")
         narrower = json.loads(before)
         narrower["Backend"]["MTU"] = 1400
         etcd.put(CONFIG, narrower)
@@ -135,6 +136,7 @@ def test_another_configuration_is_applied_where_that_is_safe(two: Two) -> None:
         etcd.put(CONFIG, before)
         for host in two:
             eventually(lambda host=host: "FLANNEL_MTU=1450\n" in host.subnet_file.read_text(), f"{host.name} goes back")
+            assert host.status()["problems"] == []
     await_agreement(two)
     assert a.container(0).ping(b.container(0).address())
 

@@ -275,6 +275,28 @@ async def test_a_race_for_a_subnet_is_lost_and_another_one_is_tried(etcd: Etcd, 
     assert etcd.get(lost[0]) == flannels("192.0.2.77")
 
 
+async def test_what_the_watch_brings_during_a_choice_is_not_overwritten(etcd: Etcd, make: Make, tmp_path: Path) -> None:
+    """The subnet is chosen, then an etcd lease is waited for, and meanwhile somebody takes that subnet."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "subnet.env").write_text("FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.72.1/24\n")
+    node, key = make("a"), f"{PREFIX}/subnets/10.5.72.0-24"
+    grant, taken = node.registry.client.grant, []
+
+    async def slow(ttl: int) -> int:
+        if not taken:
+            etcd.put(key, flannels("192.0.2.77"))
+            await node.registry._replica.load()
+            taken.append(key)
+        return await grant(ttl)
+
+    node.registry.client.grant = slow  # type: ignore[method-assign]
+    lease = await node.acquire()
+    assert taken
+    assert str(lease.subnet) != "10.5.72.0/24"
+    assert etcd.get(key) == flannels("192.0.2.77")
+    assert len(etcd.leases()) == 1
+
+
 async def test_the_same_node_gets_the_same_subnet_whatever_its_address(etcd: Etcd, make: Make) -> None:
     """flannel.md 13."""
     first = await make(public="192.0.2.1").acquire()

@@ -364,7 +364,9 @@ def test_a_dead_daemons_socket(idle: Host) -> None:
 
 def test_health_check(running: Host) -> None:
     ask = ("curl", "-s", "-m", "5", "-w", " %{http_code}", "http://127.0.0.1:9001")
-    assert running.run(*ask[:-1], f"{ask[-1]}/healthz").stdout == '{"state": "ready"} 200'
+    for path in ("/healthz", "/readyz"):
+        body, status = running.run(*ask[:-1], f"{ask[-1]}{path}").stdout.rsplit(" ", 1)
+        assert (json.loads(body)["state"], json.loads(body)["broken"], status) == ("ready", [], "200")
     assert running.run(*ask[:-1], f"{ask[-1]}/v1/status").stdout.endswith(" 404"), "TCP serves health and no more"
 
 

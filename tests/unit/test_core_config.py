@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from overlayd.core.config import LeaseEntry, Option, Settings, options
 from overlayd.core.lease import Lease
 from overlayd.core.validation import Problem, dotted, validate, without_empty
+from overlayd.registry.static import StaticRegistry
 
 BASE = {"network": "10.1.0.0/16"}
 DUAL = {**BASE, "ipv6_network": "fd00:10::/48"}
@@ -208,6 +209,10 @@ NOT_FOR_HOSTS = "is multicast, loopback or link-local; an overlay needs private 
         ("udp.port", "9000²", WHOLE_PORT),
         ("udp.engine", "pyton", "is not one of auto, native, python; did you mean python?"),
         ("vxlan.port", "65536", PORT_RANGE),
+        ("probe.port", "65536", "is out of range; use 0 to 65535"),
+        ("probe.interval", "0s", "is out of range; use 1s to 1h"),
+        ("probe.interval", "soon", "is no time; write 24h, 60m or 90s (a bare number is in minutes)"),
+        ("metrics_peers", "-1", "is out of range; use 0 to 100000"),
         ("vxlan.vni", "0", "is out of range; use 1 to 16777215"),
         ("vxlan.vni", "16777216", "is out of range; use 1 to 16777215"),
         ("vxlan.learning", "1", "is neither true nor false"),
@@ -568,6 +573,20 @@ def test_a_default_given_as_text_is_the_default() -> None:
         for key in reversed(option.path):
             raw = {key: raw}
         assert accepted({**BASE, **raw}) == accepted(BASE), option.flag
+
+
+@pytest.mark.parametrize(("mode", "port"), [("udp", "8285"), ("vxlan", "8472")])
+def test_probes_have_a_port_of_their_own(mode: str, port: str) -> None:
+    given = {**BASE, "mode": mode, "probe": {"port": port}}
+    assert problems(given) == [f"probe.port: {port} is mode {mode}'s port; give probes their own"]
+    assert isinstance(validate({**given, "mode": "host-gw"}), Settings)
+
+
+@pytest.mark.parametrize(("port", "announced"), [("8286", 8286), ("9000", 9000), ("0", None)])
+def test_every_host_of_a_static_table_answers_probes(port: str, announced: int | None) -> None:
+    found = validate({**with_leases({"subnet": "10.1.1.0/24", "public_ip": "192.0.2.1"}), "probe": {"port": port}})
+    assert isinstance(found, Settings)
+    assert [one.probe_port for one in StaticRegistry().leases(found)] == [announced]
 
 
 def test_modes_are_flannels() -> None:

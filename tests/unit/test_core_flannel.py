@@ -254,10 +254,12 @@ def test_public_addresses_are_read_as_the_file_s_are(text: str) -> None:
 
 # --- our own record --------------------------------------------------------------------------------------------------
 
-RECORD = HostRecord("0123abcd", "77", KEY, "host-a", 8472)
+RECORD = HostRecord("0123abcd", "77", KEY, "host-a", 8472, 8286)
 
 
-@pytest.mark.parametrize("record", [RECORD, replace(RECORD, name="", port=None), replace(RECORD, subnet=DUAL_KEY)])
+@pytest.mark.parametrize(
+    "record", [RECORD, replace(RECORD, name="", port=None, probe=None), replace(RECORD, subnet=DUAL_KEY)]
+)
 def test_our_record_comes_back(record: HostRecord) -> None:
     assert parse_host(host_text(record)) == record
 
@@ -271,6 +273,8 @@ def test_our_record_comes_back(record: HostRecord) -> None:
         ({"subnet": "x"}, "is no subnet key"),
         ({"port": 0}, "port: is no port"),
         ({"port": True}, "port: is no port"),
+        ({"probe": 65536}, "probe: is no port"),
+        ({"probe": "8286"}, "probe: is no port"),
         ({"name": "\x1b[31m"}, "name: is no host name"),
     ],
 )
@@ -279,7 +283,10 @@ def test_a_record_that_makes_no_sense(change: dict[str, Any], text: str) -> None
         parse_host(json.dumps({**json.loads(host_text(RECORD)), **change}))
 
 
-@given(st.text() | st.dictionaries(st.sampled_from(["id", "session", "subnet", "name", "port"]), DEEP).map(json.dumps))
+@given(
+    st.text()
+    | st.dictionaries(st.sampled_from(["id", "session", "subnet", "name", "port", "probe"]), DEEP).map(json.dumps)
+)
 def test_any_record_is_read_or_refused(value: str) -> None:
     try:
         record = parse_host(value)

@@ -31,7 +31,7 @@ def delete(key: str, revision: int) -> Event:
 
 
 def record(subnet: str, node: str = "a", port: int | None = 8472) -> str:
-    return host_text(HostRecord(node, "s", subnet, f"host-{node}", port))
+    return host_text(HostRecord(node, "s", subnet, f"host-{node}", port, 8286))
 
 
 def view(*events: Event) -> View:
@@ -49,6 +49,7 @@ def test_a_lease_and_our_record_of_its_host_in_either_order() -> None:
     for events in ((ONE, HOST), (HOST, ONE)):
         (held,) = view(*events).held.values()
         assert (held.lease.name, held.lease.port, held.lease.reserved) == ("host-a", 8472, False)
+        assert held.lease.probe_port == 8286
         assert held.host is not None
         assert held.host.id == "a"
 
@@ -68,6 +69,7 @@ def test_a_record_of_another_address_is_not_the_leases() -> None:
     """The lease has passed to somebody who writes no record: flannel."""
     known = view(HOST, put("/subnets/10.5.1.0-24", value("192.0.2.2")))
     assert [(held.lease.name, held.host) for held in known.held.values()] == [("", None)]
+    assert known.leases()[0].probe_port is None, "flannel is never probed"
 
 
 def test_a_record_that_goes_leaves_the_lease() -> None:

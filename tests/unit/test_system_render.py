@@ -22,6 +22,8 @@ PEER: dict[str, Any] = {
     "reserved": False,
     "problem": None,
     "traffic": TRAFFIC,
+    "ways": [],
+    "probes": [],
 }
 REGISTRY: dict[str, Any] = {
     "name": "static",

@@ -85,6 +85,7 @@ def lease_for(wanted: Wanted, choice: Choice, name: str) -> Lease:
         vni=settings.vxlan.vni if settings.mode == "vxlan" else None,
         port=_port_of(settings),
         wire=settings.udp.wire if settings.mode == "udp" else "flannel",
+        probe_port=settings.probe.port or None,
         reserved=choice.held is not None and choice.held.etcd_lease == 0,
     )
 
@@ -114,7 +115,7 @@ def claim(wanted: Wanted, view: View, holder: Holder, lease: Lease, etcd_lease: 
     somebody has changed one of them."""
     key, address = key_of(lease), wanted.publics[0]
     subnet_key, host_key = view.subnet_key(key), view.host_key(address)
-    record = HostRecord(holder.id, holder.session, key, holder.name, lease.port)
+    record = HostRecord(holder.id, holder.session, key, holder.name, lease.port, lease.probe_port)
     known = view.record(address)
     conditions = [
         Unchanged(subnet_key, there.mod_revision if (there := view.keys.get(subnet_key)) else 0),

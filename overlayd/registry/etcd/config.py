@@ -60,6 +60,8 @@ class NetworkConfig:
         """As it was used last."""
         self._seen: str | None = None
         """As it was looked at last."""
+        self.bad: dict[str, str] = {}
+        """What speaks against the one that is there, by its key, while another is used."""
 
     @property
     def missing(self) -> str:
@@ -69,6 +71,7 @@ class NetworkConfig:
     def begin(self, text: str | None) -> None:
         """Use this one: nothing runs yet."""
         self._used = self._seen = text
+        self.bad = {}
 
     def go_over(self, text: str | None, subnets: Sequence[Network]) -> None:
         """Use this one if a host that has these subnets can, else stay with the old one."""
@@ -79,6 +82,8 @@ class NetworkConfig:
         """Whether this is one to go over to that has not been looked at before; what speaks against it is logged."""
         new = text not in (self._used, self._seen)
         self._seen = text
+        if text == self._used:
+            self.bad = {}
         if not new:
             return False
         reasons = self._refusals(text, subnets)
@@ -86,6 +91,7 @@ class NetworkConfig:
             log.error(
                 "the network's new configuration is not followed, the old one stays", key=self._key, reason=reason
             )
+        self.bad = {self._key: "not followed, the old one stays: " + "; ".join(reasons)} if reasons else {}
         return not reasons
 
     def merge(self, settings: Settings) -> Settings:

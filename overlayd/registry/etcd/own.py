@@ -68,6 +68,11 @@ class OwnLease:
         self._writing = asyncio.Lock()
 
     @property
+    def etcd_lease(self) -> int:
+        """What its keys live by; 0 where they live for ever, or there are none."""
+        return self._own.etcd_lease if self._own is not None else 0
+
+    @property
     def lease(self) -> Lease | None:
         """The lease that this node has."""
         return self._own.lease if self._own is not None else None
@@ -128,11 +133,14 @@ class OwnLease:
 
     async def _claim(self, wanted: Wanted, choice: Choice, lease: Lease) -> bool:
         """Write the lease and our record, unless somebody has changed what the choice rests on."""
+        chosen = claim(wanted, self._view, self._holder, lease, 0).conditions
         etcd_lease = 0
         if not lease.reserved:
             own, held = (one.etcd_lease if one is not None else 0 for one in (self._own, choice.held))
             etcd_lease = await self._term.living(wanted.settings.subnet_lease_ttl, own, held)
         made = claim(wanted, self._view, self._holder, lease, etcd_lease)
+        if made.conditions != chosen:
+            return False  # the watch has brought what the choice did not know of
         revision = await self._client.transact(made.conditions, *made.writes)
         if revision is None:
             return False

@@ -153,7 +153,8 @@ class EtcdRegistry:
             error=self._reach.error,
             endpoint=self.client.endpoint,
             revision=self.view.revision,
-            bad=dict(self.view.bad),
+            expires=time.time() + self._term.left if self._own.etcd_lease else None,
+            bad={**self._config.bad, **self.view.bad},
         )
 
     async def close(self) -> None:

@@ -36,8 +36,6 @@ class View:
         """Our records, by the public IP that is their key."""
         self.bad: dict[str, str] = {}
         """Keys that make no sense, and what is wrong with each."""
-        self._records: dict[str, str] = {}
-        """The public IP under which our record of a lease stands, by the lease's key."""
         self._claims: dict[Network, list[str]] = {}
         """The keys that claim a subnet, each by a sound lease; where there are several, the first in order has it."""
         self._claimed: dict[str, tuple[Network, ...]] = {}
@@ -102,7 +100,7 @@ class View:
         """Forget everything and know this instead."""
         keys = list(keys)
         self.keys, self.held, self.hosts, self.bad = {}, {}, {}, {}
-        self._records, self._claims, self._claimed = {}, {}, {}
+        self._claims, self._claimed = {}, {}
         for kv in sorted(keys, key=lambda kv: not kv.key.startswith(self._hosts)):  # records before what they are of
             self._take(Event(kv.key, kv, kv.mod_revision))
         self.revision = revision
@@ -184,8 +182,8 @@ class View:
                 return
         host = self._host_of(key, lease)
         if host is not None or kv.lease == 0:
-            name, port = (host.name, host.port) if host is not None else ("", None)
-            lease = replace(lease, name=name, port=port, reserved=kv.lease == 0)
+            name, port, probe = (host.name, host.port, host.probe) if host is not None else ("", None, None)
+            lease = replace(lease, name=name, port=port, probe_port=probe, reserved=kv.lease == 0)
         self.held[key] = Held(lease, kv.lease, kv.mod_revision, host)
 
     def _claim(self, key: str, subnets: tuple[Network, ...]) -> None:
@@ -211,10 +209,8 @@ class View:
 
     def _host_of(self, key: str, lease: Lease) -> HostRecord | None:
         """Our record of the node that holds the lease, unless the lease has passed to another address since."""
-        address = self._records.get(key)
-        if address is None or address not in (str(lease.public_ip), str(lease.public_ipv6)):
-            return None
-        return self.hosts[address][0]
+        records = (self.hosts.get(str(public)) for public in (lease.public_ip, lease.public_ipv6) if public is not None)
+        return next((found[0] for found in records if found is not None and found[0].subnet == key), None)
 
     def _check(self, lease: Lease) -> None:
         """Raises FormatError for a lease that must not become a route here."""
@@ -228,8 +224,7 @@ class View:
 
     def _take_host(self, address: str, kv: KeyValue | None) -> None:
         old = self.hosts.pop(address, None)
-        if old is not None and self._records.get(old[0].subnet) == address:
-            del self._records[old[0].subnet]
+        if old is not None:
             self._take_lease(old[0].subnet)
         if kv is None:
             return
@@ -240,7 +235,6 @@ class View:
             self.bad[kv.key] = str(error)
             return
         self.hosts[address] = (record, kv)
-        self._records[record.subnet] = address
         self._take_lease(record.subnet)
 
 

@@ -90,10 +90,6 @@ class Netlink:
         """What the kernel has learnt of paths: their MTU in bytes, by destination."""
         return await self._do(self._reading, self._reader.paths)
 
-    async def statistics(self, name: str) -> dict[str, int]:
-        """The kernel's counters of a device: rx_packets, rx_bytes, rx_dropped and so on. Empty without the device."""
-        return await self._do(self._reading, self._reader.statistics, name)
-
     async def one(self, step: Operation) -> None:
         """Do one operation on a device or an address. Raises HostError."""
         await self._do(self._writing, self._links.one, step)

@@ -105,14 +105,6 @@ class Reader:
         """What the kernel has learnt of paths: their MTU in bytes, by destination."""
         return dict(chain(self._dumps.paths(socket.AF_INET), self._dumps.paths(socket.AF_INET6)))
 
-    def statistics(self, name: str) -> dict[str, int]:
-        """The kernel's counters of a device; empty without the device."""
-        try:
-            reply = self._route.link("get", ifname=name)
-        except NetlinkError:
-            return {}
-        return dict(dict(reply[0]["attrs"]).get("IFLA_STATS64", {})) if reply else {}
-
 
 def link_of(message: Any, attributes: dict[str, Any]) -> Link:
     """A device of ours, from pyroute2's reading of RTM_NEWLINK."""
