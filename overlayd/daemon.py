@@ -28,6 +28,7 @@ from overlayd.control.lock import InstanceLock
 from overlayd.control.reconciler import Reconciler
 from overlayd.control.server import ControlServer
 from overlayd.control.status import describe, describe_peer, describe_waiting
+from overlayd.control.watchdog import Watchdog
 from overlayd.core.config import Settings
 from overlayd.core.lease import Lease, LeaseEvent
 from overlayd.core.node import Node
@@ -38,6 +39,7 @@ from overlayd.system.errors import HostError
 from overlayd.system.files import read_sysctl, write_atomically, write_sysctl
 from overlayd.system.kernel import Kernel
 from overlayd.system.netlink import Netlink
+from overlayd.system.service_manager import ServiceManager
 
 log = structlog.get_logger()
 
@@ -51,6 +53,7 @@ _LOOK_EVERY = (
 _SWITCH = (
     0.001  # seconds after which a thread that compares lets the event loop have its turn; Python's default is 0.005
 )
+_SAY_EVERY = 10.0  # seconds between signs of life while the registry is waited for
 _BREATH = 0.01  # seconds at most between lease updates, of which a storm is taken in batches
 
 RESTART_ONLY = (
@@ -68,8 +71,9 @@ RESTART_ONLY = (
 class Daemon:
     """One overlayd process. `run` returns when it was asked to stop."""
 
-    def __init__(self, sources: Sources, loaded: Loaded) -> None:
+    def __init__(self, sources: Sources, loaded: Loaded, manager: ServiceManager | None = None) -> None:
         self._sources = sources
+        self._manager = manager or ServiceManager()
         self._files = loaded.files
         self._given = loaded.settings
         """As this host's own sources have them."""
@@ -98,10 +102,10 @@ class Daemon:
             self._on_signals()
             if self._given.registry != "static":  # it may have to wait, and can be asked meanwhile what for
                 await self._listen(closing)
-            node = await self._unless_stopped(self._find_out())
+            node = await self._unless_stopped(self._alive_until(self._find_out()))
             if node is None:
                 return
-            self.backend = make_backend(node, self.settings)
+            self.backend = make_backend(node, self.settings, self._manager)
             if self._given.registry == "static":
                 await self._listen(closing)
             self.reconciler = Reconciler(Kernel(self.netlink))
@@ -110,11 +114,24 @@ class Daemon:
                 await self._serve()
             finally:
                 self.state = "stopping"
+                self._manager.stopping()
                 self.backend.stop()
 
     async def _find_out(self) -> Node:
         self.settings = await self.registry.configure(self._given)
         return await discover(self.settings, self.registry, self.netlink)
+
+    async def _alive_until(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`, which may wait for the registry for as long as it takes, but not in silence."""
+
+        async def say() -> None:
+            self._manager.starting(f"waiting for {self._given.registry}")
+
+        saying = asyncio.create_task(self._every(_SAY_EVERY, say))
+        try:
+            return await work
+        finally:
+            saying.cancel()
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
         """The result of `work`; None when the daemon was asked to stop before there was one."""
@@ -139,14 +156,18 @@ class Daemon:
     async def _serve(self) -> None:
         self.backend.open()
         await self._bring_up()
+        for name in self._manager.forget_untaken():
+            log.info("what the service manager kept is not needed any more", name=name)
         # Thousands of leases are here to stay: the garbage collector need not look at them ever again.
         gc.freeze()
         gc.enable()
         self._tell()
         self.state = "ready"
+        self._manager.ready(self._status_line())
         await self._guard(
             *self.registry.tasks(),
             self._follow_leases(),
+            Watchdog(self._manager, lambda: self.backend, self._status_line).run(),
             self._every(_COMPARE_EVERY, self._compare),
             self._every(_LOOK_EVERY, self._look()),
         )
@@ -162,6 +183,7 @@ class Daemon:
         """The backend's kernel state and packets. Raises HostError when a device cannot be made."""
         self.reconciler.report_problems(backend.node)
         backend.peers_changed(self.reconciler.peers(backend.node))
+        backend.resume()
         failures = await self.reconciler.compare(backend, self.settings)
         fatal = [failure for failure in failures if failure.fatal]
         if fatal:
@@ -193,6 +215,12 @@ class Daemon:
         if read_sysctl(name) == "1":
             write_sysctl(name, "2")
             log.info("router advertisements stay accepted", sysctl=name.replace("/", "."))
+
+    def _status_line(self) -> str:
+        node, registry = self.backend.node, self.registry.state()
+        leases = len(self.reconciler.table)
+        line = f"{node.mode}: {node.lease} over {node.underlay.name}, MTU {node.overlay_mtu}, {leases} leases"
+        return line if registry.connected else f"{line}; {registry.name} is out of reach"
 
     def _tell(self) -> None:
         node = self.backend.node
@@ -336,6 +364,9 @@ class Daemon:
             return "overlayd has not begun yet: it waits for its registry"
         async with self._changing:
             self.reload_error = None
+            told = self.state == "ready"
+            if told:
+                self._manager.reloading()
             try:
                 loaded = load(self._sources)
                 await self._change(loaded.settings)
@@ -348,6 +379,9 @@ class Daemon:
             else:
                 for line in self.reload_error.splitlines():
                     log.error("reload refused, the old configuration stays", error=line)
+            refused = "; reload refused, see the log" if self.reload_error else ""
+            if told:
+                self._manager.ready(self._status_line() + refused)
             return self.reload_error
 
     async def _change(self, given: Settings) -> None:
@@ -367,7 +401,8 @@ class Daemon:
                 await self.reconciler.take(former, self.reconciler.table.replace(leases))
             else:
                 former.stop()
-                self.backend = make_backend(node, new)
+                self._manager.forget()
+                self.backend = make_backend(node, new, self._manager)
                 self.backend.open()
                 self.reconciler.table.replace(leases)
                 log.info("backend exchanged", mode=node.mode, lease=str(node.lease))
@@ -375,6 +410,7 @@ class Daemon:
         except HostError:
             if not stays:
                 self.backend.stop()
+                self._manager.forget()
                 former.open()
             self.backend, self.settings = former, old
             self.reconciler.table.replace(known)

@@ -22,6 +22,9 @@ class KernelPath:
     def open(self) -> None:
         """Nothing to take."""
 
+    def resume(self) -> None:
+        """The kernel has never stopped."""
+
     def attach(self) -> None:
         """Nothing to attach."""
 
@@ -33,6 +36,10 @@ class KernelPath:
 
     def stop(self) -> None:
         """Nothing to let go of."""
+
+    def waiting(self) -> frozenset[str]:
+        """None waits for us."""
+        return frozenset()
 
     def counters(self) -> None:
         """The kernel counts."""

@@ -13,6 +13,7 @@ One TUN; one socket for each underlay family in use.
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -22,6 +23,7 @@ from itertools import chain
 
 import structlog
 
+from overlayd.core.address import Address as IpAddress
 from overlayd.core.address import Family, Network
 from overlayd.core.config import UdpSettings
 from overlayd.core.decide import ForwardingTable, Peer
@@ -34,14 +36,16 @@ from overlayd.datapath.engine import TUN_GONE, Counters, Engine, MakeEngine, cho
 from overlayd.datapath.python_engine import PythonEngine
 from overlayd.system.errors import HostError
 from overlayd.system.files import write_sysctl
+from overlayd.system.service_manager import ServiceManager
 from overlayd.system.tun import Tun
 from overlayd.system.tunnel_tap import TunnelTap
-from overlayd.system.udp_socket import open_udp_socket
+from overlayd.system.udp_socket import adopt_udp_socket, open_udp_socket
 
 log = structlog.get_logger()
 
 DEVICE = "ovl0"
 TAP = "ovl-gso"
+_KEPT_TUN = "tun"  # its name, and udp4 and udp6 those of the sockets, in the service manager's store
 _TXQUEUELEN = 1000  # packets; twice the default, so that a burst survives a late wake-up
 
 ENGINES: tuple[tuple[str, MakeEngine], ...] = (("python", PythonEngine),)
@@ -62,9 +66,11 @@ class UdpBackend:
     devices: tuple[str, ...] = (DEVICE,)
     guarded: tuple[Guarded, ...] = ()
 
-    def __init__(self, node: Node, settings: UdpSettings) -> None:
+    def __init__(self, node: Node, settings: UdpSettings, manager: ServiceManager | None = None) -> None:
+        """The service manager keeps the TUN and the sockets open, and what waits in them, until our next run."""
         self.node = node
         self._settings = settings
+        self._manager = manager or ServiceManager()
         self._sockets: dict[Family, socket.socket] = {}
         self._tun: Tun | None = None
         self._engine: Engine | None = None
@@ -90,13 +96,39 @@ class UdpBackend:
         for carrier in self.node.carriers:
             local = self.node.underlay.local(carrier)
             assert local is not None  # a carrier is a family of which this host has an address
-            self._sockets[carrier] = open_udp_socket(local, self._settings.port)
+            self._sockets[carrier] = self._open_socket(f"udp{carrier}", local)
+
+    def _open_socket(self, name: str, local: IpAddress) -> socket.socket:
+        kept = self._manager.take(name)
+        if kept is not None:
+            try:
+                return adopt_udp_socket(kept, local, self._settings.port)
+            except HostError as error:
+                self._give_up(name, error)
+        sock = open_udp_socket(local, self._settings.port)
+        self._manager.keep(name, sock.fileno())
+        return sock
+
+    def _open_tun(self, vnet_header: bool) -> Tun:
+        kept = self._manager.take(_KEPT_TUN)
+        if kept is not None:
+            try:
+                return Tun(DEVICE, vnet_header, kept)
+            except HostError as error:
+                self._give_up(_KEPT_TUN, error)
+        tun = Tun(DEVICE, vnet_header)
+        self._manager.keep(_KEPT_TUN, tun.fileno())
+        return tun
+
+    def _give_up(self, name: str, error: HostError) -> None:
+        log.warning("what the service manager kept is not used: packets that waited in it are lost", reason=str(error))
+        self._manager.forget(name)  # else it would still be attached, or bound, and we could not be
 
     def attach(self) -> None:
         if self._tun is not None:
             return
         name, make = self._choose()
-        self._tun = Tun(DEVICE, vnet_header=name == "native")
+        self._tun = self._open_tun(vnet_header=name == "native")
         # Our ICMP errors enter through the TUN with this host's own overlay address as their source. The kernel takes
         # such a packet for a spoofed one unless told otherwise; the engine lets none in from the underlay.
         try:
@@ -170,6 +202,19 @@ class UdpBackend:
             sock.close()
         self._sockets.clear()
         self._engine = None  # it holds the sockets that are closed now
+
+    def resume(self) -> None:
+        if self._manager.has(_KEPT_TUN):
+            self.attach()
+
+    def waiting(self) -> frozenset[str]:
+        fds = {sock.fileno(): "inbound" for sock in self._sockets.values()}
+        if self._tun is not None:
+            fds[self._tun.fileno()] = "outbound"
+        look = select.poll()
+        for fd in fds:
+            look.register(fd, select.POLLIN)
+        return frozenset(fds[fd] for fd, events in look.poll(0) if events & select.POLLIN)
 
     def peers_changed(self, peers: Iterable[Lease]) -> None:
         self._use(self._make_table(peers))
