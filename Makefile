@@ -18,7 +18,7 @@ PACKAGES := python3-venv gcc libc6-dev python3-dev iproute2 nftables iptables et
 
 .PHONY: help
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: packages $(STAMP) ## set up this clone to work in: Debian packages and a virtual environment

@@ -109,26 +109,32 @@ class UdpBackend:
         self._manager.keep(name, sock.fileno())
         return sock
 
-    def _open_tun(self, vnet_header: bool) -> Tun:
-        kept = self._manager.take(_KEPT_TUN)
-        if kept is not None:
-            try:
-                return Tun(DEVICE, vnet_header, kept)
-            except HostError as error:
-                self._give_up(_KEPT_TUN, error)
-        tun = Tun(DEVICE, vnet_header)
-        self._manager.keep(_KEPT_TUN, tun.fileno())
-        return tun
-
     def _give_up(self, name: str, error: HostError) -> None:
         log.warning("what the service manager kept is not used: packets that waited in it are lost", reason=str(error))
         self._manager.forget(name)  # else it would still be attached, or bound, and we could not be
+
+    def resume(self) -> None:
+        kept = self._manager.take(_KEPT_TUN)
+        if kept is None:
+            return
+        name, make = self._choose()
+        try:
+            tun = Tun(DEVICE, vnet_header=name == "native", kept=kept)
+        except HostError as error:
+            self._give_up(_KEPT_TUN, error)
+            return
+        self._begin(tun, name, make)
 
     def attach(self) -> None:
         if self._tun is not None:
             return
         name, make = self._choose()
-        self._tun = self._open_tun(vnet_header=name == "native")
+        tun = Tun(DEVICE, vnet_header=name == "native")
+        self._manager.keep(_KEPT_TUN, tun.fileno())
+        self._begin(tun, name, make)
+
+    def _begin(self, tun: Tun, name: str, make: MakeEngine) -> None:
+        self._tun = tun
         # Our ICMP errors enter through the TUN with this host's own overlay address as their source. The kernel takes
         # such a packet for a spoofed one unless told otherwise; the engine lets none in from the underlay.
         try:
@@ -202,10 +208,6 @@ class UdpBackend:
             sock.close()
         self._sockets.clear()
         self._engine = None  # it holds the sockets that are closed now
-
-    def resume(self) -> None:
-        if self._manager.has(_KEPT_TUN):
-            self.attach()
 
     def waiting(self) -> frozenset[str]:
         fds = {sock.fileno(): "inbound" for sock in self._sockets.values()}

@@ -93,10 +93,6 @@ class ServiceManager:
         # FDPOLL=0: systemd would watch it for errors; we look at it when we get it back.
         self._send("FDSTORE=1", f"FDNAME={name}", "FDPOLL=0", fds=[fd])
 
-    def has(self, name: str) -> bool:
-        """Whether something was kept under the name by our former run and has not been taken."""
-        return name in self._given
-
     def take(self, name: str) -> int | None:
         """What was kept under the name by our former run, once; it is the caller's to close. None where nothing was."""
         return self._given.pop(name, None)
