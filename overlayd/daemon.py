@@ -154,8 +154,12 @@ class Daemon:
             await server.open_health(self._given.healthz_ip, self._given.healthz_port)
 
     async def _serve(self) -> None:
-        self.backend.open()
-        await self._bring_up()
+        self.reconciler.table.replace(self.registry.leases(self.settings))
+        self._show_peers(self.backend)
+        self.backend.open()  # all is known by now: what was kept open goes on at once
+        self.backend.resume()
+        self._forwarding()
+        await self._install(self.backend)
         for name in self._manager.forget_untaken():
             log.info("what the service manager kept is not needed any more", name=name)
         # Thousands of leases are here to stay: the garbage collector need not look at them ever again.
@@ -174,16 +178,12 @@ class Daemon:
 
     # --- 3. bring up -----------------------------------------------------------------------------------------------
 
-    async def _bring_up(self) -> None:
-        self._forwarding()
-        self.reconciler.table.replace(self.registry.leases(self.settings))
-        await self._install(self.backend)
+    def _show_peers(self, backend: Backend) -> None:
+        self.reconciler.report_problems(backend.node)
+        backend.peers_changed(self.reconciler.peers(backend.node))
 
     async def _install(self, backend: Backend) -> None:
         """The backend's kernel state and packets. Raises HostError when a device cannot be made."""
-        self.reconciler.report_problems(backend.node)
-        backend.peers_changed(self.reconciler.peers(backend.node))
-        backend.resume()
         failures = await self.reconciler.compare(backend, self.settings)
         fatal = [failure for failure in failures if failure.fatal]
         if fatal:
@@ -406,6 +406,7 @@ class Daemon:
                 self.backend.open()
                 self.reconciler.table.replace(leases)
                 log.info("backend exchanged", mode=node.mode, lease=str(node.lease))
+            self._show_peers(self.backend)
             await self._install(self.backend)
         except HostError:
             if not stays:
@@ -414,6 +415,7 @@ class Daemon:
                 former.open()
             self.backend, self.settings = former, old
             self.reconciler.table.replace(known)
+            self._show_peers(former)
             await self._install(former)
             raise
         self._given = given

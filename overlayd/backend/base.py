@@ -4,7 +4,7 @@ A backend knows how one mode's packets travel. It is told of leases and says whi
 does not touch the kernel for them: whoever holds the state compares and applies. What all modes share (the unreachable
 routes, forwarding, the tables of rules) is not its business either.
 
-    made -> open() -> peers_changed() -> resume() -> [state compared and applied] -> attach()
+    made -> peers_changed() -> open() -> resume() -> [state compared and applied] -> attach()
          -> peers_moved() ... -> stop()
 """
 

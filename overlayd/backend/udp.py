@@ -34,6 +34,7 @@ from overlayd.core.state import Address, KernelObject, Link, Route
 from overlayd.datapath.acquaintance import GREET_EVERY
 from overlayd.datapath.engine import TUN_GONE, Counters, Engine, MakeEngine, choose
 from overlayd.datapath.python_engine import PythonEngine
+from overlayd.datapath.standin import RECIPE, SOCKETS, TUN, Shelf
 from overlayd.system.errors import HostError
 from overlayd.system.files import write_sysctl
 from overlayd.system.service_manager import ServiceManager
@@ -45,7 +46,7 @@ log = structlog.get_logger()
 
 DEVICE = "ovl0"
 TAP = "ovl-gso"
-_KEPT_TUN = "tun"  # its name, and udp4 and udp6 those of the sockets, in the service manager's store
+_SHELVE_AFTER = 1.0  # seconds in which changes of the table are gathered; a stand-in may be so much behind
 _TXQUEUELEN = 1000  # packets; twice the default, so that a burst survives a late wake-up
 
 ENGINES: tuple[tuple[str, MakeEngine], ...] = (("python", PythonEngine),)
@@ -76,6 +77,8 @@ class UdpBackend:
         self._engine: Engine | None = None
         self._tap: TunnelTap | None = None
         self._greeting: asyncio.TimerHandle | None = None
+        self._shelf: Shelf | None = None
+        self._shelving: asyncio.TimerHandle | None = None
         self._routes: dict[str, list[tuple[Network, Peer]]] = {}
         """What each peer's lease comes to in the table, by the lease's key."""
         self._table = self._make_table(())
@@ -96,7 +99,7 @@ class UdpBackend:
         for carrier in self.node.carriers:
             local = self.node.underlay.local(carrier)
             assert local is not None  # a carrier is a family of which this host has an address
-            self._sockets[carrier] = self._open_socket(f"udp{carrier}", local)
+            self._sockets[carrier] = self._open_socket(SOCKETS[carrier], local)
 
     def _open_socket(self, name: str, local: IpAddress) -> socket.socket:
         kept = self._manager.take(name)
@@ -114,14 +117,14 @@ class UdpBackend:
         self._manager.forget(name)  # else it would still be attached, or bound, and we could not be
 
     def resume(self) -> None:
-        kept = self._manager.take(_KEPT_TUN)
+        kept = self._manager.take(TUN)
         if kept is None:
             return
         name, make = self._choose()
         try:
             tun = Tun(DEVICE, vnet_header=name == "native", kept=kept)
         except HostError as error:
-            self._give_up(_KEPT_TUN, error)
+            self._give_up(TUN, error)
             return
         self._begin(tun, name, make)
 
@@ -130,7 +133,7 @@ class UdpBackend:
             return
         name, make = self._choose()
         tun = Tun(DEVICE, vnet_header=name == "native")
-        self._manager.keep(_KEPT_TUN, tun.fileno())
+        self._manager.keep(TUN, tun.fileno())
         self._begin(tun, name, make)
 
     def _begin(self, tun: Tun, name: str, make: MakeEngine) -> None:
@@ -148,11 +151,25 @@ class UdpBackend:
                 log.warning("only the native engine polls; the setting does nothing", setting="udp.busy_poll_us")
         else:
             self._engine.replace_tun(self._tun.fileno())
+        self._shelve(self._engine)
         self._open_tap(self._engine)
         loop = asyncio.get_running_loop()
         loop.add_reader(self._tun.fileno(), self._outbound, self._engine)
         for carrier, sock in self._sockets.items():
             loop.add_reader(sock.fileno(), partial(self._engine.inbound, carrier))
+
+    def _shelve(self, engine: Engine) -> None:
+        """Keep what a stand-in goes on with when the next run starts."""
+        if self._shelving is not None:
+            self._shelving.cancel()
+            self._shelving = None
+        recipe = engine.recipe() if self._manager else None
+        if recipe is None:
+            return
+        if self._shelf is None:
+            self._shelf = Shelf()
+            self._manager.keep(RECIPE, self._shelf.fd)
+        self._shelf.write(recipe)
 
     def _open_tap(self, engine: Engine) -> None:
         """Where this host announces that it is overlayd: the TAP for superpackets, and questions to peers."""
@@ -202,6 +219,12 @@ class UdpBackend:
         if self._tap is not None:
             self._tap.close()
             self._tap = None
+        if self._shelving is not None:
+            self._shelving.cancel()
+            self._shelving = None
+        if self._shelf is not None:
+            self._shelf.close()
+            self._shelf = None
         for sock in self._sockets.values():
             with suppress(RuntimeError):
                 asyncio.get_running_loop().remove_reader(sock.fileno())
@@ -231,6 +254,8 @@ class UdpBackend:
         self._table = table
         if self._engine is not None:
             self._engine.replace_table(table)
+            if self._manager and self._shelving is None:
+                self._shelving = asyncio.get_running_loop().call_later(_SHELVE_AFTER, self._shelve, self._engine)
 
     def _make_table(self, peers: Iterable[Lease]) -> ForwardingTable:
         self._routes = {lease.key: self._of(lease) for lease in peers}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -40,12 +39,12 @@ exit status: 0 stopped when asked, 1 the host refused something, 2 the configura
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, manager: ServiceManager | None = None) -> int:
     """Run the command; the exit status."""
+    manager = manager or ServiceManager()
     parser = _parser()
     given = parser.parse_args(arguments)
     sources = settings_sources(given)
-    manager = ServiceManager.from_environment(os.environ)
     try:
         if given.cleanup:  # what overlayd made can be removed whatever the configuration says
             set_up(Settings())

@@ -48,7 +48,8 @@ from overlayd.datapath.engine import (
     path_mtu,
     unheard,
 )
-from overlayd.datapath.native_table import compile_table, peers_of
+from overlayd.datapath.native_table import parts_of, peers_of
+from overlayd.datapath.standin import Recipe
 from overlayd.datapath.ways import Ways
 
 # <linux/if_tun.h>
@@ -100,6 +101,7 @@ class NativeEngine:
         if "udp_gso" in self._socket_offloads:
             segments = _SEGMENTS if kernel() >= (6, 9) else _SEGMENTS_OLD
         fds = {family: sock.fileno() for family, sock in self._sockets.items()}
+        self._segments = segments
         self._native = native.Engine(fds.get(4, -1), fds.get(6, -1), segments, settings.busy_poll_us)
         self._peers: list[Peer] = []
         self._ways = Ways(self._native, self._answer_peer, now)
@@ -117,7 +119,8 @@ class NativeEngine:
             tun_offloads = [*wanted, "csum"] if self._vnet_asked else _grant(tun, wanted)
         join_tcp = {"tso4", "tso6"} <= set(tun_offloads) and "join_tcp" not in self._without
         join_udp = "uso" in tun_offloads and "join_udp" not in self._without
-        self._native.replace_tun(tun, self._vnet, join_tcp, join_udp)
+        self._joins = (join_tcp, join_udp)
+        self._native.replace_tun(tun, self._vnet, *self._joins)
         joined = [name for name, on in (("join_tcp", join_tcp), ("join_udp", join_udp)) if on]
         self._granted = [*tun_offloads, *self._socket_offloads, *joined]
 
@@ -150,7 +153,8 @@ class NativeEngine:
             self._native.forget(slot)
             self._free.append(slot)
         index = {peer: number for number, peer in enumerate(peers)}
-        self._native.replace_table(compile_table(table, index, self._slot))
+        self._parts = parts_of(table, index, self._slot)
+        self._native.replace_table(native.Table(*self._parts))
         self._table, self._peers = table, peers
         self._ways.replace_table(table, self._slots, index)
 
@@ -238,6 +242,9 @@ class NativeEngine:
 
     def ways(self) -> dict[str, list[str]]:
         return self._ways.describe()
+
+    def recipe(self) -> Recipe:
+        return self._segments, self._settings.busy_poll_us, self._vnet, *self._joins, self._parts
 
     # --- 5. report ---------------------------------------------------------------------------------------------------
 

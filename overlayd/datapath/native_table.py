@@ -20,7 +20,16 @@ def peers_of(table: ForwardingTable) -> list[Peer]:
     return [*listed, *table.peers.values()]
 
 
+Parts = tuple[int, tuple[tuple[bytes, int, int, bool], ...], tuple[tuple[int, int, tuple[tuple[bytes, int], ...]], ...]]
+"""What native.Table is made of: plain values, that can be kept."""
+
+
 def compile_table(table: ForwardingTable, index: Mapping[Peer, int], slot: Callable[[str], int]) -> native.Table:
+    """As `parts_of`."""
+    return native.Table(*parts_of(table, index, slot))
+
+
+def parts_of(table: ForwardingTable, index: Mapping[Peer, int], slot: Callable[[str], int]) -> Parts:
     """`index`: of each of `peers_of` in its order; `slot`: where the counters of a peer's name are kept."""
     rows = tuple([(_packed(peer.host), peer.port, slot(peer.name), peer.announced) for peer in index])
     levels = []
@@ -31,7 +40,7 @@ def compile_table(table: ForwardingTable, index: Mapping[Peer, int], slot: Calla
             for prefix, owner in entries
         ]
         levels.append((width, length, tuple(found)))
-    return native.Table(table.mtu, rows, tuple(levels))
+    return table.mtu, rows, tuple(levels)
 
 
 @lru_cache(1 << 16)

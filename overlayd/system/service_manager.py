@@ -11,11 +11,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import MutableMapping
-
-import structlog
-
-log = structlog.get_logger()
+from collections.abc import Callable, MutableMapping
 
 _FIRST = 3  # SD_LISTEN_FDS_START: where the file descriptors that are passed begin
 _PATIENCE = 2.0  # seconds; systemd reads its socket in microseconds, and a daemon that hangs on it moves no packets
@@ -29,8 +25,10 @@ class ServiceManager:
         """`address` of its socket (a leading @ is the abstract namespace's), `watchdog` seconds without a sign of life
         after which it kills us, and the file descriptors that it kept, by name."""
         self._address = "\0" + address[1:] if address.startswith("@") else address
-        self._given = dict(given or {})
-        self._kept = set(self._given)
+        self.given = dict(given or {})
+        """What our former run left and nobody has taken."""
+        self._kept = set(self.given)
+        self._borrower: Callable[[], None] | None = None
         self._complained = False
         self.watchdog = watchdog
 
@@ -87,21 +85,36 @@ class ServiceManager:
 
     def keep(self, name: str, fd: int) -> None:
         """Hold this open file under the name for our next run, in place of what had the name."""
+        former = self.given.pop(name, None)
+        if former is not None:
+            self._call_in()
+            os.close(former)
         if name in self._kept:
             self._send("FDSTOREREMOVE=1", f"FDNAME={name}")
         self._kept.add(name)
         # FDPOLL=0: systemd would watch it for errors; we look at it when we get it back.
         self._send("FDSTORE=1", f"FDNAME={name}", "FDPOLL=0", fds=[fd])
 
+    def lend(self, halt: Callable[[], None]) -> None:
+        """Somebody uses what is given; `halt` ends that, and is called before anything is taken or let go."""
+        self._borrower = halt
+
+    def _call_in(self) -> None:
+        if self._borrower is not None:
+            self._borrower()
+            self._borrower = None
+
     def take(self, name: str) -> int | None:
         """What was kept under the name by our former run, once; it is the caller's to close. None where nothing was."""
-        return self._given.pop(name, None)
+        self._call_in()
+        return self.given.pop(name, None)
 
     def forget(self, *names: str) -> None:
         """Let go of these, or of all. When it returns nobody but us has them open, so that they can be opened anew."""
+        self._call_in()
         gone = (set(names) or set(self._kept)) & self._kept
         for name in gone:
-            fd = self._given.pop(name, None)
+            fd = self.given.pop(name, None)
             if fd is not None:
                 os.close(fd)
             self._send("FDSTOREREMOVE=1", f"FDNAME={name}")
@@ -111,7 +124,7 @@ class ServiceManager:
 
     def forget_untaken(self) -> list[str]:
         """Let go of what our former run left and nobody has taken; the names."""
-        names = sorted(self._given)
+        names = sorted(self.given)
         if names:
             self.forget(*names)
         return names
@@ -146,4 +159,7 @@ class ServiceManager:
     def _complain(self, seen: str) -> None:
         if not self._complained:
             self._complained = True
+            import structlog  # not above: a start has packets to move before it has time for this
+
+            log = structlog.get_logger()
             log.warning("the service manager cannot be told", address=self._address.replace("\0", "@"), error=seen)

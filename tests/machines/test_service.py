@@ -24,7 +24,7 @@ MODES = ("udp", "vxlan", "host-gw")
 GROUP = "7304812"  # of overlayd's devices
 CAP_NET_ADMIN = 1 << 12  # <linux/capability.h>
 WORST = 2.0  # what systemd-analyze security may say; 10 is worst
-KEPT = {"udp": "3", "vxlan": "0"}  # file descriptors in systemd's store: the TUN, and a socket for each family
+KEPT = {"udp": "4", "vxlan": "0"}  # file descriptors in systemd's store: the TUN, a socket for each family, the recipe
 ADDRESSES = ("10.1.2.2", "fd00:10:1:2::2")
 
 
@@ -182,7 +182,7 @@ def test_another_device_and_another_port_are_not_taken(pair: Pair) -> None:
         "UDP 2001:db8::1 port 8286: the socket that was kept is another: AF_INET6, SOCK_DGRAM, bound to",
     ):
         eventually(lambda: reason in a.journal(service(mode)), reason)  # noqa: B023  # called at once
-    eventually(lambda: a.show(service(mode), "NFileDescriptorStore") == "3", "what is right is kept")
+    eventually(lambda: a.show(service(mode), "NFileDescriptorStore") == KEPT[mode], "what is right is kept")
     assert a.run("ss", "-Hlun", "sport = :8285").stdout == "", "the old socket is closed everywhere"
     a.write("/etc/overlayd/overlayd.yaml", OVERLAYD_YAML)
     restart(a, mode)
