@@ -127,6 +127,8 @@ class Daemon:
         async def say() -> None:
             self._manager.starting(f"waiting for {self._given.registry}")
 
+        if self._given.registry != "static":
+            await say()
         saying = asyncio.create_task(self._every(_SAY_EVERY, say))
         try:
             return await work

@@ -3,6 +3,7 @@ cut off; installed and removed. machine.py has the picture."""
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -95,6 +96,32 @@ def test_what_systemd_shows(running: Pair, mode: str) -> None:
     assert a.show(service(mode), "NFileDescriptorStore") == KEPT[mode]
 
 
+def test_all_that_it_can_do_it_may_do(pair: Pair, mode: str) -> None:
+    """Masquerading, a health check, and in udp mode the TAP for superpackets: nothing of it is refused by the unit."""
+    a, b = pair.a, pair.b
+    for machine in (a, b):
+        machine.write("/etc/overlayd/overlayd.yaml", OVERLAYD_YAML + "ip_masq: true\nhealthz_port: 9470\n")
+        machine.write("/etc/overlayd/leases.yaml", LEASES_YAML.replace("  - name", "  - wire: overlayd\n    name"))
+        machine.sh("systemctl", "restart", service(mode))
+    assert pair.talk()
+    status = json.loads(a.sh("overlayctl", "status", "--json").stdout)
+    assert status["problems"] == []
+    assert "masquerade" in a.run("nft", "list", "table", "inet", "overlayd").stdout
+    assert '"ready"' in a.run("curl", "--silent", "http://127.0.0.1:9470/healthz").stdout
+    if mode == "udp":
+        assert status["offloads"]["udp_gso"] == status["offloads"]["tso4"] == 1
+        eventually(
+            lambda: json.loads(a.sh("overlayctl", "status", "--json").stdout)["peers"][0]["ways"], "the ways are found"
+        )
+    said = a.journal(service(mode))
+    for word in ("Operation not permitted", "Permission denied", "Read-only file system", "kernel refused"):
+        assert word not in said
+    for machine in (a, b):
+        machine.write("/etc/overlayd/overlayd.yaml", OVERLAYD_YAML)
+        machine.write("/etc/overlayd/leases.yaml", LEASES_YAML)
+        machine.sh("systemctl", "restart", service(mode))
+
+
 # --- restarts that nobody notices -------------------------------------------------------------------------------------
 
 
@@ -103,7 +130,9 @@ def hang(machine: Machine, mode: str) -> None:
     count = restarts(machine, mode)
     machine.sh("systemctl", "kill", "--signal=STOP", service(mode))
     eventually(lambda: restarts(machine, mode) > count, "the watchdog ends a process that hangs")
-    assert "Watchdog timeout" in machine.journal(service(mode))
+    said = machine.journal(service(mode))
+    assert "Watchdog timeout" in said
+    assert "Fatal Python error: Aborted" in said, "it says where it stood"
 
 
 def kill(machine: Machine, mode: str) -> None:

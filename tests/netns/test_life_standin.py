@@ -108,3 +108,14 @@ def test_it_knows_the_leases_of_the_end(pair: tuple[Host, Host], manager: Manage
         assert talks(b, a, 0.3) == [False, False]
     finally:
         engine.halt()
+
+
+def test_a_start_that_waits_for_etcd_says_that_it_lives(manager: Manager) -> None:
+    with hosts(1, mode="udp", start=False) as one:
+        config = {key: value for key, value in one[0].config.items() if key != "leases_file"}
+        config |= {"registry": "etcd", "etcd": {"endpoints": "http://127.0.0.1:2379"}}
+        one[0].write_config({**config, "state_dir": str(one[0].directory / "state")})
+        one[0].start(wait=False, environment={"NOTIFY_SOCKET": str(manager.path)})
+        eventually(lambda: "EXTEND_TIMEOUT_USEC=30000000" in manager.said, "it asks for more time")
+        assert "READY=1" not in manager.said
+        assert one[0].stop() == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -9,8 +11,12 @@ import pytest
 
 from overlayd.backend.base import Backend
 from overlayd.backend.kernel_path import KernelPath
+from overlayd.backend.udp import UdpBackend
 from overlayd.control.watchdog import Progress
-from overlayd.core.node import Node
+from overlayd.core.config import UdpSettings
+from overlayd.core.lease import Lease
+from overlayd.core.node import Node, Underlay
+from overlayd.core.subnets import SubnetRange
 from overlayd.datapath.engine import Counters, Traffic
 
 NOTHING: frozenset[str] = frozenset()
@@ -75,3 +81,36 @@ def test_what_the_kernel_carries_never_waits_for_us() -> None:
     progress = Progress()
     backend = KernelPath(cast(Node, SimpleNamespace()))
     assert [progress.stuck(cast(Backend, backend)) for _ in range(3)] == [NOTHING] * 3
+
+
+def loopback() -> Node:
+    return Node(
+        mode="udp",
+        lease=Lease(subnet=IPv4Network("10.5.1.0/24"), ipv6_subnet=IPv6Network("fd05:0:0:1::/64")),
+        underlay=Underlay(
+            name="lo",
+            index=1,
+            mtu=65536,
+            addresses=(ip_interface("127.0.0.1/8"), ip_interface("::1/128")),
+            public_ip=IPv4Address("127.0.0.1"),
+            public_ipv6=IPv6Address("::1"),
+        ),
+        ranges=(SubnetRange.of(IPv4Network("10.5.0.0/16")),),
+    )
+
+
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+async def test_the_udp_backend_sees_what_waits(family: int, host: str) -> None:
+    with socket.socket(family, socket.SOCK_DGRAM) as peer:
+        peer.bind((host, 0))
+        port = peer.getsockname()[1] ^ 1  # one that is free, most likely
+        backend = UdpBackend(loopback(), UdpSettings(port=port))
+        backend.open()
+        try:
+            progress = Progress()
+            assert backend.waiting() == NOTHING
+            peer.sendto(b"nobody reads this", (host, port))
+            assert backend.waiting() == IN
+            assert [progress.stuck(backend) for _ in range(2)] == [NOTHING, IN]
+        finally:
+            backend.stop()
