@@ -296,8 +296,10 @@ def machines(layers: list[Path], directory: Path) -> Iterator[Pair]:
             machine.plug_in()
         for machine in made:
             machine.boot()
-            machine.sh("systemd-sysusers")
-            machine.sh("systemd-tmpfiles", "--create")
+            # What `make install` does by itself where the system that it installs to is the one that runs
+            machine.sh("systemd-sysusers", "/usr/local/lib/sysusers.d/overlayd.conf")
+            machine.sh("systemd-tmpfiles", "--create", "/usr/local/lib/tmpfiles.d/overlayd.conf")
+            machine.sh("systemctl", "daemon-reload")
         yield Pair(*made)
     finally:
         for machine in made:
