@@ -11,16 +11,17 @@ CROSS := -O2 -fsanitize=undefined -fno-sanitize-recover=all
 NATIVE_TESTS := tests/unit/test_datapath_native.py tests/unit/test_datapath_engines.py \
 	tests/unit/test_datapath_refusals.py
 # iperf3 and tshark measure and look; iptables and curl are other people's programs that tests run beside overlayd.
+# systemd-nspawn boots what mmdebstrap makes: the machines that the service is tested on.
 # gcc and python3-dev build the native packet engine. Tests and the lab start etcd for themselves.
 PACKAGES := python3-venv gcc libc6-dev python3-dev iproute2 nftables iptables ethtool iperf3 iputils-ping tshark curl \
-	etcd-server etcd-client
+	etcd-server etcd-client systemd-container mmdebstrap
 
 .PHONY: help
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: install
-install: packages $(STAMP) ## install what is needed: Debian packages and a virtual environment
+.PHONY: setup
+setup: packages $(STAMP) ## set up this clone to work in: Debian packages and a virtual environment
 
 .PHONY: packages
 packages:
@@ -32,12 +33,12 @@ $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 	@touch $@
 
 .PHONY: demo
-demo: install ## see containers on two hosts talk in all three modes, side by side (root)
+demo: setup ## see containers on two hosts talk in all three modes, side by side (root)
 	@$(VENV)/bin/overlayctl demo
 
 JOBS := 2
 .PHONY: test
-test: install ## run every test; those on the real kernel need root
+test: setup ## run every test; those on the real kernel need root
 	$(PYTHON) -m pytest -n $(JOBS) --dist loadfile
 
 .PHONY: test-unit
@@ -46,7 +47,7 @@ test-unit: $(STAMP) ## run the tests that need no privileges
 
 GIB := 1
 .PHONY: test-transfer
-test-transfer: install ## send GIB of TCP in every case: both engines, clean wires and a bad one (root)
+test-transfer: setup ## send GIB of TCP in every case: both engines, clean wires and a bad one (root)
 	OVERLAYD_TRANSFER_GIB=$(GIB) $(PYTHON) -m pytest -v --durations=0 tests/netns/test_transfer_tcp.py
 
 .PHONY: test-sanitize
@@ -104,6 +105,50 @@ fuzz-merge: fuzz-build ## make the committed corpus anew: seeds, what it was and
 		$(FUZZ_OPTIONS) build/fuzz/merged/$$target build/fuzz/seeds/$$target tests/fuzz/corpus/$$target build/fuzz/found/$$target || exit 1; done
 	rm -rf tests/fuzz/corpus && cp -r build/fuzz/merged tests/fuzz/corpus
 
+# --- as a service ------------------------------------------------------------------------------------------------------
+
+DESTDIR :=
+PREFIX := /usr/local
+SYSCONFDIR := /etc
+SYSTEM_PYTHON := python3
+SHARE := $(PREFIX)/lib/overlayd
+UNITS := $(PREFIX)/lib/systemd/system
+MODES := udp vxlan host-gw
+# Only where the system that is installed to is the one that runs
+LIVE := [ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] ||
+
+.PHONY: install
+install: ## install the service: a virtual environment, commands, units (root; DESTDIR=, PREFIX=/usr/local)
+	rm -rf build/lib* build/bdist*
+	$(SYSTEM_PYTHON) -m venv --clear $(DESTDIR)$(SHARE)
+	$(DESTDIR)$(SHARE)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt .
+	$(DESTDIR)$(SHARE)/bin/python -m pip uninstall --quiet --yes pip setuptools
+	# Paths of the place where it will run, not of the one where it was made
+	sed -i 's|$(DESTDIR)$(SHARE)|$(SHARE)|g' $$(grep -rIl '$(DESTDIR)$(SHARE)' $(DESTDIR)$(SHARE)/bin $(DESTDIR)$(SHARE)/pyvenv.cfg)
+	$(DESTDIR)$(SHARE)/bin/python -m compileall -q $(if $(DESTDIR),-s $(DESTDIR) -p /) $(DESTDIR)$(SHARE)/lib
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(SYSCONFDIR)/overlayd
+	ln -sf $(SHARE)/bin/overlayd $(SHARE)/bin/overlayctl $(DESTDIR)$(PREFIX)/bin/
+	install -Dm644 systemd/overlayd.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/overlayd.conf
+	install -Dm644 systemd/overlayd.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/overlayd.conf
+	for unit in overlayd@.service overlayd-cleanup.service $(MODES:%=overlayd@%.service.d/mode.conf); do \
+		install -Dm644 systemd/$$unit $(DESTDIR)$(UNITS)/$$unit && \
+		sed -i 's|/usr/local|$(PREFIX)|g' $(DESTDIR)$(UNITS)/$$unit || exit 1; done
+	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/doc/overlayd README.md CHANGELOG.md config/overlayd.yaml systemd/examples/docker.conf
+	[ -e $(DESTDIR)$(SYSCONFDIR)/overlayd/overlayd.yaml ] || \
+		install -m644 config/overlayd.yaml $(DESTDIR)$(SYSCONFDIR)/overlayd/overlayd.yaml
+	$(LIVE) { systemd-sysusers $(PREFIX)/lib/sysusers.d/overlayd.conf && \
+		systemd-tmpfiles --create $(PREFIX)/lib/tmpfiles.d/overlayd.conf && systemctl daemon-reload; }
+
+.PHONY: uninstall
+uninstall: ## stop and remove the service; the configuration, if it was changed, and /var/lib/overlayd stay
+	$(LIVE) systemctl disable --now $(MODES:%=overlayd@%.service)
+	rm -rf $(DESTDIR)$(SHARE) $(DESTDIR)$(PREFIX)/share/doc/overlayd $(MODES:%=$(DESTDIR)$(UNITS)/overlayd@%.service.d)
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/overlayd bin/overlayctl lib/sysusers.d/overlayd.conf lib/tmpfiles.d/overlayd.conf)
+	rm -f $(addprefix $(DESTDIR)$(UNITS)/,overlayd@.service overlayd-cleanup.service)
+	! cmp -s config/overlayd.yaml $(DESTDIR)$(SYSCONFDIR)/overlayd/overlayd.yaml || rm $(DESTDIR)$(SYSCONFDIR)/overlayd/overlayd.yaml
+	rmdir $(DESTDIR)$(SYSCONFDIR)/overlayd 2>/dev/null || true
+	$(LIVE) systemctl daemon-reload
+
 .PHONY: lint
 lint: $(STAMP) ## check style, types and the floors of the house
 	$(VENV)/bin/ruff format --check .
@@ -118,11 +163,11 @@ format: $(STAMP) ## put the code into its form
 
 MINUTES := 10
 .PHONY: soak
-soak: install ## traffic for MINUTES while things go wrong, by a seeded schedule; SEED repeats one (root)
+soak: setup ## traffic for MINUTES while things go wrong, by a seeded schedule; SEED repeats one (root)
 	$(PYTHON) tests/netns/soak.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 .PHONY: bench
-bench: install ## measure decisions, sockets, netlink, the data paths and clusters of thousands (root)
+bench: setup ## measure decisions, sockets, netlink, the data paths and clusters of thousands (root)
 	$(PYTHON) benchmarks/decide.py
 	$(PYTHON) benchmarks/sockets.py
 	$(PYTHON) benchmarks/netlink.py

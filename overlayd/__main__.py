@@ -2,6 +2,6 @@
 
 import sys
 
-from overlayd.cli.overlayd import main
+from overlayd.cli.start import main
 
 sys.exit(main())

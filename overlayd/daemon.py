@@ -34,6 +34,7 @@ from overlayd.control.reconciler import Reconciler
 from overlayd.control.server import ControlServer
 from overlayd.control.status import describe, describe_counters, describe_peer, describe_waiting
 from overlayd.control.underlay import UnderlayFollower
+from overlayd.control.watchdog import Watchdog
 from overlayd.control.watcher import Watcher
 from overlayd.core.config import Settings
 from overlayd.core.lease import Lease, LeaseEvent
@@ -45,6 +46,7 @@ from overlayd.system.errors import HostError
 from overlayd.system.files import read_sysctl, write_atomically, write_sysctl
 from overlayd.system.kernel import Kernel
 from overlayd.system.netlink import Monitor, Netlink
+from overlayd.system.service_manager import ServiceManager
 from overlayd.wire.probe import Sender
 
 log = structlog.get_logger()
@@ -59,6 +61,7 @@ _SWITCH = (
     0.001  # seconds after which a thread that compares lets the event loop have its turn; Python's default is 0.005
 )
 _PULSE_EVERY = 1.0  # seconds between looks at whether packets move
+_SAY_EVERY = 10.0  # seconds between signs of life while the registry is waited for
 _BREATH = 0.01  # seconds at most between lease updates, of which a storm is taken in batches
 
 RESTART_ONLY = (
@@ -77,8 +80,9 @@ RESTART_ONLY = (
 class Daemon:
     """One overlayd process. `run` returns when it was asked to stop."""
 
-    def __init__(self, sources: Sources, loaded: Loaded) -> None:
+    def __init__(self, sources: Sources, loaded: Loaded, manager: ServiceManager | None = None) -> None:
         self._sources = sources
+        self._manager = manager or ServiceManager()
         self._files = loaded.files
         self._given = loaded.settings
         """As this host's own sources have them."""
@@ -112,10 +116,10 @@ class Daemon:
             self._on_signals()
             if self._given.registry != "static":  # it may have to wait, and can be asked meanwhile what for
                 await self._listen(closing)
-            node = await self._unless_stopped(self._find_out())
+            node = await self._unless_stopped(self._alive_until(self._find_out()))
             if node is None:
                 return
-            self.backend = make_backend(node, self.settings)
+            self.backend = make_backend(node, self.settings, self._manager)
             if self._given.registry == "static":
                 await self._listen(closing)
             monitor = _monitor(closing)
@@ -130,12 +134,27 @@ class Daemon:
                 await self._serve()
             finally:
                 self.state = "stopping"
+                self._manager.stopping()
                 self.prober.close()
                 self.backend.stop()
 
     async def _find_out(self) -> Node:
         self.settings = await self.registry.configure(self._given)
         return await discover(self.settings, self.registry, self.netlink)
+
+    async def _alive_until(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`, which may wait for the registry for as long as it takes, but not in silence."""
+
+        async def say() -> None:
+            self._manager.starting(f"waiting for {self._given.registry}")
+
+        if self._given.registry != "static":
+            await say()
+        saying = asyncio.create_task(self._every(_SAY_EVERY, say))
+        try:
+            return await work
+        finally:
+            saying.cancel()
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
         """The result of `work`; None when the daemon was asked to stop before there was one."""
@@ -158,19 +177,27 @@ class Daemon:
             await server.open_health(self._given.healthz_ip, self._given.healthz_port)
 
     async def _serve(self) -> None:
-        self.backend.open()
-        await self._bring_up()
+        self.reconciler.table.replace(self.registry.leases(self.settings))
+        self._show_peers(self.backend)
+        self.backend.open()  # all is known by now: what was kept open goes on at once
+        self.backend.resume()
+        self._forwarding()
+        await self._install(self.backend)
+        for name in self._manager.forget_untaken():
+            log.info("what the service manager kept is not needed any more", name=name)
         # Thousands of leases are here to stay: the garbage collector need not look at them ever again.
         gc.freeze()
         gc.enable()
         await self._pulse()
         self._tell()
         self.state = "ready"
+        self._manager.ready(self._status_line())
         await self._guard(
             *self.registry.tasks(),
             self._follow_leases(),
             self.paths.run(),
             self.watcher.run(),
+            Watchdog(self._manager, lambda: self.backend, self._status_line).run(),
             self._every(_LOOK_EVERY, self._look()),
             self._every(_PULSE_EVERY, self._pulse),
             self.prober.run(),
@@ -178,16 +205,13 @@ class Daemon:
 
     # --- 3. bring up -----------------------------------------------------------------------------------------------
 
-    async def _bring_up(self) -> None:
-        self._forwarding()
-        self.reconciler.table.replace(self.registry.leases(self.settings))
-        await self._install(self.backend)
-
-    async def _install(self, backend: Backend) -> None:
-        """The backend's kernel state and packets. Raises HostError when a device cannot be made."""
+    def _show_peers(self, backend: Backend) -> None:
         self.reconciler.report_problems(backend.node)
         backend.peers_changed(self.reconciler.peers(backend.node))
         self.prober.follow(backend.node, self.reconciler.peers(backend.node))
+
+    async def _install(self, backend: Backend) -> None:
+        """The backend's kernel state and packets. Raises HostError when a device cannot be made."""
         failures = await self.reconciler.compare(backend, self.settings)
         fatal = [failure for failure in failures if failure.fatal]
         if fatal:
@@ -219,6 +243,12 @@ class Daemon:
         if read_sysctl(name) == "1":
             write_sysctl(name, "2")
             log.info("router advertisements stay accepted", sysctl=name.replace("/", "."))
+
+    def _status_line(self) -> str:
+        node, registry = self.backend.node, self.registry.state()
+        leases = len(self.reconciler.table)
+        line = f"{node.mode}: {node.lease} over {node.underlay.name}, MTU {node.overlay_mtu}, {leases} leases"
+        return line if registry.connected else f"{line}; {registry.name} is out of reach"
 
     def _tell(self) -> None:
         node = self.backend.node
@@ -372,6 +402,9 @@ class Daemon:
             return "overlayd has not begun yet: it waits for its registry"
         async with self._changing:
             self.reload_error = None
+            told = self.state == "ready"
+            if told:
+                self._manager.reloading()
             try:
                 loaded = load(self._sources)
                 await self._change(loaded.settings)
@@ -384,6 +417,9 @@ class Daemon:
             else:
                 for line in self.reload_error.splitlines():
                     log.error("reload refused, the old configuration stays", error=line)
+            refused = "; reload refused, see the log" if self.reload_error else ""
+            if told:
+                self._manager.ready(self._status_line() + refused)
         if self.underlay.trouble is not None:
             await self.underlay.follow()  # a new table may be the remedy
         return self.reload_error
@@ -409,19 +445,23 @@ class Daemon:
                 await self.reconciler.take(former, self.reconciler.table.replace(leases))
             else:
                 former.stop()
-                self.backend = make_backend(node, new)
+                self._manager.forget()
+                self.backend = make_backend(node, new, self._manager)
                 self.backend.open()
                 self.reconciler.table.replace(leases)
                 log.info("backend exchanged", mode=node.mode, lease=str(node.lease))
+            self._show_peers(self.backend)
             await self._install(self.backend)
         except HostError:
             if not stays:
                 self.backend.stop()
+                self._manager.forget()
             self.backend, self.settings = former, old
             former.node = was
             self.reconciler.table.replace(known)
             if not stays:
                 former.open()
+            self._show_peers(former)
             await self._install(former)
             raise
         self._given = given

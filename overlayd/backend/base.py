@@ -4,7 +4,8 @@ A backend knows how one mode's packets travel. It is told of leases and says whi
 does not touch the kernel for them: whoever holds the state compares and applies. What all modes share (the unreachable
 routes, forwarding, the tables of rules) is not its business either.
 
-    made -> open() -> peers_changed() -> [state compared and applied] -> attach() -> peers_moved() ... -> stop()
+    made -> peers_changed() -> open() -> resume() -> [state compared and applied] -> attach()
+         -> peers_moved() ... -> stop()
 """
 
 from __future__ import annotations
@@ -40,6 +41,10 @@ class Backend(Protocol):
     def open(self) -> None:
         """Take what can be refused (ports) before anything on the host is changed. Raises HostError."""
 
+    def resume(self) -> None:
+        """Move packets at once where the last run's device was kept open; `attach` does it for the others. Raises
+        HostError."""
+
     def attach(self) -> None:
         """Begin to move packets, or begin again if the device was made anew; called whenever the state has been
         compared. Raises HostError."""
@@ -52,6 +57,9 @@ class Backend(Protocol):
 
     def stop(self) -> None:
         """Let go of sockets and devices. Kernel state stays."""
+
+    def waiting(self) -> frozenset[str]:
+        """In which directions, outbound or inbound, packets wait for the engine at this moment."""
 
     @property
     def engine(self) -> str | None:

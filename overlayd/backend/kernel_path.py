@@ -25,6 +25,9 @@ class KernelPath:
     def open(self) -> None:
         """Nothing to take."""
 
+    def resume(self) -> None:
+        """The kernel has never stopped."""
+
     def attach(self) -> None:
         """Nothing to attach."""
 
@@ -42,6 +45,10 @@ class KernelPath:
         return [text for device in self.devices if (text := ailment(device))]
 
     progress: None = None
+
+    def waiting(self) -> frozenset[str]:
+        """None waits for us."""
+        return frozenset()
 
     def counters(self) -> None:
         """The kernel counts."""

@@ -23,7 +23,7 @@ from itertools import chain
 
 import structlog
 
-from overlayd.core import address as net
+from overlayd.core.address import Address as IpAddress
 from overlayd.core.address import Family, Network
 from overlayd.core.config import UdpSettings
 from overlayd.core.decide import Change, ForwardingTable, Peer
@@ -34,18 +34,21 @@ from overlayd.core.state import Address, KernelObject, Link, Route
 from overlayd.datapath.acquaintance import GREET_EVERY
 from overlayd.datapath.engine import TUN_GONE, Counters, Engine, MakeEngine, Progress, choose
 from overlayd.datapath.python_engine import PythonEngine
+from overlayd.datapath.standin import RECIPE, SOCKETS, TUN, Shelf
 from overlayd.datapath.vitals import STANDSTILL, Refusals, Standstill
 from overlayd.system.device import ailment
 from overlayd.system.errors import HostError
 from overlayd.system.files import write_sysctl
+from overlayd.system.service_manager import ServiceManager
 from overlayd.system.tun import Tun
 from overlayd.system.tunnel_tap import TunnelTap
-from overlayd.system.udp_socket import open_udp_socket
+from overlayd.system.udp_socket import adopt_udp_socket, open_udp_socket
 
 log = structlog.get_logger()
 
 DEVICE = "ovl0"
 TAP = "ovl-gso"
+_SHELVE_AFTER = 1.0  # seconds in which changes of the table are gathered; a stand-in may be so much behind
 _TXQUEUELEN = 1000  # packets; twice the default, so that a burst survives a late wake-up
 
 ENGINES: tuple[tuple[str, MakeEngine], ...] = (("python", PythonEngine),)
@@ -66,15 +69,19 @@ class UdpBackend:
     devices: tuple[str, ...] = (DEVICE,)
     guarded: tuple[Guarded, ...] = ()
 
-    def __init__(self, node: Node, settings: UdpSettings) -> None:
+    def __init__(self, node: Node, settings: UdpSettings, manager: ServiceManager | None = None) -> None:
+        """The service manager keeps the TUN and the sockets open, and what waits in them, until our next run."""
         self.node = node
-        self.paths: Mapping[net.Address, int] = {}
+        self.paths: Mapping[IpAddress, int] = {}
         self._settings = settings
+        self._manager = manager or ServiceManager()
         self._sockets: dict[Family, socket.socket] = {}
         self._tun: Tun | None = None
         self._engine: Engine | None = None
         self._tap: TunnelTap | None = None
         self._greeting: asyncio.TimerHandle | None = None
+        self._shelf: Shelf | None = None
+        self._shelving: asyncio.TimerHandle | None = None
         self._routes: dict[str, list[tuple[Network, Peer]]] = {}
         """What each peer's lease comes to in the table, by the lease's key."""
         self._still_out, self._still_in = Standstill(), Standstill()
@@ -100,13 +107,45 @@ class UdpBackend:
         for carrier in self.node.carriers:
             local = self.node.underlay.local(carrier)
             assert local is not None  # a carrier is a family of which this host has an address
-            self._sockets[carrier] = open_udp_socket(local, self._settings.port)
+            self._sockets[carrier] = self._open_socket(SOCKETS[carrier], local)
+
+    def _open_socket(self, name: str, local: IpAddress) -> socket.socket:
+        kept = self._manager.take(name)
+        if kept is not None:
+            try:
+                return adopt_udp_socket(kept, local, self._settings.port)
+            except HostError as error:
+                self._give_up(name, error)
+        sock = open_udp_socket(local, self._settings.port)
+        self._manager.keep(name, sock.fileno())
+        return sock
+
+    def _give_up(self, name: str, error: HostError) -> None:
+        log.warning("what the service manager kept is not used: packets that waited in it are lost", reason=str(error))
+        self._manager.forget(name)  # else it would still be attached, or bound, and we could not be
+
+    def resume(self) -> None:
+        kept = self._manager.take(TUN)
+        if kept is None:
+            return
+        name, make = self._choose()
+        try:
+            tun = Tun(DEVICE, vnet_header=name == "native", kept=kept)
+        except HostError as error:
+            self._give_up(TUN, error)
+            return
+        self._begin(tun, name, make)
 
     def attach(self) -> None:
         if self._tun is not None or not self._sockets:
             return
         name, make = self._choose()
-        self._tun = Tun(DEVICE, vnet_header=name == "native")
+        tun = Tun(DEVICE, vnet_header=name == "native")
+        self._manager.keep(TUN, tun.fileno())
+        self._begin(tun, name, make)
+
+    def _begin(self, tun: Tun, name: str, make: MakeEngine) -> None:
+        self._tun = tun
         # Our ICMP errors enter through the TUN with this host's own overlay address as their source. The kernel takes
         # such a packet for a spoofed one unless told otherwise; the engine lets none in from the underlay.
         try:
@@ -120,11 +159,25 @@ class UdpBackend:
                 log.warning("only the native engine polls; the setting does nothing", setting="udp.busy_poll_us")
         else:
             self._engine.replace_tun(self._tun.fileno())
+        self._shelve(self._engine)
         self._open_tap(self._engine)
         loop = asyncio.get_running_loop()
         loop.add_reader(self._tun.fileno(), self._outbound, self._engine)
         for carrier, sock in self._sockets.items():
             loop.add_reader(sock.fileno(), partial(self._engine.inbound, carrier))
+
+    def _shelve(self, engine: Engine) -> None:
+        """Keep what a stand-in goes on with when the next run starts."""
+        if self._shelving is not None:
+            self._shelving.cancel()
+            self._shelving = None
+        recipe = engine.recipe() if self._manager else None
+        if recipe is None:
+            return
+        if self._shelf is None:
+            self._shelf = Shelf()
+            self._manager.keep(RECIPE, self._shelf.fd)
+        self._shelf.write(recipe)
 
     def _open_tap(self, engine: Engine) -> None:
         """Where this host announces that it is overlayd: the TAP for superpackets, and questions to peers."""
@@ -174,12 +227,27 @@ class UdpBackend:
         if self._tap is not None:
             self._tap.close()
             self._tap = None
+        if self._shelving is not None:
+            self._shelving.cancel()
+            self._shelving = None
+        if self._shelf is not None:
+            self._shelf.close()
+            self._shelf = None
         for sock in self._sockets.values():
             with suppress(RuntimeError):
                 asyncio.get_running_loop().remove_reader(sock.fileno())
             sock.close()
         self._sockets.clear()
         self._engine = None  # it holds the sockets that are closed now
+
+    def waiting(self) -> frozenset[str]:
+        fds = {sock.fileno(): "inbound" for sock in self._sockets.values()}
+        if self._tun is not None:
+            fds[self._tun.fileno()] = "outbound"
+        look = select.poll()
+        for fd in fds:
+            look.register(fd, select.POLLIN)
+        return frozenset(fds[fd] for fd, events in look.poll(0) if events & select.POLLIN)
 
     def peers_changed(self, peers: Iterable[Lease]) -> None:
         self._use(self._make_table(peers))
@@ -195,6 +263,8 @@ class UdpBackend:
         self._table = table
         if self._engine is not None:
             self._engine.replace_table(table, change)
+            if self._manager and self._shelving is None:
+                self._shelving = asyncio.get_running_loop().call_later(_SHELVE_AFTER, self._shelve, self._engine)
 
     def _make_table(self, peers: Iterable[Lease]) -> ForwardingTable:
         self._routes = {lease.key: self._of(lease) for lease in peers}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -25,7 +27,9 @@ from overlayd.system.config_file import ConfigError, Loaded, control_socket, loa
 from overlayd.system.errors import HostError
 from overlayd.system.kernel import Kernel
 from overlayd.system.netlink import Netlink
+from overlayd.system.service_manager import ServiceManager
 
+_BEFORE_RETRY = 5  # seconds
 _EPILOG = """\
 Every setting can be a flag, an environment variable (--vxlan-port is OVERLAYD_VXLAN_PORT) or a line of the YAML file,
 in this order of precedence; config/overlayd.yaml shows them all. SIGHUP reloads, SIGTERM stops; kernel state stays
@@ -35,8 +39,9 @@ exit status: 0 stopped when asked, 1 the host refused something, 2 the configura
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, manager: ServiceManager | None = None) -> int:
     """Run the command; the exit status."""
+    manager = manager or ServiceManager()
     parser = _parser()
     given = parser.parse_args(arguments)
     sources = settings_sources(given)
@@ -48,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         set_up(loaded.settings)
         if given.check:
             return uvloop.run(_check(loaded))
-        uvloop.run(Daemon(sources, loaded).run())
+        faulthandler.enable()  # systemd ends a daemon that hangs with SIGABRT: the journal then says where it hung
+        uvloop.run(Daemon(sources, loaded, manager).run())
     except ConfigError as error:
         print("\n".join(error.lines), file=sys.stderr)
         return 2
@@ -57,6 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except HostError as error:
         structlog.get_logger().error("overlayd ends", error=str(error))
+        if manager:
+            # It starts us again at once, which is right after a crash; what a host refuses, it refuses for longer.
+            manager.status(f"{error}; tried again in {_BEFORE_RETRY} s")
+            time.sleep(_BEFORE_RETRY)
         return 1
     except KeyboardInterrupt:
         return 130

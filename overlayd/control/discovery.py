@@ -21,6 +21,7 @@ from overlayd.registry.etcd.registry import EtcdRegistry
 from overlayd.registry.static import StaticRegistry
 from overlayd.system.errors import HostError
 from overlayd.system.netlink import Netlink
+from overlayd.system.service_manager import ServiceManager
 from overlayd.system.state_dir import StateDir
 
 _ANYWHERE = {4: "198.51.100.1", 6: "2001:db8::1"}  # documentation addresses: they follow the default route
@@ -82,10 +83,10 @@ def make_registry(settings: Settings, *, read_only: bool = False) -> Registry:
     return EtcdRegistry(settings, store, name, read_only=read_only)
 
 
-def make_backend(node: Node, settings: Settings) -> Backend:
-    """The backend of the mode."""
+def make_backend(node: Node, settings: Settings, manager: ServiceManager | None = None) -> Backend:
+    """The backend of the mode; the service manager keeps what it has open."""
     if node.mode == "udp":
-        return UdpBackend(node, settings.udp)
+        return UdpBackend(node, settings.udp, manager)
     if node.mode == "vxlan":
         return VxlanBackend(node, settings.vxlan)
     return HostGwBackend(node)

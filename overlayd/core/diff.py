@@ -72,6 +72,8 @@ def diff(actual: KernelState, desired: KernelState) -> list[Operation]:
         # unless its present parent takes it away.
         if there is None or there.key in lost:
             steps.append(Operation("add", wanted, actual[key] if key in rebuilt else None))
+        elif there != wanted and _in_the_way(there, wanted):
+            steps += [Operation("delete", there), Operation("add", wanted)]
         elif there != wanted:
             steps.append(Operation("change", wanted, there))
     gone = {key: thing for key, thing in gone.items() if key not in rebuilt}
@@ -125,6 +127,18 @@ def _clash(one: Link, other: Link) -> bool:
         return False
     v, w = one.vxlan, other.vxlan
     return (v.vni, v.port, v.local.version) == (w.vni, w.port, w.local.version)
+
+
+def _in_the_way(actual: KernelObject, wanted: KernelObject) -> bool:
+    """Whether the kernel refuses the change because of what it would replace: it takes no IPv6 gateway as on-link that
+    another device has a route to (ip6_route_check_nh_onlink), and the peer's subnet holds its VTEP's address."""
+    return (
+        isinstance(actual, Route)
+        and isinstance(wanted, Route)
+        and wanted.onlink
+        and wanted.destination.version == 6
+        and actual.link not in (None, wanted.link)
+    )
 
 
 def _loses(old: KernelObject, new: KernelObject, child: KernelObject) -> bool:

@@ -16,6 +16,7 @@ from typing import Protocol
 from overlayd.core.address import Family
 from overlayd.core.config import UdpSettings
 from overlayd.core.decide import Change, ForwardingTable, Peer
+from overlayd.datapath.standin import Recipe
 
 TUN_GONE = -1
 """What `outbound` gives back when the device was deleted: the caller must stop watching it, or spin for ever."""
@@ -94,6 +95,9 @@ class Engine(Protocol):
 
     def ways(self) -> dict[str, list[str]]:
         """What goes to a peer beyond flannel's way, by Peer.name."""
+
+    def recipe(self) -> Recipe | None:
+        """What a stand-in goes on with while the next run starts; None where there can be none."""
 
     def counters(self) -> Counters:
         """A snapshot."""

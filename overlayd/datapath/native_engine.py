@@ -51,6 +51,7 @@ from overlayd.datapath.engine import (
     unheard,
 )
 from overlayd.datapath.native_table import NativeTable
+from overlayd.datapath.standin import Recipe
 from overlayd.datapath.ways import Ways
 
 # <linux/if_tun.h>
@@ -103,6 +104,7 @@ class NativeEngine:
         if "udp_gso" in self._socket_offloads:
             segments = _SEGMENTS if kernel() >= (6, 9) else _SEGMENTS_OLD
         fds = {family: sock.fileno() for family, sock in self._sockets.items()}
+        self._segments = segments
         self._native = native.Engine(fds.get(4, -1), fds.get(6, -1), segments, settings.busy_poll_us)
         self._compiled = NativeTable(self._slot)
         self._ways = Ways(self._native, self._answer_peer, self._slots, self._compiled.numbers, now)
@@ -120,7 +122,8 @@ class NativeEngine:
             tun_offloads = [*wanted, "csum"] if self._vnet_asked else _grant(tun, wanted)
         join_tcp = {"tso4", "tso6"} <= set(tun_offloads) and "join_tcp" not in self._without
         join_udp = "uso" in tun_offloads and "join_udp" not in self._without
-        self._native.replace_tun(tun, self._vnet, join_tcp, join_udp)
+        self._joins = (join_tcp, join_udp)
+        self._native.replace_tun(tun, self._vnet, *self._joins)
         joined = [name for name, on in (("join_tcp", join_tcp), ("join_udp", join_udp)) if on]
         self._granted = [*tun_offloads, *self._socket_offloads, *joined]
 
@@ -247,6 +250,10 @@ class NativeEngine:
 
     def ways(self) -> dict[str, list[str]]:
         return self._ways.describe()
+
+    def recipe(self) -> Recipe:
+        table = self._table.mtu, self._compiled.values(self._table)
+        return self._segments, self._settings.busy_poll_us, self._vnet, *self._joins, *table
 
     # --- 5. report ---------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,8 @@ from overlayd.core.decide import DELIVER, Change, ForwardingTable, Peer
 from overlayd.datapath import native
 
 Row = tuple[bytes, int, int]
+Values = tuple[int, tuple[tuple[int, bytes, int, int, bool], ...], tuple[tuple[bytes, int], ...], tuple[Row, ...]]
+"""What native.Table.changed takes."""
 
 
 class NativeTable:
@@ -28,11 +30,14 @@ class NativeTable:
         self._free.clear()
         self.numbers.clear()
         self.peers.clear()
-        self.made = native.Table(table.mtu)
         # Every peer once, by identity, as decisions hold them, and those that stand for their address.
         peers = {owner.peer: None for owner in table.owners if owner is not DELIVER}  # type: ignore[union-attr]
         peers.update(dict.fromkeys(table.peers.values()))
         self._number(peers)
+        self.made = native.Table(table.mtu).changed(*self.values(table))
+
+    def values(self, table: ForwardingTable) -> Values:
+        """What makes an empty table the whole of `table`, which is the one that this is as: plain, and can be kept."""
         rows: list[Row] = []
         for version, length, entries in table.owners.levels():
             width = 4 if version == 4 else 16
@@ -44,7 +49,7 @@ class NativeTable:
                 )
                 for prefix, owner in entries
             ]
-        self._set(peers, table.peers, table, rows)
+        return self._values(self.numbers, table.peers, table, rows)
 
     def change(self, table: ForwardingTable, change: Change) -> None:
         """Be as `table` is, which differs by `change` from the one before."""
@@ -56,15 +61,17 @@ class NativeTable:
         self._number(come)
         rows = [(one.network_address.packed, one.prefixlen, native.NOBODY) for one, _ in change.gone]
         rows += [(one.network_address.packed, one.prefixlen, self.numbers[peer]) for one, peer in change.come]
-        self._set(come, {peer.host for peer in (*gone, *come)}, table, rows)
+        self.made = self.made.changed(*self._values(come, {peer.host for peer in (*gone, *come)}, table, rows))
 
     def _number(self, peers: Iterable[Peer]) -> None:
         for peer in peers:
             number = self._free.pop() if self._free else len(self.numbers)
             self.numbers[peer], self.peers[number] = number, peer
 
-    def _set(self, peers: Iterable[Peer], hosts: Iterable[str], table: ForwardingTable, rows: Iterable[Row]) -> None:
-        self.made = self.made.changed(
+    def _values(
+        self, peers: Iterable[Peer], hosts: Iterable[str], table: ForwardingTable, rows: Iterable[Row]
+    ) -> Values:
+        return (
             len(self.numbers) + len(self._free),
             tuple([self._row(peer) for peer in peers]),
             tuple([(_packed(one), self._standing(table, one)) for one in hosts]),

@@ -95,6 +95,9 @@ class PythonEngine:
     def ways(self) -> dict[str, list[str]]:
         return {}
 
+    def recipe(self) -> None:
+        """Reading it and its policy takes what a stand-in saves."""
+
     def counters(self) -> Counters:
         return deepcopy(self._counters)
 

@@ -15,23 +15,29 @@ from overlayd.system.errors import HostError
 
 _DEVICE = "/dev/net/tun"
 _TUNSETIFF = 0x400454CA
+_TUNGETIFF = 0x800454D2
 _TUNSETPERSIST = 0x400454CB
 _IFF_TUN = 0x0001
 _TUNSETOFFLOAD = 0x400454D0
 _IFF_NO_PI = 0x1000  # no 4-byte prefix: a read gives the IP packet and nothing else
 _IFF_VNET_HDR = 0x4000  # but a struct virtio_net_hdr before each, where that is asked for
+_KIND = 0x000F | _IFF_NO_PI | 0x0100 | _IFF_VNET_HDR  # what has to be as we set it; 0x0100 is IFF_MULTI_QUEUE
 _IFREQ = struct.Struct("16sH22x")
 
 
 class Tun:
     """An attached TUN: `fileno()` is non-blocking, one read or write is one IP packet. Close it to detach."""
 
-    def __init__(self, name: str, vnet_header: bool = False) -> None:
-        """Attach to the device, making it where there is none. Raises HostError.
+    def __init__(self, name: str, vnet_header: bool = False, kept: int | None = None) -> None:
+        """Attach to the device, making it where there is none, or go on with an open file that was kept. Raises
+        HostError; a file that was kept and is not this device's is closed.
 
         With `vnet_header` each packet has a virtio-net header before it, and whoever reads may turn offloads on.
         """
         self.name = name
+        if kept is not None:
+            self._holder, self._fd = None, _adopt(kept, name, vnet_header)
+            return
         try:
             self._holder, self._fd = _open(name, _IFF_VNET_HDR if vnet_header else 0)
             # Offloads belong to the device and outlive their reader; the header belongs to the open file. Whoever came
@@ -95,6 +101,23 @@ def _open(name: str, flags: int) -> tuple[_Holder | None, int]:
         raise OSError(number, str(error)) from None
     os.set_inheritable(device.fileno(), False)
     return device, device.fileno()
+
+
+def _adopt(fd: int, name: str, vnet_header: bool) -> int:
+    """The file, which is attached to the device as we would attach it; closed, and HostError, if it is not."""
+    wanted = _IFF_TUN | _IFF_NO_PI | (_IFF_VNET_HDR if vnet_header else 0)
+    try:
+        found, flags = _IFREQ.unpack(fcntl.ioctl(fd, _TUNGETIFF, bytes(_IFREQ.size)))
+    except OSError as error:  # EBADFD: the device was deleted; ENOTTY: no TUN at all
+        seen = os.strerror(error.errno or 0)
+    else:
+        device = found.rstrip(b"\0").decode(errors="replace")
+        if (device, flags & _KIND) == (name, wanted):
+            os.set_blocking(fd, False)
+            return fd
+        seen = f"it is {device} with flags {flags & _KIND:#06x}, not {wanted:#06x}"
+    os.close(fd)
+    raise HostError(f"TUN {name}: the file that was kept is not attached to it: {seen}")
 
 
 def _explain(name: str, error: OSError) -> str:

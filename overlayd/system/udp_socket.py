@@ -22,19 +22,11 @@ def open_udp_socket(local: Address, port: int) -> socket.socket:
     the container, where fragments would cost every packet and be lost behind many a firewall. The outer TOS comes with
     each message, for its ECN field (RFC 6040).
     """
-    ipv4 = local.version == 4
-    sock = socket.socket(socket.AF_INET if ipv4 else socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    sock = socket.socket(_family(local), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
-        if ipv4:
-            sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DO)
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
-        else:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DO)
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
-        for option in (_SO_SNDBUFFORCE, _SO_RCVBUFFORCE):
-            with suppress(PermissionError):
-                sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
+        if local.version == 6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # before it is bound, or never
+        _set_options(sock)
         sock.bind((str(local), port))
     except OSError as error:
         sock.close()
@@ -67,3 +59,39 @@ def open_probe_socket(local: str, port: int) -> socket.socket:
         reason = os.strerror(error.errno or 0)
         raise HostError(f"UDP {local} port {port}: {reason}; set probe.port, to 0 for no probes") from None
     return sock
+
+
+def adopt_udp_socket(fd: int, local: Address, port: int) -> socket.socket:
+    """One that was opened as above, with what waits in it. Raises HostError, and closes it, when it is another."""
+    what = f"UDP {local} port {port}: the socket that was kept is another"
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError as error:
+        os.close(fd)
+        raise HostError(f"{what}: {os.strerror(error.errno or 0)}") from None
+    try:
+        found = (sock.family, sock.type, sock.getsockname()[:2])
+        if found != (_family(local), socket.SOCK_DGRAM, (str(local), port)):
+            raise HostError(f"{what}: {sock.family.name}, {sock.type.name}, bound to {found[2]}")
+        sock.setblocking(False)
+        _set_options(sock)
+    except (OSError, HostError) as error:
+        sock.close()
+        raise HostError(str(error)) from None
+    return sock
+
+
+def _family(local: Address) -> socket.AddressFamily:
+    return socket.AF_INET if local.version == 4 else socket.AF_INET6
+
+
+def _set_options(sock: socket.socket) -> None:
+    if sock.family == socket.AF_INET:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DO)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DO)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
+    for option in (_SO_SNDBUFFORCE, _SO_RCVBUFFORCE):
+        with suppress(PermissionError):
+            sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER)

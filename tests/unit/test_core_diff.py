@@ -179,6 +179,16 @@ def test_a_route_moves_from_a_device_made_anew_to_one_that_stays() -> None:
     ]
 
 
+def test_an_ipv6_route_that_would_hold_its_own_gateway_up_makes_way_first() -> None:
+    """The kernel takes no gateway as on-link that another device has a route to."""
+    subnet, vtep = ip_network("fd00:10:1:2::/64"), ip_address("fd00:10:1:2::")
+    wanted = Route(subnet, LINK.name, vtep, onlink=True, own_link=True)
+    for old in (Route(subnet, TUN.name, own_link=True), Route(subnet, "eth0", ip_address("2001:db8::2"))):
+        assert diff(state_of([old]), state_of([wanted])) == [Operation("delete", old), Operation("add", wanted)]
+    for old in (Route(subnet), replace(wanted, onlink=False)):
+        assert diff(state_of([old]), state_of([wanted])) == [Operation("change", wanted)]
+
+
 def test_a_changed_table_of_rules_is_written_as_a_whole() -> None:
     """Its elements go with the old one: those that are wanted are added, the others need no step."""
     new = replace(TABLE, comments=("forward: accept 5e6f",))

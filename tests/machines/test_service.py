@@ -1,0 +1,360 @@
+"""The service on two machines: started, reloaded, restarted, killed and hung under traffic, its mode changed, its host
+cut off; installed and removed. machine.py has the picture."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from pathlib import Path
+
+import pytest
+from machine import LEASES_YAML, MINE, OVERLAYD_YAML, ROOT, Machine, Pair
+from traffic import asking
+
+from overlayd.lab import measure
+
+pytestmark = pytest.mark.timeout(400)
+
+MODES = ("udp", "vxlan", "host-gw")
+GROUP = "7304812"  # of overlayd's devices
+CAP_NET_ADMIN = 1 << 12  # <linux/capability.h>
+WORST = 2.0  # what systemd-analyze security may say; 10 is worst
+KEPT = {"udp": "4", "vxlan": "0"}  # file descriptors in systemd's store: the TUN, a socket for each family, the recipe
+ADDRESSES = ("10.1.2.2", "fd00:10:1:2::2")
+
+
+def eventually(condition: Callable[[], object], what: str, timeout: float = 30) -> None:
+    """Poll until the condition holds; fails the test with `what` when it does not come to hold."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not after {timeout:g} s: {what}")
+        time.sleep(0.05)
+
+
+def service(mode: str) -> str:
+    return f"overlayd@{mode}.service"
+
+
+def devices(machine: Machine) -> list[str]:
+    """The devices that are overlayd's, with their indexes."""
+    shown = machine.run("ip", "-o", "link", "show", "group", GROUP).stdout
+    return re.findall(r"^(\d+: [^:@]+)", shown, re.M)
+
+
+def restarts(machine: Machine, mode: str) -> int:
+    return int(machine.show(service(mode), "NRestarts"))
+
+
+@pytest.fixture
+def running(pair: Pair, mode: str) -> Pair:
+    """Both machines' services run in that mode, and the containers talk."""
+    pair.start(mode)
+    assert pair.talk()
+    return pair
+
+
+# --- the units --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unit", [*map(service, MODES), "overlayd-cleanup.service"])
+def test_units(pair: Pair, unit: str, figure: Callable[[str], None]) -> None:
+    verified = pair.a.sh("systemd-analyze", "verify", unit)
+    assert (verified.stdout, verified.stderr) == ("", "")
+    said = pair.a.sh("systemd-analyze", "security", "--no-pager", unit).stdout
+    found = re.search(r"Overall exposure level for \S+: (\d+\.\d)", said)
+    assert found is not None, said
+    figure(f"systemd-analyze security {unit}: {found[1]}")
+    assert float(found[1]) <= WORST
+
+
+def test_least_privilege(running: Pair, mode: str) -> None:
+    a = running.a
+    status = a.sh("cat", f"/proc/{a.show(service(mode), 'MainPID')}/status").stdout
+    fields = dict(line.split(":\t", 1) for line in status.splitlines())
+    assert "0" not in fields["Uid"].split(), "it runs as root"
+    for capabilities in ("CapEff", "CapPrm", "CapBnd", "CapAmb"):
+        assert int(fields[capabilities], 16) == CAP_NET_ADMIN, capabilities
+    assert fields["NoNewPrivs"] == "1"
+    assert fields["Seccomp"] == "2"
+    assert a.sh("stat", "-c", "%U %a", "/run/overlayd/overlayd.sock", "/run/flannel/subnet.env").stdout.split() == (
+        ["overlayd", "660", "overlayd", "644"]
+    )
+
+
+def test_what_systemd_shows(running: Pair, mode: str) -> None:
+    a = running.a
+    assert a.show(service(mode), "ActiveState") == "active"
+    text = a.show(service(mode), "StatusText")
+    assert re.fullmatch(rf"{mode}: 10\.1\.1\.0/24\+fd00:\S+ over eth0, MTU \d+, 2 leases", text), text
+    assert a.show(service(mode), "NFileDescriptorStore") == KEPT[mode]
+
+
+def test_all_that_it_can_do_it_may_do(pair: Pair, mode: str) -> None:
+    """Masquerading, a health check, and in udp mode the TAP for superpackets: nothing of it is refused by the unit."""
+    a, b = pair.a, pair.b
+    for machine in (a, b):
+        machine.write("/etc/overlayd/overlayd.yaml", OVERLAYD_YAML + "ip_masq: true\nhealthz_port: 9470\n")
+        machine.write("/etc/overlayd/leases.yaml", LEASES_YAML.replace("  - name", "  - wire: overlayd\n    name"))
+        machine.sh("systemctl", "restart", service(mode))
+    assert pair.talk()
+    status = json.loads(a.sh("overlayctl", "status", "--json").stdout)
+    assert status["problems"] == []
+    assert "masquerade" in a.run("nft", "list", "table", "inet", "overlayd").stdout
+    assert '"ready"' in a.run("curl", "--silent", "http://127.0.0.1:9470/healthz").stdout
+    if mode == "udp":
+        assert status["offloads"]["udp_gso"] == status["offloads"]["tso4"] == 1
+        eventually(
+            lambda: json.loads(a.sh("overlayctl", "status", "--json").stdout)["peers"][0]["ways"], "the ways are found"
+        )
+    said = a.journal(service(mode))
+    for word in ("Operation not permitted", "Permission denied", "Read-only file system", "kernel refused"):
+        assert word not in said
+    for machine in (a, b):
+        machine.write("/etc/overlayd/overlayd.yaml", OVERLAYD_YAML)
+        machine.write("/etc/overlayd/leases.yaml", LEASES_YAML)
+        machine.sh("systemctl", "restart", service(mode))
+
+
+# --- restarts that nobody notices -------------------------------------------------------------------------------------
+
+
+def hang(machine: Machine, mode: str) -> None:
+    """Have the process stand still; the watchdog has to see it."""
+    count = restarts(machine, mode)
+    machine.sh("systemctl", "kill", "--signal=STOP", service(mode))
+    eventually(lambda: restarts(machine, mode) > count, "the watchdog ends a process that hangs")
+    said = machine.journal(service(mode))
+    assert "Watchdog timeout" in said
+    assert "Fatal Python error: Aborted" in said, "it says where it stood"
+
+
+def kill(machine: Machine, mode: str) -> None:
+    count = restarts(machine, mode)
+    machine.sh("systemctl", "kill", "--signal=KILL", service(mode))
+    eventually(lambda: restarts(machine, mode) > count, "systemd starts what was killed")
+
+
+def restart(machine: Machine, mode: str) -> None:
+    machine.sh("systemctl", "restart", service(mode))
+
+
+@pytest.mark.parametrize(
+    ("what", "address"),
+    [*product((restart, kill), ADDRESSES), (hang, ADDRESSES[0])],  # it takes the watchdog's time: once is enough
+)
+def test_an_established_connection_pauses(
+    running: Pair, mode: str, what: Callable[[Machine, str], None], address: str, figure: Callable[[str], None]
+) -> None:
+    a, b = running.a, running.b
+    before, mark = devices(a), len(a.journal(service(mode)))
+    for machine, name in ((a, "the sender's host"), (b, "the receiver's host")):
+        if what is hang and machine is b:
+            continue
+        with asking(a.container, b.container, address) as asked:
+            what(machine, mode)
+            asked.more()
+        figure(f"{mode}, {address}, {what.__name__} on {name}: TCP answers stood still for {asked.pause * 1000:.0f} ms")
+    eventually(lambda: a.show(service(mode), "SubState") == "running", "it is ready again")
+    assert devices(a) == before
+    assert a.show(service(mode), "NFileDescriptorStore") == KEPT[mode]
+    said = a.journal(service(mode))[mark:]
+    for word in ("is not used", "cannot be told", "Traceback", "repaired"):
+        assert word not in said.replace("Fatal Python error", ""), said
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_not_one_packet_is_lost(running: Pair, mode: str, address: str) -> None:
+    """Echo requests are not sent again: what came while nobody was there has waited in the TUN or in the socket."""
+    a, b = running.a, running.b
+    with ThreadPoolExecutor() as pool:
+        pinging = pool.submit(
+            a.container.run, "ping", "-n", "-q", "-c", "150", "-i", "0.02", "-W", "10", address, timeout=60
+        )
+        for machine in (a, b):
+            kill(machine, mode)
+        assert ", 0% packet loss" in pinging.result().stdout
+
+
+def test_iperf3_lives_through_it(running: Pair, mode: str, figure: Callable[[str], None]) -> None:
+    a, b = running.a, running.b
+    for address in ADDRESSES:
+        with ThreadPoolExecutor() as pool:
+            stream = pool.submit(measure.throughput, a.container, b.container, address, 4)
+            for machine, what in ((a, restart), (b, kill), (a, kill)):
+                what(machine, mode)
+            result = stream.result()  # an error if the connection broke
+        figure(
+            f"{mode}, {address}, iperf3 for 4 s with a restart and two kills:"
+            f" {result.bits_per_second / 1e6:.0f} Mbit/s, {result.retransmits} retransmits"
+        )
+    assert running.talk()
+
+
+def test_another_device_and_another_port_are_not_taken(pair: Pair) -> None:
+    """What was kept is looked at before it is used."""
+    a, mode = pair.a, "udp"
+    pair.start(mode)
+    a.sh("systemctl", "kill", "--signal=STOP", service(mode))  # so that it does not see what we do
+    a.ip("link del ovl0")
+    a.write("/etc/overlayd/overlayd.yaml", OVERLAYD_YAML + "udp: {port: 8286}\n")
+    a.sh("systemctl", "kill", "--signal=KILL", service(mode))
+    for reason in (
+        "TUN ovl0: the file that was kept is not attached to it: File descriptor in bad state",
+        "UDP 192.0.2.1 port 8286: the socket that was kept is another: AF_INET, SOCK_DGRAM, bound to",
+        "UDP 2001:db8::1 port 8286: the socket that was kept is another: AF_INET6, SOCK_DGRAM, bound to",
+    ):
+        eventually(lambda: reason in a.journal(service(mode)), reason)  # noqa: B023  # called at once
+    eventually(lambda: a.show(service(mode), "NFileDescriptorStore") == KEPT[mode], "what is right is kept")
+    assert a.run("ss", "-Hlun", "sport = :8285").stdout == "", "the old socket is closed everywhere"
+    a.write("/etc/overlayd/overlayd.yaml", OVERLAYD_YAML)
+    restart(a, mode)
+    assert pair.talk()
+
+
+# --- reload -----------------------------------------------------------------------------------------------------------
+
+
+def test_reload(running: Pair, mode: str) -> None:
+    """The daemon looks at its files by itself too, so that what is awaited may come twice."""
+    a, b = running.a, running.b
+    process = a.show(service(mode), "MainPID")
+
+    def status(end: str) -> None:
+        eventually(lambda: a.show(service(mode), "StatusText").endswith(end), f"the status ends with {end!r}")
+
+    with asking(a.container, b.container, ADDRESSES[0]):
+        a.write("/etc/overlayd/leases.yaml", LEASES_YAML + "  - {name: c, subnet: 10.1.3.0/24, public_ip: 192.0.2.3}\n")
+        a.sh("systemctl", "reload", service(mode))
+        assert "10.1.3.0/24" in a.run("ip", "route", "show", "proto", "178").stdout
+        status("3 leases")
+        a.write("/etc/overlayd/leases.yaml", "leases: nonsense\n")
+        assert a.sh("systemctl", "reload", service(mode), check=False).returncode != 0
+        assert "10.1.3.0/24" in a.run("ip", "route", "show", "proto", "178").stdout
+        status("reload refused, see the log")
+        assert "reload refused, the old configuration stays" in a.journal(service(mode))
+        a.write("/etc/overlayd/leases.yaml", LEASES_YAML)
+        a.sh("systemctl", "reload", service(mode))
+        status("2 leases")
+    eventually(lambda: a.show(service(mode), "ActiveState") == "active", "no reload is going on")
+    assert a.show(service(mode), "MainPID") == process
+
+
+# --- modes, and the end -----------------------------------------------------------------------------------------------
+
+
+def test_another_mode_takes_over_and_leaves_nothing(running: Pair, mode: str) -> None:
+    a = running.a
+    other = "vxlan" if mode == "udp" else "udp"
+    running.start(other)
+    assert running.talk()
+    assert a.show(service(mode), "ActiveState") == "inactive"
+    assert a.show(service(mode), "NFileDescriptorStore") == "0"
+    assert {name.split()[1] for name in devices(a)} == ({"ovl0"} if other == "udp" else {"ovl.1", "ovl6.1"})
+    tables = a.run("nft", "list", "tables").stdout
+    assert ("table inet overlayd" in tables) == (other == "vxlan")
+    running.start(mode)
+    assert running.talk()
+    assert {name.split()[1] for name in devices(a)} == ({"ovl0"} if mode == "udp" else {"ovl.1", "ovl6.1"})
+    assert a.show(service(mode), "NFileDescriptorStore") == KEPT[mode]
+
+
+def test_a_stop_leaves_the_state_and_a_cleanup_nothing(running: Pair, mode: str) -> None:
+    a = running.a
+    before = devices(a)
+    a.sh("systemctl", "stop", service(mode))
+    assert devices(a) == before
+    assert a.exists("/run/flannel/subnet.env")
+    assert a.show(service(mode), "NFileDescriptorStore") == "0"
+    assert a.run("ss", "-Hlun", "sport = :8285").stdout == ""
+    running.start(mode)
+    assert running.talk()
+    a.sh("systemctl", "start", "overlayd-cleanup")  # ends the daemon first
+    assert a.show(service(mode), "ActiveState") == "inactive"
+    assert devices(a) == []
+    for family in ("-4", "-6"):
+        assert a.run("ip", family, "route", "show", "proto", "178").stdout == ""
+    assert "overlayd" not in a.run("nft", "list", "tables").stdout
+
+
+def test_what_is_wrong_is_not_tried_again_and_what_is_refused_is(running: Pair, mode: str) -> None:
+    a = running.a
+    a.sh("systemctl", "stop", service(mode))
+    a.write("/etc/overlayd/overlayd.yaml", "network: 10.1.0.5/16\n")
+    assert a.sh("systemctl", "start", service(mode), check=False).returncode != 0
+    assert a.show(service(mode), "ActiveState") == "failed"
+    assert "overlayd.yaml:1: network: 10.1.0.5/16 has host bits set" in a.journal(service(mode))
+    a.sh("systemctl", "reset-failed", service(mode))
+
+    a.write("/etc/overlayd/overlayd.yaml", OVERLAYD_YAML)
+    a.ip("link set eth0 down", "addr flush dev eth0")
+    a.sh("systemctl", "start", "--no-block", service(mode))
+    eventually(lambda: "tried again in 5 s" in a.show(service(mode), "StatusText"), "it says what is refused")
+    a.ip("addr add 192.0.2.1/24 dev eth0", "addr add 2001:db8::1/64 dev eth0 nodad", "link set eth0 up")
+    eventually(lambda: a.show(service(mode), "ActiveState") == "active", "it is tried again")
+    eventually(running.talk, "the network is back")
+
+
+# --- the host ---------------------------------------------------------------------------------------------------------
+
+
+def test_after_a_power_cut_the_host_comes_back_by_itself(running: Pair, mode: str) -> None:
+    a = running.a
+    a.sh("systemctl", "enable", service(mode))
+    a.cut_power()
+    a.plug_in()
+    a.boot()
+    eventually(lambda: a.show(service(mode), "ActiveState") == "active", "it starts at boot")
+    eventually(running.talk, "the containers talk")
+    a.sh("systemctl", "disable", service(mode))
+
+
+DOCKERD = """#!/bin/sh
+echo "$@" >/run/dockerd.arguments
+exec sleep infinity
+"""
+
+
+def test_docker_gets_its_options(running: Pair, mode: str) -> None:
+    """The example drop-in on Debian's docker.service, with a dockerd that writes down what it is given."""
+    a = running.a
+    a.write("/usr/sbin/dockerd", DOCKERD)
+    a.sh("chmod", "755", "/usr/sbin/dockerd")
+    a.write("/etc/systemd/system/docker.service", "[Service]\nExecStart=/usr/sbin/dockerd -H fd:// $DOCKER_OPTS\n")
+    example = (ROOT / "systemd/examples/docker.conf").read_text().replace("overlayd@vxlan", f"overlayd@{mode}")
+    a.write("/etc/systemd/system/docker.service.d/overlayd.conf", example)
+    a.sh("systemctl", "daemon-reload")
+    a.sh("systemctl", "stop", service(mode))
+    a.sh("systemctl", "start", "docker")
+    assert a.show(service(mode), "ActiveState") == "active", "docker needs it"
+    eventually(lambda: a.exists("/run/dockerd.arguments"), "dockerd runs")
+    given = a.sh("cat", "/run/dockerd.arguments").stdout
+    assert "--bip=10.1.1.1/24" in given
+    assert "--mtu=" in given
+    a.sh("systemctl", "stop", "docker")
+
+
+# --- make install, make uninstall -------------------------------------------------------------------------------------
+
+
+def test_an_installation_knows_nothing_of_where_it_was_made(stage: Path) -> None:
+    found = subprocess.run(["grep", "-rl", str(stage), str(stage)], capture_output=True, text=True)
+    assert found.stdout == ""
+    assert (stage / "etc/overlayd/overlayd.yaml").read_text() == MINE
+
+
+def test_uninstall(stage: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "stage"
+    shutil.copytree(stage, copy, symlinks=True)
+    subprocess.run(["make", "-C", str(ROOT), "uninstall", f"DESTDIR={copy}"], check=True, capture_output=True)
+    left = [str(path.relative_to(copy)) for path in copy.rglob("*") if not path.is_dir()]
+    assert left == ["etc/overlayd/overlayd.yaml"], "the administrator's own configuration stays"
+    (copy / "etc/overlayd/overlayd.yaml").write_bytes((ROOT / "config/overlayd.yaml").read_bytes())
+    subprocess.run(["make", "-C", str(ROOT), "uninstall", f"DESTDIR={copy}"], check=True, capture_output=True)
+    assert not (copy / "etc/overlayd").exists(), "what was never changed goes too"
