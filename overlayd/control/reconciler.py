@@ -103,8 +103,7 @@ class Reconciler:
         async with self._kernel.lock:  # nothing is half applied when the look begins
             touched = self._touched = set()
             peers = self.peers(backend.node)
-            await self._hear()
-            self._changes = Changes()  # the look will see it
+            await self._look_comes()
         reading = await self._kernel.read()
         # Thousands of objects: in a thread, so that packets and events have their turn.
         desired = await asyncio.to_thread(desired_state, backend, settings, peers, reading.dropping)
@@ -132,8 +131,7 @@ class Reconciler:
         """A full comparison, applied: at the start and on a reload. Raises HostError."""
         async with self._kernel.lock:
             self._touched = None
-            await self._hear()
-            self._changes = Changes()
+            await self._look_comes()
             reading = await self._kernel.read()
             desired = desired_state(backend, settings, self.peers(backend.node), reading.dropping)
             self._want(backend, desired)
@@ -153,6 +151,13 @@ class Reconciler:
             if operations and not (comparison or changes.underlay):
                 await self._apply(operations, repair=True)
         return Noticed(comparison, changes.underlay, bool(self.failures))
+
+    async def _look_comes(self) -> None:
+        """Forget what was heard: the look at the kernel that follows will see it, all but the underlay."""
+        await self._hear()
+        self._changes = Changes(underlay=self._changes.underlay)
+        if self._changes:
+            self.wake()
 
     async def _hear(self) -> None:
         """Know all that has been changed up to now."""
