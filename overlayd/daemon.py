@@ -128,6 +128,7 @@ class Daemon:
                 self.netlink, lambda: self.backend.node, self._follow_underlay, self._compare
             )
             self.watcher = Watcher(monitor, self.reconciler.notice, self._compare, self.underlay.follow)
+            self.reconciler.wake = self.watcher.look
             self.paths = PathFollower(self.netlink, lambda: self.backend, self.reconciler)
             self.state = "starting"
             try:
@@ -307,7 +308,7 @@ class Daemon:
                     await self.reconciler.take(self.backend, events)
                 except HostError as error:  # the table is right; a comparison brings the kernel after it
                     log.error("lease events not applied", error=str(error))
-                    self.watcher.wake()
+                    self.watcher.compare()
             # What comes meanwhile is taken together; packets and everything else have their turn.
             await asyncio.sleep(min(time.monotonic() - began, _BREATH))
 

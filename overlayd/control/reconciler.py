@@ -13,7 +13,7 @@ All are the same diff, so there is one way of being right.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -72,6 +72,8 @@ class Reconciler:
         self._kernel = kernel
         self._monitor = monitor
         self._changes = Changes()
+        self.wake: Callable[[], None] = lambda: None
+        """Called when there is something for `notice` that was heard while something else was done."""
         self._desired: KernelState = {}
         """What is to be in the kernel, as of the last full comparison and the lease events since."""
         self.table = LeaseTable()
@@ -100,8 +102,7 @@ class Reconciler:
         async with self._kernel.lock:  # nothing is half applied when the look begins
             touched = self._touched = set()
             peers = self.peers(backend.node)
-            await self._hear()
-            self._changes = Changes()  # the look will see it
+            await self._look_comes()
         reading = await self._kernel.read()
         # Thousands of objects: in a thread, so that packets and events have their turn.
         desired = await asyncio.to_thread(desired_state, backend, settings, peers, reading.dropping)
@@ -129,8 +130,7 @@ class Reconciler:
         """A full comparison, applied: at the start and on a reload. Raises HostError."""
         async with self._kernel.lock:
             self._touched = None
-            await self._hear()
-            self._changes = Changes()
+            await self._look_comes()
             reading = await self._kernel.read()
             desired = desired_state(backend, settings, self.peers(backend.node), reading.dropping)
             self._want(backend, desired)
@@ -150,6 +150,13 @@ class Reconciler:
             if operations and not (comparison or changes.underlay):
                 await self._apply(operations, repair=True)
         return Noticed(comparison, changes.underlay, bool(self.failures))
+
+    async def _look_comes(self) -> None:
+        """Forget what was heard: the look at the kernel that follows will see it, all but the underlay."""
+        await self._hear()
+        self._changes = Changes(underlay=self._changes.underlay)
+        if self._changes:
+            self.wake()
 
     async def _hear(self) -> None:
         """Know all that has been changed up to now."""
@@ -206,44 +213,46 @@ class Reconciler:
 
     async def _apply(self, operations: Sequence[Operation], *, repair: bool, everything: bool = False) -> list[Failure]:
         """`everything`: what is not among these operations is as it should be."""
-        for step in operations:
-            if repair:
-                log.debug("kernel state to repair", operation=str(step))
-            elif step.old is not None and isinstance(step.object, Link):
-                log.warning("device differs", device=step.object.name, differs=_differs(step))
-            elif step.verb == "delete" and isinstance(step.object, Link):
-                log.info("device removed", device=step.object.name)
-            else:
-                log.debug("kernel state", operation=str(step))
+        _announce(operations, repair)
         if self._touched is not None:
             self._touched |= {step.object.key for step in operations}
+        failures = await self._do(operations, repair)
+        refused = {failure.operation for failure in failures}
+        if repair:
+            self._tell([step for step in operations if step not in refused])
+        missing = {step.object.key for step in refused}  # what hangs on these is refused with them, and no news
+        failures = [failure for failure in failures if failure.operation.object.parent not in missing]
+        if repair and refused and not everything:
+            self._changes.lost = True  # a device that is just going, perhaps: a comparison sees what is left
+        else:
+            self._account(operations, failures, fatal_is_said=not repair, everything=everything)
+        self._changes.settle(self._desired, {step.object.key for step in operations}, self._kernel.is_own)
+        if self._changes:
+            self.wake()
+        return failures
+
+    async def _do(self, operations: Sequence[Operation], repair: bool) -> list[Failure]:
+        """Apply, and hear meanwhile what is our own doing: before there is more than the kernel keeps."""
         applying = asyncio.ensure_future(self._kernel.apply(operations, to_the_end=repair))
         try:
-            while not applying.done():  # our own changes are heard, too: before there are more than the kernel keeps
+            while not applying.done():
                 await asyncio.wait({applying}, timeout=_READ_EVERY)
                 await self._hear()
         finally:
             applying.cancel()  # if this was
-        failures = applying.result()
-        refused = {failure.operation for failure in failures}
-        missing = {
-            step.object.key for step in refused
-        }  # what hangs on a device that could not be made says nothing new
-        failures = [failure for failure in failures if failure.operation.object.parent not in missing]
-        if repair:
-            self._tell([step for step in operations if step not in refused])
+        return applying.result()
+
+    def _account(
+        self, operations: Sequence[Operation], failures: list[Failure], *, fatal_is_said: bool, everything: bool
+    ) -> None:
+        """Remember what was refused, and say so once; whoever asked for a fatal one ends with it, and says so."""
         known = {str(failure) for failure in self.failures}
         for failure in failures:
-            raised = failure.fatal and not repair  # whoever asked for it ends with it, and says so
-            if str(failure) not in known and not raised:
+            if str(failure) not in known and not (failure.fatal and fatal_is_said):
                 log.error("kernel refused", operation=str(failure.operation), reason=failure.reason)
         tried = {step.object.key for step in operations}
         kept = [] if everything else [one for one in self.failures if one.operation.object.key not in tried]
         self.failures = [*kept, *failures]
-        if operations:
-            await self._hear()
-            self._changes.settle(self._desired, self._kernel.is_own)
-        return failures
 
     def _tell(self, repaired: Sequence[Operation]) -> None:
         self.repairs += len(repaired)
@@ -278,6 +287,18 @@ class Reconciler:
             self._problems[key] = problem
         elif problem is None and self._problems.pop(key, None) is not None:
             log.info("peer can be reached", lease=key)
+
+
+def _announce(operations: Iterable[Operation], repair: bool) -> None:
+    for step in operations:
+        if repair:
+            log.debug("kernel state to repair", operation=str(step))
+        elif step.old is not None and isinstance(step.object, Link):
+            log.warning("device differs", device=step.object.name, differs=_differs(step))
+        elif step.verb == "delete" and isinstance(step.object, Link):
+            log.info("device removed", device=step.object.name)
+        else:
+            log.debug("kernel state", operation=str(step))
 
 
 def _copy(key: Key, source: KernelState, target: KernelState) -> None:

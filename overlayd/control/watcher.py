@@ -98,7 +98,11 @@ class Watcher:
                 well = await self._spend(self._compare())
                 self._compare_at = time.monotonic() + (_rest() if well else _AGAIN)
 
-    def wake(self) -> None:
+    def look(self) -> None:
+        """Notice soon what was heard already."""
+        self._heard.set()
+
+    def compare(self) -> None:
         """Compare soon: something else went wrong."""
         self._woken = True
         self._heard.set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 
 from overlayd.core.state import Address, FdbEntry, KernelState, Key, Link, Neighbour, Route
@@ -25,12 +25,24 @@ class Changes:
     lost: bool = False
     """There was more than the kernel could keep for us."""
 
-    def settle(self, desired: KernelState, is_own: Callable[[int], bool]) -> None:
-        """Forget what is as desired, what foundations went through on the way there, and who changed rules if it
-        `is_own`: overlayd itself has just been at work."""
+    def settle(self, desired: KernelState, done: Set[Key], is_own: Callable[[int], bool]) -> None:
+        """Forget what overlayd itself, which has just worked on the objects `done`, led there: what is as desired, what
+        foundations went through, and who changed rules if it `is_own`.
+
+        A foundation that the kernel did not make quite as desired is left for another time, or there were no end of it.
+        """
         self.disown(is_own)
-        self.foundations = list(dict(self.foundations).items())
+        self.foundations = [
+            (key, thing)
+            for key, thing in dict(self.foundations).items()
+            if desired.get(key) != thing and (thing is None or key not in done)
+        ]
         self.objects = {key: thing for key, thing in self.objects.items() if desired.get(key) != thing}
+        self.others &= desired.keys()
+
+    def __bool__(self) -> bool:
+        """Whether there is anything."""
+        return bool(self.objects or self.foundations or self.others or self.underlay or self.rules or self.lost)
 
     def disown(self, is_own: Callable[[int], bool]) -> None:
         """Forget that overlayd itself changed rules."""

@@ -66,7 +66,7 @@ def test_own_changes_are_heard_as_they_were_made(host: Host) -> None:
     assert len(own.objects) > 3000
     assert own.differing(desired) == ({}, {})
     assert len(own.rules) == 1
-    own.settle(desired, nft.is_own)
+    own.settle(desired, desired.keys(), nft.is_own)
     assert not own.rules, "the process that made them is ours"
     assert not own.wants_comparison(desired)
     assert not own.underlay

@@ -145,7 +145,7 @@ def test_deleted_again_and_again(pairs: dict[str, Pair], mode: str) -> None:
     before, pid = picture(a, mode), a.pid
     assert pid is not None
     started, used, files = a.status()["uptime_seconds"], ticks(pid), descriptors(pid)
-    for _ in range(6):
+    for _ in range(6):  # it goes in steps, and what goes first is heard of first
         a.ip(f"link delete {device}")
         eventually(lambda: picture(a, mode) == before, what="everything is as it was")
     used, elapsed = ticks(pid) - used, a.status()["uptime_seconds"] - started

@@ -51,10 +51,28 @@ def test_what_overlayd_led_through_other_states_is_settled() -> None:
     changes = Changes(foundations=[(LINK.key, replace(LINK, up=False)), (ADDRESS.key, None), (LINK.key, LINK)])
     changes.objects = {NEIGHBOUR.key: NEIGHBOUR, FDB.key: None}
     changes.rules = {1, 2}
-    changes.settle(DESIRED, lambda port: port == 1)
+    changes.settle(DESIRED, set(), lambda port: port == 1)
     assert changes.rules == {2}
-    assert changes.foundations == [(LINK.key, LINK), (ADDRESS.key, None)]
+    assert changes.foundations == [(ADDRESS.key, None)]
     assert changes.objects == {FDB.key: None}
+
+
+def test_nothing_is_left_of_what_overlayd_did_itself() -> None:
+    changes = Changes(objects={FDB.key: FDB}, foundations=[(LINK.key, None), (LINK.key, LINK)], rules={1})
+    changes.others = {("route", ip_network("10.9.0.0/16"))}
+    assert changes
+    changes.settle(DESIRED, set(), lambda _: True)
+    assert not changes
+    for left in (Changes(lost=True), Changes(underlay=True), Changes(rules={1}), Changes(others={ROUTE.key})):
+        left.settle(DESIRED, set(), lambda _: False)
+        assert left
+
+
+def test_a_device_that_the_kernel_makes_otherwise_is_not_made_for_ever_and_one_that_went_is_seen() -> None:
+    for thing, left in ((replace(LINK, mtu=1400), []), (None, [(LINK.key, None)])):
+        changes = Changes(foundations=[(LINK.key, thing)])
+        changes.settle(DESIRED, {LINK.key}, lambda _: True)
+        assert changes.foundations == left
 
 
 def test_others_routes_elsewhere_are_their_business() -> None:
