@@ -129,4 +129,4 @@ def busy() -> float:
     after = sample()
     used = after.busy + after.steal - before.busy - before.steal
     total = used + after.idle - before.idle
-    return used / total if total else 0.0
+    return min(1.0, max(0.0, used / total)) if total > 0 else 0.0

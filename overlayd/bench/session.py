@@ -90,8 +90,8 @@ class Listener:
         """What the user has to know, once."""
 
 
-class Session:
-    """One benchmark: measures ways into a result."""
+class Benchmark:
+    """Measures ways into a result."""
 
     def __init__(self, plan: Plan, context: Context, save: Callable[[Result], None], listener: Listener) -> None:
         self.plan = plan

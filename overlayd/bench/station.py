@@ -102,11 +102,10 @@ class ThisHost(Namespace):
 class Local:
     """A station on this machine."""
 
-    def __init__(self, where: Namespace, daemon: Daemon | None = None, bind: str = "") -> None:
+    def __init__(self, where: Namespace, daemon: Daemon | None = None) -> None:
         self.name = where.name
         self.where = where
         self.daemon = daemon
-        self._bind = bind
 
     def run(self, argv: list[str], seconds: float) -> str:
         """What a program printed that should take about so many seconds. Raises LabError when it hangs."""
@@ -114,9 +113,9 @@ class Local:
         return done.stdout or done.stderr
 
     @contextlib.contextmanager
-    def serving(self, tool: str, congestion: str = "") -> Iterator[None]:
-        """Raises BenchError with the server's words when it does not come up."""
-        argv = server(tool, congestion, self._bind)
+    def serving(self, tool: str, congestion: str = "", address: str = "") -> Iterator[None]:
+        """At that address, or at every one. Raises BenchError with the server's words when it does not come up."""
+        argv = server(tool, congestion, address)
         process = self.where.popen(*argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         assert process.stdout is not None
         try:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
 from typing import Any, Literal
 
 from overlayd.bench import probe
 from overlayd.bench.errors import BenchError
-from overlayd.bench.station import Daemon, Local, Station
+from overlayd.bench.station import Daemon, Local, Station, ThisHost
 from overlayd.core.address import Family
 from overlayd.lab import Host, LabError, LabSpec, Namespace
 from overlayd.lab.lab import Lab, unique_name
@@ -131,6 +132,22 @@ def _way(stack: contextlib.ExitStack, spec: WaySpec, frames: Frames, family: Fam
         "up_seconds": [round(host.ready_after, 3) for host in (a, b) if host.ready_after is not None],
     }
     return Way(spec.name, spec.title, client, server, str(b.container(0).address(family)), daemons, facts)
+
+
+def peer_way(name: str, server: Station, daemon: Daemon | None) -> Way:
+    """The way from this machine to another's address; its name is the one given, or else that of what leads there."""
+    client, address = Local(ThisHost(), daemon), server.name
+    if daemon is None:
+        return Way(name or "host", name or "host to host", client, server, address, facts={"address": address})
+    status = daemon.status()
+    overlay = status.get("overlay") or {"networks": [], "mtu": 0}
+    if not any(ip_address(address) in ip_network(network) for network in overlay["networks"]):
+        return Way(name or "host", name or "host to host", client, server, address, facts={"address": address})
+    mode, engine = status["mode"], status["engine"]
+    known = WAYS.get(f"{mode}-{engine}" if engine else mode)
+    title = name or (known.title if known else str(mode))
+    facts = {"mode": mode, "engine": engine, "offloads": status["offloads"], "mtu": overlay["mtu"], "address": address}
+    return Way(name or (known.name if known else str(mode)), title, client, server, address, (daemon,), facts)
 
 
 def cut_frames(*hosts: Namespace) -> None:

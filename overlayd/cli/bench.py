@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
+from overlayd.bench import peer
 from overlayd.bench.context import context
 from overlayd.bench.errors import BenchError
 from overlayd.bench.metric import METRICS
-from overlayd.bench.result import Result
+from overlayd.bench.result import Machine
 from overlayd.bench.runs import Durations
-from overlayd.bench.session import QUICK_PLAN, Listener, Plan, Session
-from overlayd.bench.stats import Spread
-from overlayd.bench.way import WAYS, labs
+from overlayd.bench.session import QUICK_PLAN, Benchmark, Listener, Plan
+from overlayd.bench.way import WAYS, Way, labs, peer_way
+from overlayd.cli.bench_table import show
 from overlayd.cli.render import invocation
+from overlayd.core.config import Settings
 from overlayd.lab.namespace import need_root, need_tools
 
 
@@ -36,11 +38,22 @@ def add_parser(subparsers: Any) -> None:
         description=__doc__,
         epilog="benchmarks/README.md says how each figure is measured and what its limits are.",
     )
-    add_options(parser)
+    _add_options(parser)
     parser.set_defaults(run=run)
+    verbs = parser.add_subparsers(dest="bench_verb", metavar="VERB")
+    server = verbs.add_parser("serve", help="be the other side of `bench --peer`, until interrupted")
+    server.add_argument("--listen", default="", metavar="ADDRESS", help="default: every address")
+    _add_peer_options(server)
+    server.set_defaults(run=_serve)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def _add_peer_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--port", type=int, default=peer.PORT, help="of bench serve, TCP (default: %(default)s)")
+    path = os.environ.get("OVERLAYD_CONTROL_SOCKET", Settings.model_fields["control_socket"].default)
+    parser.add_argument("--socket", type=Path, default=Path(path), help="the daemon's control socket (%(default)s)")
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     """The options of a benchmark."""
     parser.add_argument("--quick", action="store_true", help="about a minute: fewer ways, metrics and rounds")
     parser.add_argument("--rounds", type=int, metavar="N", help=f"default: {Plan.rounds}, quick {QUICK_PLAN.rounds}")
@@ -59,32 +72,83 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--patience", type=float, metavar="N", help="seconds to wait for an idle machine before each run"
     )
+    parser.add_argument(
+        "--peer",
+        action="append",
+        metavar="[NAME=]ADDRESS",
+        help="measure to that address of a machine where `bench serve` runs, in place of a lab; may be repeated",
+    )
+    _add_peer_options(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: bench-DATE-TIME.json")
 
 
 def run(given: argparse.Namespace) -> int:
     """Measure; the exit status: 0, 1 where some figure could not be had, 130 when interrupted. Labs are taken down."""
-    need_root()
-    need_tools("ip", "nsenter", "iperf3", "ethtool")
+    need_tools("iperf3")
     plan = plan_of(given)
     output = given.output or Path(f"bench-{datetime.now(UTC):%Y%m%d-%H%M%S}.json")
-    console = Console(stderr=True)
-    with _terminable(), _watched(console, plan) as listener:
-        session = Session(plan, context(), lambda result: result.save(output), listener)
-        session.result.save(output)
+    with _terminable(), ExitStack() as stack:
+        if given.peer:
+            ways, machine = _peer_ways(stack, given)
+            plan = replace(plan, ways=[way.name for way in ways], frames=("peer",))
+        else:
+            need_root()
+            need_tools("ip", "nsenter", "ethtool")
+            ways, machine = [], None
+        plan = plan if plan.base in plan.ways else replace(plan, base=plan.ways[0])
+        listener = stack.enter_context(_watched(Console(stderr=True), plan))
+        benchmark = Benchmark(plan, context(machine), lambda result: result.save(output), listener)
         try:
-            for frames in plan.frames:
+            if ways:
+                benchmark.measure(ways, "peer")
+            for frames in plan.frames if not ways else ():
                 listener.step("labs come up")
-                with labs(list(plan.ways), frames, plan.family, plan.underlay, _failed(session)) as ways:
-                    session.measure(ways, frames)
-            session.finish()
+                with labs(list(plan.ways), frames, plan.family, plan.underlay, _failed(benchmark)) as built:
+                    benchmark.measure(built, frames)
+            benchmark.finish()
         except KeyboardInterrupt:
             listener.note(f"interrupted; what was measured is in {output}, the labs are down")
-    show(session.result, Console())
+    result = benchmark.result
+    show(result, Console())
     print(f"{output}: {invocation()} bench report {output}")
-    if not session.result.complete:
+    if not result.complete:
         return 130
-    return 1 if any(sample.error for sample in session.result.samples) else 0
+    return 1 if len(result.ways) < len(plan.ways) * len(plan.frames) or any(one.error for one in result.samples) else 0
+
+
+def _peer_ways(stack: ExitStack, given: argparse.Namespace) -> tuple[list[Way], Machine]:
+    """One way for each --peer, all of them to one machine. Raises BenchError."""
+    named = [
+        (name, address) if equals else ("", name) for name, equals, address in (w.partition("=") for w in given.peer)
+    ]
+    for _, address in named:
+        try:
+            ip_address(address)
+        except ValueError:
+            raise BenchError(f"--peer {address}: is no IP address; write 10.1.16.1 or vxlan=10.1.16.1") from None
+    session = stack.enter_context(peer.Session(named[0][1], given.port))
+    daemon = peer.daemon_here(given.socket)
+    ways = [peer_way(name, peer.Remote(session, address), daemon) for name, address in named]
+    if len({way.name for way in ways}) < len(ways):
+        raise BenchError(f"--peer: {', '.join(way.name for way in ways)}: name each way differently, as a=10.1.16.1")
+    return ways, session.machine
+
+
+def _serve(given: argparse.Namespace) -> int:
+    need_tools("iperf3")
+
+    def tell(text: str) -> None:
+        print(text, flush=True)
+
+    with _terminable():
+        try:
+            with peer.listen(given.listen, given.port) as listener:
+                tell(f"listening on TCP port {given.port}; the load comes to TCP 5201, 5210, 5211 and UDP 5211")
+                peer.serve(listener, given.socket, tell)
+        except OSError as error:
+            raise BenchError(f"{given.listen or 'every address'}, port {given.port}: {error.strerror}") from None
+        except KeyboardInterrupt:
+            return 0
 
 
 def plan_of(given: argparse.Namespace) -> Plan:
@@ -106,8 +170,7 @@ def plan_of(given: argparse.Namespace) -> Plan:
                 chosen[key] = value
     if given.frames is not None:
         chosen["frames"] = ("any", "1500") if given.frames == "both" else (given.frames,)
-    plan = replace(plan, **chosen)
-    return plan if plan.base in plan.ways else replace(plan, base=plan.ways[0])
+    return replace(plan, **chosen)
 
 
 def scaled(durations: Durations, seconds: int) -> Durations:
@@ -152,8 +215,8 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
-def _failed(session: Session) -> Callable[[str, str], None]:
-    return lambda name, reason: session.note(f"{name} did not come up: {reason}")
+def _failed(benchmark: Benchmark) -> Callable[[str, str], None]:
+    return lambda name, reason: benchmark.note(f"{name} did not come up: {reason}")
 
 
 @contextmanager
@@ -168,54 +231,3 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-# --- tables -----------------------------------------------------------------------------------------------------------
-
-
-def show(result: Result, console: Console) -> None:
-    """A table for each setting of the underlay: a row for each way, the main figure of each metric."""
-    base = result.plan.base
-    for frames in result.plan.frames:
-        ways = [way for way in result.ways if way.frames == frames]
-        table = Table(title=FRAMES[frames], title_justify="left", padding=(0, 1))
-        table.add_column("")
-        chosen = [METRICS[name] for name in result.plan.metrics if next(iter(METRICS[name].figures)) == "rate"]
-        for metric in chosen:
-            table.add_column(f"{metric.title}\n[dim]{metric.figures['rate'].unit}[/]", justify="right", no_wrap=True)
-        for way in ways:
-            cells = [
-                cell(
-                    result.spread(frames, way.name, metric.name, "rate"),
-                    result.ratio(frames, way.name, metric.name, "rate", base),
-                    metric.figures["rate"].digits,
-                )
-                for metric in chosen
-            ]
-            table.add_row(way.title, *cells)
-        wanted = Measurement.get(console, console.options.update(max_width=200), table).maximum
-        console.width = max(console.width, wanted)  # better cut by the terminal than by us
-        console.print(table)
-    rounds, machine = result.plan.rounds, result.context.machine
-    console.print(
-        f"Median, its ratio to {base} of the same round, and minimum-maximum of {rounds} rounds."
-        f" Linux {machine.kernel}, {machine.cores} cores, {result.context.congestion_control}."
-        f" Runs on a machine that was busy before: {result.disturbed} of {len(result.samples)}.",
-        style="dim",
-        highlight=False,
-    )
-
-
-FRAMES = {
-    "any": "superpackets cross the underlay",
-    "1500": "no frame longer than the underlay's MTU",
-    "peer": "between two machines",
-}
-
-
-def cell(values: Spread | None, ratio: Spread | None, digits: int) -> str:
-    """Two lines: the median, with its ratio to the base where there is one; minimum and maximum."""
-    if values is None:
-        return "-"
-    times = f" {ratio.median:5.2f}x" if ratio else ""
-    return f"{values.median:.{digits}f}{times}\n[dim]{values.low:.{digits}f}-{values.high:.{digits}f}[/]"
