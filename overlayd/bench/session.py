@@ -96,6 +96,8 @@ class Benchmark:
     def __init__(self, plan: Plan, context: Context, save: Callable[[Result], None], listener: Listener) -> None:
         self.plan = plan
         self.result = Result(started=_now(), context=context, plan=plan.record())
+        self.failed = False
+        """Whether something could not be measured that was to be."""
         self._save = save
         self._listener = listener
         if context.perf and {"wakeups", "profile"} & set(plan.metrics):
@@ -155,7 +157,7 @@ class Benchmark:
         try:
             seen = metric.run(way, self.plan.durations, self.result.context.congestion_control)
         except (BenchError, LabError) as error:
-            sample.error = str(error)
+            sample.error, self.failed = str(error), True
             self.note(f"{way.title}, {metric.title}, round {number}: {error}")
             return sample
         sample.figures = {name: float(f"{value:.6g}") for name, value in seen.figures.items()}

@@ -6,7 +6,7 @@ Every way has a lab of its own, all of them up at once, so that rounds can be in
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from typing import Any, Literal
@@ -90,7 +90,7 @@ QUICK = ("host", "host-gw", "vxlan", "udp-python", "udp-native")
 
 @contextlib.contextmanager
 def labs(
-    names: list[str],
+    names: Sequence[str],
     frames: Frames,
     family: Family = 4,
     underlay: Family = 4,

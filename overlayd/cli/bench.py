@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -16,18 +16,21 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from overlayd.bench import peer
+from overlayd.bench import attach, peer
+from overlayd.bench.attach import ATTACHMENTS, attachments
 from overlayd.bench.context import context
 from overlayd.bench.errors import BenchError
 from overlayd.bench.metric import METRICS
 from overlayd.bench.result import Machine
 from overlayd.bench.runs import Durations
 from overlayd.bench.session import QUICK_PLAN, Benchmark, Listener, Plan
-from overlayd.bench.way import WAYS, Way, labs, peer_way
+from overlayd.bench.way import WAYS, Frames, Way, labs, peer_way
 from overlayd.cli.bench_table import show
 from overlayd.cli.render import invocation
 from overlayd.core.config import Settings
 from overlayd.lab.namespace import need_root, need_tools
+
+ATTACH_METRICS = ("tcp1", "tcp4", "rr", "connect")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -73,6 +76,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--patience", type=float, metavar="N", help="seconds to wait for an idle machine before each run"
     )
     parser.add_argument(
+        "--attachments",
+        action="store_true",
+        help=f"compare ways to attach a container instead, of {','.join(ATTACHMENTS)}",
+    )
+    parser.add_argument(
         "--peer",
         action="append",
         metavar="[NAME=]ADDRESS",
@@ -103,7 +111,7 @@ def run(given: argparse.Namespace) -> int:
                 benchmark.measure(ways, "peer")
             for frames in plan.frames if not ways else ():
                 listener.step("labs come up")
-                with labs(list(plan.ways), frames, plan.family, plan.underlay, _failed(benchmark)) as built:
+                with _built(given, plan, frames, benchmark) as built:
                     benchmark.measure(built, frames)
             benchmark.finish()
         except KeyboardInterrupt:
@@ -113,7 +121,19 @@ def run(given: argparse.Namespace) -> int:
     print(f"{output}: {invocation()} bench report {output}")
     if not result.complete:
         return 130
-    return 1 if len(result.ways) < len(plan.ways) * len(plan.frames) or any(one.error for one in result.samples) else 0
+    return 1 if benchmark.failed else 0
+
+
+def _built(
+    given: argparse.Namespace, plan: Plan, frames: Frames, benchmark: Benchmark
+) -> AbstractContextManager[list[Way]]:
+    def failed(name: str, reason: str) -> None:
+        benchmark.note(f"{name} did not come up: {reason}")
+        benchmark.failed |= not given.attachments  # a kernel may not have every kind
+
+    if given.attachments:
+        return attachments(plan.ways, frames, plan.family, failed)
+    return labs(plan.ways, frames, plan.family, plan.underlay, failed)
 
 
 def _peer_ways(stack: ExitStack, given: argparse.Namespace) -> tuple[list[Way], Machine]:
@@ -153,9 +173,14 @@ def _serve(given: argparse.Namespace) -> int:
 
 def plan_of(given: argparse.Namespace) -> Plan:
     """The plan that the options make. Raises BenchError for a word that is none."""
-    plan = QUICK_PLAN if given.quick else Plan()
+    plan, ways = QUICK_PLAN if given.quick else Plan(), tuple(WAYS)
     chosen: dict[str, Any] = {"family": given.family, "underlay": given.underlay}
-    for key, known in (("ways", WAYS), ("metrics", METRICS)):
+    if given.attachments:
+        if given.peer:
+            raise BenchError("--attachments and --peer: are not for one run; leave out either")
+        ways = tuple(ATTACHMENTS)
+        plan = replace(plan, ways=ways, metrics=ATTACH_METRICS, base=attach.BASE)
+    for key, known in (("ways", ways), ("metrics", tuple(METRICS))):
         if (words := getattr(given, key)) is not None:
             chosen[key] = words.split(",")
             if unknown := [word for word in chosen[key] if word not in known]:
@@ -213,10 +238,6 @@ def _watched(console: Console, plan: Plan) -> Iterator[Listener]:
 def duration(seconds: float) -> str:
     """Seconds as people say it."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-
-
-def _failed(benchmark: Benchmark) -> Callable[[str, str], None]:
-    return lambda name, reason: benchmark.note(f"{name} did not come up: {reason}")
 
 
 @contextmanager
