@@ -14,6 +14,8 @@ NATIVE_TESTS := tests/unit/test_datapath_native.py tests/unit/test_datapath_engi
 # gcc and python3-dev build the native packet engine. Tests and the lab start etcd for themselves.
 PACKAGES := python3-venv gcc libc6-dev python3-dev iproute2 nftables iptables ethtool iperf3 iputils-ping tshark curl \
 	etcd-server etcd-client
+# chromium opens the benchmarks' report in a test; rsvg-convert, with a font, makes its PNG files.
+TEST_PACKAGES := chromium librsvg2-bin fonts-dejavu-core
 
 .PHONY: help
 help: ## show this list
@@ -37,6 +39,7 @@ demo: install ## see containers on two hosts talk in all three modes, side by si
 
 .PHONY: test
 test: install ## run every test; those on the real kernel need root
+	@./.ci/packages $(TEST_PACKAGES)
 	$(PYTHON) -m pytest
 
 .PHONY: test-unit
@@ -116,11 +119,16 @@ format: $(STAMP) ## put the code into its form
 	$(VENV)/bin/ruff check --fix .
 
 .PHONY: bench
-bench: install ## measure decisions, sockets, and netlink with thousands of peers (root)
+bench: install ## measure decisions, sockets, netlink with thousands of peers, and every way between containers (root)
 	$(PYTHON) benchmarks/decide.py
 	$(PYTHON) benchmarks/sockets.py
 	$(PYTHON) benchmarks/netlink.py
-	$(PYTHON) benchmarks/datapath.py
+	$(VENV)/bin/overlayctl bench --output build/bench.json
+	$(VENV)/bin/overlayctl bench report build/bench.json
+
+.PHONY: bench-check
+bench-check: install ## has udp mode become slower, next to vxlan and host-gw, than the committed baseline? (root)
+	$(PYTHON) benchmarks/check.py
 
 .PHONY: clean
 clean: ## remove what was built and installed here

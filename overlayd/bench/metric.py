@@ -52,7 +52,7 @@ _LATENCY = {
     "daemon_us": Figure("processor time, daemons", "µs each", 1),
 }
 _PACKETS = {
-    "lossless": Figure("highest rate with at most 1 % loss", "thousand/s", 1, True),
+    "lossless": Figure("highest rate with 1% loss or less", "thousand/s", 1, True),
     "offered": Figure("sent at full blast", "thousand/s", 1, True),
     "loss": Figure("lost at full blast", "%", 1),
     "machine_us": Figure("processor time, whole machine", "µs/packet", 2),

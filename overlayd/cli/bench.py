@@ -21,7 +21,8 @@ from overlayd.bench.attach import ATTACHMENTS, attachments
 from overlayd.bench.context import context
 from overlayd.bench.errors import BenchError
 from overlayd.bench.metric import METRICS
-from overlayd.bench.result import Machine
+from overlayd.bench.report import page, write_pngs
+from overlayd.bench.result import Machine, Result
 from overlayd.bench.runs import Durations
 from overlayd.bench.session import QUICK_PLAN, Benchmark, Listener, Plan
 from overlayd.bench.way import WAYS, Frames, Way, labs, peer_way
@@ -29,6 +30,7 @@ from overlayd.cli.bench_table import show
 from overlayd.cli.render import invocation
 from overlayd.core.config import Settings
 from overlayd.lab.namespace import need_root, need_tools
+from overlayd.system.files import write_atomically
 
 ATTACH_METRICS = ("tcp1", "tcp4", "rr", "connect")
 
@@ -48,6 +50,11 @@ def add_parser(subparsers: Any) -> None:
     server.add_argument("--listen", default="", metavar="ADDRESS", help="default: every address")
     _add_peer_options(server)
     server.set_defaults(run=_serve)
+    report = verbs.add_parser("report", help="make a page of a result, or of several, compared with the first")
+    report.add_argument("results", nargs="+", type=Path, metavar="RESULT.json")
+    report.add_argument("--output", type=Path, metavar="FILE", help="default: the first result's name, with .html")
+    report.add_argument("--png", type=Path, metavar="DIRECTORY", help="write the first result's charts there as well")
+    report.set_defaults(run=_report)
 
 
 def _add_peer_options(parser: argparse.ArgumentParser) -> None:
@@ -152,6 +159,17 @@ def _peer_ways(stack: ExitStack, given: argparse.Namespace) -> tuple[list[Way], 
     if len({way.name for way in ways}) < len(ways):
         raise BenchError(f"--peer: {', '.join(way.name for way in ways)}: name each way differently, as a=10.1.16.1")
     return ways, session.machine
+
+
+def _report(given: argparse.Namespace) -> int:
+    results = [(path.stem, Result.load(path)) for path in given.results]
+    output = given.output or given.results[0].with_suffix(".html")
+    write_atomically(output, page(results))
+    print(output)
+    if given.png is not None:
+        for path in write_pngs(results[0][1], given.png):
+            print(path)
+    return 0
 
 
 def _serve(given: argparse.Namespace) -> int:

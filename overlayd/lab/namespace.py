@@ -36,6 +36,7 @@ _PACKAGES = {
     "etcd": "etcd-server",
     "etcdctl": "etcd-client",
     "setpriv": "util-linux",
+    "rsvg-convert": "librsvg2-bin",
 }
 
 
