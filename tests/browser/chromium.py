@@ -92,9 +92,9 @@ class Page:
         await self.call("Page.navigate", url=url)
         await asyncio.wait_for(self._loaded.wait(), _START)
 
-    async def screenshot(self) -> bytes:
-        """The whole page as PNG."""
-        answer = await self.call("Page.captureScreenshot", captureBeyondViewport=True)
+    async def screenshot(self, *, whole: bool = False) -> bytes:
+        """What the screen shows as PNG, or the whole page; that takes long where it is long."""
+        answer = await self.call("Page.captureScreenshot", captureBeyondViewport=whole)
         return base64.b64decode(answer["data"])
 
     def end(self) -> None:

@@ -102,6 +102,7 @@ async def test_the_report_reads_well_everywhere(result: Result, tmp_path: Path) 
                 await check_colours(tab, "dark")
         picture = await tab.screenshot()
         assert picture.startswith(b"\x89PNG")
+        assert len(picture) > 20_000, "not a blank one"
         assert tab.errors == []
         assert {url for url in tab.requests if not url.startswith("data:")} == {single.as_uri(), double.as_uri()}
 
