@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from overlayd.bench import attach, peer
 from overlayd.bench.attach import ATTACHMENTS, attachments
@@ -24,8 +23,9 @@ from overlayd.bench.metric import METRICS
 from overlayd.bench.report import page, write_pngs
 from overlayd.bench.result import Machine, Result
 from overlayd.bench.runs import Durations
-from overlayd.bench.session import QUICK_PLAN, Benchmark, Listener, Plan
+from overlayd.bench.session import QUICK_PLAN, Benchmark, Plan
 from overlayd.bench.way import WAYS, Frames, Way, labs, peer_way
+from overlayd.cli.bench_progress import watched
 from overlayd.cli.bench_table import show
 from overlayd.cli.render import invocation
 from overlayd.core.config import Settings
@@ -97,50 +97,73 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: bench-DATE-TIME.json")
 
 
+Build = Callable[[Plan, Frames, Callable[[str, str], None]], AbstractContextManager[list[Way]]]
+"""Brings up the ways of a plan, with the underlay so, and tells the name and the reason of each that fails."""
+
+
 def run(given: argparse.Namespace) -> int:
     """Measure; the exit status: 0, 1 where some figure could not be had, 130 when interrupted. Labs are taken down."""
     need_tools("iperf3")
     plan = plan_of(given)
     output = given.output or Path(f"bench-{datetime.now(UTC):%Y%m%d-%H%M%S}.json")
-    with _terminable(), ExitStack() as stack:
+    with ExitStack() as stack:
+        build: Build = _in_labs
+        machine = None
         if given.peer:
             ways, machine = _peer_ways(stack, given)
             plan = replace(plan, ways=[way.name for way in ways], frames=("peer",))
-        else:
-            need_root()
-            need_tools("ip", "nsenter", "ethtool")
-            ways, machine = [], None
-        plan = plan if plan.base in plan.ways else replace(plan, base=plan.ways[0])
-        listener = stack.enter_context(_watched(Console(stderr=True), plan))
-        benchmark = Benchmark(plan, context(machine), lambda result: result.save(output), listener)
-        try:
-            if ways:
-                benchmark.measure(ways, "peer")
-            for frames in plan.frames if not ways else ():
-                listener.step("labs come up")
-                with _built(given, plan, frames, benchmark) as built:
-                    benchmark.measure(built, frames)
-            benchmark.finish()
-        except KeyboardInterrupt:
-            listener.note(f"interrupted; what was measured is in {output}, the labs are down")
-    result = benchmark.result
-    show(result, Console())
+            build = _as_they_are(ways)
+        elif given.attachments:
+            build = _attached
+        benchmark = _execute(plan, output, build, machine)
+    show(benchmark.result, Console())
     print(f"{output}: {invocation()} bench report {output}")
-    if not result.complete:
+    if not benchmark.result.complete:
         return 130
     return 1 if benchmark.failed else 0
 
 
-def _built(
-    given: argparse.Namespace, plan: Plan, frames: Frames, benchmark: Benchmark
-) -> AbstractContextManager[list[Way]]:
-    def failed(name: str, reason: str) -> None:
-        benchmark.note(f"{name} did not come up: {reason}")
-        benchmark.failed |= not given.attachments  # a kernel may not have every kind
+def measured(plan: Plan, output: Path) -> Result:
+    """The result of the plan in labs, which is in the file as well. Raises BenchError when interrupted."""
+    result = _execute(plan, output, _in_labs).result
+    if not result.complete:
+        raise BenchError("interrupted")
+    return result
 
-    if given.attachments:
-        return attachments(plan.ways, frames, plan.family, failed)
+
+def _execute(plan: Plan, output: Path, build: Build, machine: Machine | None = None) -> Benchmark:
+    if machine is None:
+        need_root()
+        need_tools("ip", "nsenter", "ethtool")
+    plan = plan if plan.base in plan.ways else replace(plan, base=plan.ways[0])
+    with _terminable(), watched(Console(stderr=True), plan) as listener:
+        benchmark = Benchmark(plan, context(machine), lambda result: result.save(output), listener)
+
+        def failed(name: str, reason: str) -> None:
+            benchmark.note(f"{name} did not come up: {reason}")
+            benchmark.failed |= build is not _attached  # a kernel may not have every kind
+
+        try:
+            for frames in plan.frames:
+                listener.step("the ways come up")
+                with build(plan, frames, failed) as ways:
+                    benchmark.measure(ways, frames)
+            benchmark.finish()
+        except KeyboardInterrupt:
+            listener.note(f"interrupted; what was measured is in {output}, the labs are down")
+    return benchmark
+
+
+def _in_labs(plan: Plan, frames: Frames, failed: Callable[[str, str], None]) -> AbstractContextManager[list[Way]]:
     return labs(plan.ways, frames, plan.family, plan.underlay, failed)
+
+
+def _attached(plan: Plan, frames: Frames, failed: Callable[[str, str], None]) -> AbstractContextManager[list[Way]]:
+    return attachments(plan.ways, frames, plan.family, failed)
+
+
+def _as_they_are(ways: list[Way]) -> Build:
+    return lambda plan, frames, failed: nullcontext(ways)
 
 
 def _peer_ways(stack: ExitStack, given: argparse.Namespace) -> tuple[list[Way], Machine]:
@@ -222,40 +245,6 @@ def scaled(durations: Durations, seconds: int) -> Durations:
     return Durations(
         seconds, durations.udp * factor, durations.search * factor, durations.rr * factor, durations.connect * factor
     )
-
-
-class _Shown(Listener):
-    def __init__(self, progress: Progress, seconds: float) -> None:
-        self._progress = progress
-        self._task = progress.add_task("", total=seconds)
-
-    def step(self, text: str) -> None:
-        self._progress.update(self._task, description=text)
-
-    def done(self, seconds: float) -> None:
-        self._progress.advance(self._task, seconds)
-
-    def note(self, text: str) -> None:
-        self._progress.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _watched(console: Console, plan: Plan) -> Iterator[Listener]:
-    """Say what will be done and how long it takes, then show how it goes on."""
-    console.print(
-        f"{len(plan.ways)} ways, {len(plan.metrics)} metrics, {plan.rounds} rounds"
-        f"{', with superpackets and with 1500-byte frames' if len(plan.frames) > 1 else ''}:"
-        f" about {duration(plan.seconds())} while the machine does nothing else; Ctrl-C keeps what there is by then",
-        highlight=False,
-    )
-    columns = (SpinnerColumn(), TextColumn("{task.description:<52}"), BarColumn(), TaskProgressColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
-        yield _Shown(progress, plan.seconds())
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say it."""
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 @contextmanager
