@@ -6,6 +6,7 @@ Every way has a lab of its own, all of them up at once, so that rounds can be in
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
@@ -17,6 +18,7 @@ from overlayd.bench.station import Daemon, Local, Station, ThisHost
 from overlayd.core.address import Family
 from overlayd.lab import Host, LabError, LabSpec, Namespace
 from overlayd.lab.lab import Lab, unique_name
+from overlayd.system.ethtool import features
 
 Frames = Literal["any", "1500", "peer"]
 """any: the underlay carries superpackets uncut, which flatters the kernel's ways. 1500: no frame on it is longer than
@@ -24,6 +26,23 @@ its MTU. peer: between two machines it is as it is."""
 
 SEGMENTATION = ("tso", "gso", "gro", "tx-udp-segmentation", "tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation")
 """What makes a veth carry superpackets; "gso" alone leaves those of UDP, plain and tunnelled."""
+
+
+_TELLING = frozenset(
+    [
+        "tx-tcp-segmentation",
+        "tx-tcp6-segmentation",
+        "tx-generic-segmentation",
+        "tx-udp-segmentation",
+        "tx-udp_tnl-segmentation",
+        "tx-udp_tnl-csum-segmentation",
+        "tx-checksum-ip-generic",
+        "tx-scatter-gather",
+        "rx-gro",
+        "rx-lro",
+    ]
+)
+"""Features of a device, by ethtool's names, without which the figures of two machines cannot be understood."""
 
 
 def nothing() -> None:
@@ -137,17 +156,26 @@ def _way(stack: contextlib.ExitStack, spec: WaySpec, frames: Frames, family: Fam
 def peer_way(name: str, server: Station, daemon: Daemon | None) -> Way:
     """The way from this machine to another's address; its name is the one given, or else that of what leads there."""
     client, address = Local(ThisHost(), daemon), server.name
-    if daemon is None:
-        return Way(name or "host", name or "host to host", client, server, address, facts={"address": address})
-    status = daemon.status()
-    overlay = status.get("overlay") or {"networks": [], "mtu": 0}
-    if not any(ip_address(address) in ip_network(network) for network in overlay["networks"]):
-        return Way(name or "host", name or "host to host", client, server, address, facts={"address": address})
+    status = daemon.status() if daemon is not None else {}
+    overlay = status.get("overlay") or {"networks": []}
+    if daemon is None or not any(ip_address(address) in ip_network(network) for network in overlay["networks"]):
+        found = re.search(r"\bdev (\S+)", client.run(["ip", "-o", "route", "get", address], 1))
+        facts = {"address": address, **_device(found[1] if found else "")}
+        return Way(name or "host", name or WAYS["host"].title, client, server, address, facts=facts)
     mode, engine = status["mode"], status["engine"]
     known = WAYS.get(f"{mode}-{engine}" if engine else mode)
-    title = name or (known.title if known else str(mode))
     facts = {"mode": mode, "engine": engine, "offloads": status["offloads"], "mtu": overlay["mtu"], "address": address}
-    return Way(name or (known.name if known else str(mode)), title, client, server, address, (daemon,), facts)
+    facts |= _device(status["underlay"]["interface"])
+    own, title = (known.name, known.title) if known else (mode, mode)
+    return Way(name or own, name or title, client, server, address, (daemon,), facts)
+
+
+def _device(name: str) -> dict[str, Any]:
+    """The underlay's device and which of its features make or take superpackets."""
+    try:
+        return {"device": name, "features": sorted(features(name) & _TELLING)}
+    except OSError:
+        return {}
 
 
 def cut_frames(*hosts: Namespace) -> None:

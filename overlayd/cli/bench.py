@@ -140,7 +140,9 @@ def _execute(plan: Plan, output: Path, build: Build, machine: Machine | None = N
         benchmark = Benchmark(plan, context(machine), lambda result: result.save(output), listener)
 
         def failed(name: str, reason: str) -> None:
-            benchmark.note(f"{name} did not come up: {reason}")
+            begin = f"{name} did not come up: "
+            if not any(note.startswith(begin) for note in benchmark.result.notes):
+                benchmark.note(begin + reason)
             benchmark.failed |= build is not _attached  # a kernel may not have every kind
 
         try:

@@ -12,6 +12,7 @@ from chromium import Page, browse
 from overlayd.bench.report import page, write_pngs
 from overlayd.bench.report.charts import charts, comparison
 from overlayd.bench.result import Result
+from overlayd.bench.way import WAYS
 
 RECORDED = Path(__file__).parents[1] / "unit" / "bench_result.json"
 
@@ -58,7 +59,17 @@ CONTRAST = """
 
 @pytest.fixture
 def result() -> Result:
-    return Result.load(RECORDED)
+    """A recorded one, with the longest title and figures as large as may come."""
+    made = Result.load(RECORDED)
+    made.ways[0].title = max((way.title for way in WAYS.values()), key=len)
+    for sample in made.samples:
+        if sample.metric == "rr":
+            sample.detail["quantiles_us"]["99.99"] *= 100
+        if sample.metric == "udp64":
+            sample.figures["rate"] *= 100
+        if sample.metric == "tcp1":
+            sample.figures |= {"retransmits": 12_345.6, "reordering": 0.5, "dsack": 17.0}
+    return made
 
 
 async def check_layout(tab: Page, width: int) -> None:
@@ -88,7 +99,7 @@ async def test_the_report_reads_well_everywhere(result: Result, tmp_path: Path) 
     double.write_text(page([("before", result), ("after", result)]))
     own = {f"{chart.key}-{frames}" for frames in ("any", "1500") for chart in charts(result, frames)}
     both = {f"{chart.key}-{frames}" for frames in ("any", "1500") for chart in comparison(result, result, frames)}
-    assert len(own) == 2 * 15
+    assert len(own) == 2 * 18
     assert len(both) == 2 * 7
     async with browse(tmp_path / "profile") as tab:
         for file, expected in ((single, own), (double, own | both)):
@@ -129,7 +140,7 @@ async def test_the_checks_see_what_is_wrong(tmp_path: Path) -> None:
 
 def test_charts_as_png(result: Result, tmp_path: Path) -> None:
     written = write_pngs(result, tmp_path / "png")
-    assert len(written) == 2 * 15
+    assert len(written) == 2 * 18
     for path in written:
         head = path.read_bytes()[:24]
         assert head.startswith(b"\x89PNG")

@@ -66,6 +66,9 @@ def test_a_peer_is_measured_on_every_way_that_leads_there(tmp_path: Path) -> Non
     (cost,) = result.series("peer", "udp-native", "tcp1", "daemon_cpu")
     assert cost, "the daemons' time is counted on both machines"
     assert result.ways[0].memory_mib[0] > 0
+    for way in result.ways:
+        assert way.facts["device"] == "eth0"
+        assert "tx-tcp-segmentation" in way.facts["features"], "offloads are stated"
 
 
 def test_there_is_one_session_at_a_time_and_the_next_one_when_it_has_ended() -> None:

@@ -193,6 +193,11 @@ def test_ticks_enclose_the_values(most: float, last: float, count: int) -> None:
     assert (ticks[0], ticks[-1], len(ticks)) == (0, pytest.approx(last), count)
 
 
+@pytest.mark.parametrize(("value", "text"), [(0.5, "0.5"), (5000, "5000"), (100_000, "100k"), (2e7, "20M")])
+def test_ticks_are_short(value: float, text: str) -> None:
+    assert svg.short(value) == text
+
+
 def test_a_chart_alone_has_its_colours_in_it(result: Result) -> None:
     for chart in charts(result, "any"):
         alone = svg.standalone(chart.svg)

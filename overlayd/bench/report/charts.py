@@ -19,6 +19,8 @@ STACK = {
     "load_cpu": "iperf3 and the kernel for it",
     "other_cpu": "the rest, mostly the kernel's softirqs",
 }
+COUNTERS = ("retransmits", "reordering", "dsack")
+"""Of TCP, that have a chart where they are not 0."""
 _KINDS = 8
 """Kinds of work that a profile's stack shows; the rest is one."""
 
@@ -43,8 +45,10 @@ def number(value: float, digits: int) -> str:
 def charts(result: Result, frames: str) -> list[Chart]:
     """All of one setting of the underlay; those without figures are left out."""
     ways = [way for way in result.ways if way.frames == frames]
-    drawn = [_rates(result, ways, METRICS[name]) for name in result.plan.metrics if "rate" in METRICS[name].figures]
-    drawn += [_lossless(result, ways, size) for size in SIZES]
+    rated = [METRICS[name] for name in result.plan.metrics if "rate" in METRICS[name].figures]
+    drawn = [_bar_chart(result, ways, metric, "rate") for metric in rated]
+    drawn += [_bar_chart(result, ways, METRICS[f"udp{size}"], "lossless") for size in SIZES]
+    drawn += [_bar_chart(result, ways, METRICS["tcp1"], figure) for figure in COUNTERS]
     drawn += [_latency(result, ways, "rr"), _latency(result, ways, "connect")]
     drawn += [_cost(result, ways), _stack(result, ways), _profile(result, ways)]
     return [chart for chart in drawn if chart is not None]
@@ -66,17 +70,12 @@ def _bars(result: Result, ways: Sequence[WayRecord], metric: Metric, figure: str
     return rows
 
 
-def _rates(result: Result, ways: Sequence[WayRecord], metric: Metric) -> Chart | None:
-    rows, figure = _bars(result, ways, metric, "rate"), metric.figures["rate"]
+def _bar_chart(result: Result, ways: Sequence[WayRecord], metric: Metric, name: str) -> Chart | None:
+    rows, figure = _bars(result, ways, metric, name), metric.figures[name]
     title = f"{metric.title}: {figure.title}, {figure.unit}"
-    return Chart(f"{metric.name}-rate", title, "", svg.bars(title, rows)) if rows else None
-
-
-def _lossless(result: Result, ways: Sequence[WayRecord], size: int) -> Chart | None:
-    metric = METRICS[f"udp{size}"]
-    rows, figure = _bars(result, ways, metric, "lossless"), metric.figures["lossless"]
-    title = f"{metric.title}: {figure.title}, {figure.unit}"
-    return Chart(f"{metric.name}-lossless", title, "", svg.bars(title, rows)) if rows else None
+    if not any(row.high for row in rows):
+        return None  # nothing was lost, nothing came out of order
+    return Chart(f"{metric.name}-{name}", title, "", svg.bars(title, rows))
 
 
 def _latency(result: Result, ways: Sequence[WayRecord], name: str) -> Chart | None:

@@ -189,6 +189,8 @@ def _ways_table(ways: Sequence[WayRecord]) -> str:
         ("memory of a daemon, MiB", [listed(way.memory_mib, 1) for way in ways]),
         ("MTU", [str(way.facts.get("mtu") or "-") for way in ways]),
         ("offloads on", [_offloads(way) for way in ways]),
+        ("underlay's device", [escape(str(way.facts.get("device", "-"))) for way in ways]),
+        ("its offloads", [escape(", ".join(way.facts.get("features", ()))) or "-" for way in ways]),
     ]
     return _table("The ways", [way.title for way in ways], rows)
 

@@ -109,7 +109,7 @@ def lines(title: str, rows: Sequence[Line], marks: Sequence[tuple[float, str]], 
     for tick in ticks:
         parts += [
             f'<path d="M{left} {y(tick):.1f}H{right}" class="rule"/>',
-            _text(left - 5, y(tick) + 4, f"{tick:g}", "soft", "end"),
+            _text(left - 5, y(tick) + 4, short(tick), "soft", "end"),
         ]
     for at, mark in marks:
         anchor = "end" if at == last else "middle"
@@ -128,6 +128,11 @@ def lines(title: str, rows: Sequence[Line], marks: Sequence[tuple[float, str]], 
             ),
         ]
     return _svg(title, bottom + 26 + len(rows) * 17, parts)
+
+
+def short(value: float) -> str:
+    """A tick's number in few letters."""
+    return f"{value:g}" if value < 10_000 else f"{value / 1e3:g}k" if value < 1e7 else f"{value / 1e6:g}M"
 
 
 def ticks_to(_: float, most: float) -> list[float]:
