@@ -51,8 +51,9 @@ class Context(_Model):
     """The other machine; null in a lab."""
     congestion_control: str
     """TCP's, set on every connection."""
-    udp_limit: float
-    """Thousand datagrams of 64 bytes a second that the load generator makes on loopback: its own limit."""
+    udp_limit: float | None
+    """Thousand datagrams of 64 bytes a second that the load generator makes on loopback: its own limit; null where its
+    port there was taken."""
     perf: str
     """Why perf's figures are missing; empty when they are not."""
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from overlayd.bench import attach, peer
+from overlayd.bench import attach
 from overlayd.bench.attach import ATTACHMENTS, attachments
 from overlayd.bench.context import context
 from overlayd.bench.errors import BenchError
@@ -24,11 +21,11 @@ from overlayd.bench.report import page, write_pngs
 from overlayd.bench.result import Machine, Result
 from overlayd.bench.runs import Durations
 from overlayd.bench.session import QUICK_PLAN, Benchmark, Plan
-from overlayd.bench.way import WAYS, Frames, Way, labs, peer_way
-from overlayd.cli.bench_progress import watched
+from overlayd.bench.way import WAYS, Frames, Way, labs
+from overlayd.cli.bench_peer import add_peer_options, peer_ways, serve
+from overlayd.cli.bench_progress import terminable, watched
 from overlayd.cli.bench_table import show
 from overlayd.cli.render import invocation
-from overlayd.core.config import Settings
 from overlayd.lab.namespace import need_root, need_tools
 from overlayd.system.files import write_atomically
 
@@ -48,19 +45,13 @@ def add_parser(subparsers: Any) -> None:
     verbs = parser.add_subparsers(dest="bench_verb", metavar="VERB")
     server = verbs.add_parser("serve", help="be the other side of `bench --peer`, until interrupted")
     server.add_argument("--listen", default="", metavar="ADDRESS", help="default: every address")
-    _add_peer_options(server)
-    server.set_defaults(run=_serve)
+    add_peer_options(server)
+    server.set_defaults(run=serve)
     report = verbs.add_parser("report", help="make a page of a result, or of several, compared with the first")
     report.add_argument("results", nargs="+", type=Path, metavar="RESULT.json")
     report.add_argument("--output", type=Path, metavar="FILE", help="default: the first result's name, with .html")
     report.add_argument("--png", type=Path, metavar="DIRECTORY", help="write the first result's charts there as well")
     report.set_defaults(run=_report)
-
-
-def _add_peer_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--port", type=int, default=peer.PORT, help="of bench serve, TCP (default: %(default)s)")
-    path = os.environ.get("OVERLAYD_CONTROL_SOCKET", Settings.model_fields["control_socket"].default)
-    parser.add_argument("--socket", type=Path, default=Path(path), help="the daemon's control socket (%(default)s)")
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +84,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]ADDRESS",
         help="measure to that address of a machine where `bench serve` runs, in place of a lab; may be repeated",
     )
-    _add_peer_options(parser)
+    add_peer_options(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: bench-DATE-TIME.json")
 
 
@@ -110,7 +101,7 @@ def run(given: argparse.Namespace) -> int:
         build: Build = _in_labs
         machine = None
         if given.peer:
-            ways, machine = _peer_ways(stack, given)
+            ways, machine = peer_ways(stack, given)
             plan = replace(plan, ways=[way.name for way in ways], frames=("peer",))
             build = _as_they_are(ways)
         elif given.attachments:
@@ -136,7 +127,7 @@ def _execute(plan: Plan, output: Path, build: Build, machine: Machine | None = N
         need_root()
         need_tools("ip", "nsenter", "ethtool")
     plan = plan if plan.base in plan.ways else replace(plan, base=plan.ways[0])
-    with _terminable(), watched(Console(stderr=True), plan) as listener:
+    with terminable(), watched(Console(stderr=True), plan) as listener:
         benchmark = Benchmark(plan, context(machine), lambda result: result.save(output), listener)
 
         def failed(name: str, reason: str) -> None:
@@ -168,24 +159,6 @@ def _as_they_are(ways: list[Way]) -> Build:
     return lambda plan, frames, failed: nullcontext(ways)
 
 
-def _peer_ways(stack: ExitStack, given: argparse.Namespace) -> tuple[list[Way], Machine]:
-    """One way for each --peer, all of them to one machine. Raises BenchError."""
-    named = [
-        (name, address) if equals else ("", name) for name, equals, address in (w.partition("=") for w in given.peer)
-    ]
-    for _, address in named:
-        try:
-            ip_address(address)
-        except ValueError:
-            raise BenchError(f"--peer {address}: is no IP address; write 10.1.16.1 or vxlan=10.1.16.1") from None
-    session = stack.enter_context(peer.Session(named[0][1], given.port))
-    daemon = peer.daemon_here(given.socket)
-    ways = [peer_way(name, peer.Remote(session, address), daemon) for name, address in named]
-    if len({way.name for way in ways}) < len(ways):
-        raise BenchError(f"--peer: {', '.join(way.name for way in ways)}: name each way differently, as a=10.1.16.1")
-    return ways, session.machine
-
-
 def _report(given: argparse.Namespace) -> int:
     results = [(path.stem, Result.load(path)) for path in given.results]
     output = given.output or given.results[0].with_suffix(".html")
@@ -195,23 +168,6 @@ def _report(given: argparse.Namespace) -> int:
         for path in write_pngs(results[0][1], given.png):
             print(path)
     return 0
-
-
-def _serve(given: argparse.Namespace) -> int:
-    need_tools("iperf3")
-
-    def tell(text: str) -> None:
-        print(text, flush=True)
-
-    with _terminable():
-        try:
-            with peer.listen(given.listen, given.port) as listener:
-                tell(f"listening on TCP port {given.port}; the load comes to TCP 5201, 5210, 5211 and UDP 5211")
-                peer.serve(listener, given.socket, tell)
-        except OSError as error:
-            raise BenchError(f"{given.listen or 'every address'}, port {given.port}: {error.strerror}") from None
-        except KeyboardInterrupt:
-            return 0
 
 
 def plan_of(given: argparse.Namespace) -> Plan:
@@ -247,17 +203,3 @@ def scaled(durations: Durations, seconds: int) -> Durations:
     return Durations(
         seconds, durations.udp * factor, durations.search * factor, durations.rr * factor, durations.connect * factor
     )
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM takes the labs down, as Ctrl-C does."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -94,8 +94,9 @@ def _context(result: Result) -> str:
         ("TCP", f"{context.congestion_control}, IPv{plan.family} over IPv{plan.underlay}"),
         ("rounds", f"{plan.rounds}, ways in turn; medians, and the least and the most of the rounds"),
         ("ratios", f"to {plan.base} in the same round"),
-        ("load", f"UDP: {context.udp_limit:.0f} thousand/s on loopback is the generator's own limit"),
     ]
+    if context.udp_limit is not None:
+        facts.append(("load", f"UDP: {context.udp_limit:.0f} thousand/s on loopback is the generator's own limit"))
     rows = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts)
     notes = list(result.notes)
     if not result.complete:
