@@ -11,10 +11,12 @@ CROSS := -O2 -fsanitize=undefined -fno-sanitize-recover=all
 NATIVE_TESTS := tests/unit/test_datapath_native.py tests/unit/test_datapath_engines.py \
 	tests/unit/test_datapath_refusals.py
 # iperf3 and tshark measure and look; iptables and curl are other people's programs that tests run beside overlayd.
-# systemd-nspawn boots what mmdebstrap makes: the machines that the service is tested on.
 # gcc and python3-dev build the native packet engine. Tests and the lab start etcd for themselves.
 PACKAGES := python3-venv gcc libc6-dev python3-dev iproute2 nftables iptables ethtool iperf3 iputils-ping tshark curl \
-	etcd-server etcd-client systemd-container mmdebstrap
+	etcd-server etcd-client
+# Tests alone: systemd-nspawn boots what mmdebstrap makes, the machines that the service is tested on; chromium opens the
+# benchmarks' report; rsvg-convert, with a font, makes its PNG files.
+TEST_PACKAGES := systemd-container mmdebstrap chromium librsvg2-bin fonts-dejavu-core
 
 .PHONY: help
 help: ## show this list
@@ -39,6 +41,7 @@ demo: setup ## see containers on two hosts talk in all three modes, side by side
 JOBS := 2
 .PHONY: test
 test: setup ## run every test; those on the real kernel need root
+	@./.ci/packages $(TEST_PACKAGES)
 	$(PYTHON) -m pytest -n $(JOBS) --dist loadfile
 
 .PHONY: test-unit
@@ -167,12 +170,17 @@ soak: setup ## traffic for MINUTES while things go wrong, by a seeded schedule; 
 	$(PYTHON) tests/netns/soak.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 .PHONY: bench
-bench: setup ## measure decisions, sockets, netlink, the data paths and clusters of thousands (root)
+bench: setup ## measure decisions, sockets, netlink, clusters of thousands, every way between containers (root)
 	$(PYTHON) benchmarks/decide.py
 	$(PYTHON) benchmarks/sockets.py
 	$(PYTHON) benchmarks/netlink.py
-	$(PYTHON) benchmarks/datapath.py
 	$(PYTHON) benchmarks/leases.py
+	$(VENV)/bin/overlayctl bench --output build/bench.json
+	$(VENV)/bin/overlayctl bench report build/bench.json
+
+.PHONY: bench-check
+bench-check: setup ## has udp mode become slower, next to vxlan and host-gw, than the committed baseline? (root)
+	$(PYTHON) benchmarks/check.py
 
 .PHONY: clean
 clean: ## remove what was built and installed here

@@ -27,9 +27,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from overlayd.bench import tools
+from overlayd.bench.errors import BenchError
+from overlayd.bench.station import Local
 from overlayd.cli.render import invocation
 from overlayd.core.address import FAMILIES, Mode
-from overlayd.lab import Lab, LabError, LabSpec, measure
+from overlayd.lab import Lab, LabError, LabSpec
 from overlayd.lab.lab import unique_name
 
 MODES: tuple[Mode, ...] = ("host-gw", "vxlan", "udp")
@@ -138,7 +141,7 @@ def _lab(mode: Mode, offloads: bool) -> Lab:
 def _failure(stage: Callable[[Lab, Result], None], labs: Mapping[Mode, Lab], result: Result) -> str | None:
     try:
         stage(labs[result.mode], result)
-    except LabError as error:
+    except (BenchError, LabError) as error:
         return str(error)
     return None
 
@@ -159,15 +162,18 @@ def _check(lab: Lab, result: Result) -> None:
 def _stages(seconds: float) -> dict[str, Callable[[Lab, Result], None]]:
     def ping(lab: Lab, result: Result) -> None:
         client, server = (host.container(0) for host in lab.hosts)
-        result.ping_ms.append(measure.ping(client, server.address()).average_ms)
+        result.ping_ms.append(tools.ping(client, server.address()).average_ms)
 
     def tcp(lab: Lab, result: Result) -> None:
         client, server = (host.container(0) for host in lab.hosts)
-        result.tcp_bits_per_second.append(measure.throughput(client, server, server.address(), seconds).bits_per_second)
+        seen = tools.throughput(
+            Local(client), Local(server), server.address(), seconds, congestion=tools.congestion_control(client)
+        )
+        result.tcp_bits_per_second.append(seen.bits_per_second)
 
     def request_response(lab: Lab, result: Result) -> None:
         client, server = (host.container(0) for host in lab.hosts)
-        seen = measure.transactions(client, server, server.address(), seconds)
+        seen = tools.transactions(Local(client), Local(server), server.address(), seconds)
         result.transactions_per_second.append(seen.per_second)
         result.p50_us.append(seen.p50_us)
         result.p99_us.append(seen.p99_us)
@@ -176,13 +182,12 @@ def _stages(seconds: float) -> dict[str, Callable[[Lab, Result], None]]:
 
 
 def _setup(lab: Lab, arguments: argparse.Namespace) -> dict[str, Any]:
-    controls = measure.congestion_controls(lab.hosts[0])
     return {
         "kernel": platform.release(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "congestion_control": "cubic" if "cubic" in controls else controls[0],
+        "congestion_control": tools.congestion_control(lab.hosts[0]),
         "offloads": arguments.offloads,
         "underlay_mtu": lab.spec.underlay_mtu,
         "rounds": arguments.rounds,

@@ -12,7 +12,8 @@ from pathlib import Path
 from rich.console import Console
 
 from overlayd import __version__
-from overlayd.cli import demo, etcd, explain, lab, render, top
+from overlayd.bench.errors import BenchError
+from overlayd.cli import bench, demo, etcd, explain, lab, render, top
 from overlayd.core.config import Settings
 from overlayd.core.subnet_env import docker_options
 from overlayd.lab.spec import LabError
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     try:
         status = given.run(given)
-    except (ConfigError, ControlError, HostError, LabError, RegistryError, ValueError) as error:
+    except (BenchError, ConfigError, ControlError, HostError, LabError, RegistryError, ValueError) as error:
         print(f"overlayctl: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -95,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     etcd.add_parsers(commands)
     lab.add_parser(commands)
     demo.add_parser(commands)
+    bench.add_parser(commands)
     return parser
 
 

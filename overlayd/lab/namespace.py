@@ -36,6 +36,7 @@ _PACKAGES = {
     "etcd": "etcd-server",
     "etcdctl": "etcd-client",
     "setpriv": "util-linux",
+    "rsvg-convert": "librsvg2-bin",
 }
 
 
@@ -114,6 +115,10 @@ class Namespace:
         """The command line that runs `argv` in here."""
         return ["nsenter", f"--net={NETNS_DIR / self.namespace}", *argv]
 
+    def inside(self, action: Callable[[], T]) -> T:
+        """The result of `action`, called in here; this process's other threads stay where they are."""
+        return within(self.namespace, action)
+
     def run(
         self,
         *argv: str,
@@ -141,7 +146,7 @@ class Namespace:
 
     def socket(self, family: int, type: int, proto: int = 0) -> socket.socket:  # noqa: A002  # socket's word
         """A socket that lives in here, for tests that inject datagrams or capture frames (AF_PACKET)."""
-        return within(self.namespace, lambda: socket.socket(family, type, proto))
+        return self.inside(lambda: socket.socket(family, type, proto))
 
     def ip(self, *lines: str) -> None:
         """Run lines of `ip` in here, as one batch."""
@@ -156,13 +161,13 @@ class Namespace:
 
         self._echo(shlex.join(self.enter("sysctl", "-w", *(f"{key}={value}" for key, value in values.items()))))
         try:
-            within(self.namespace, write)
+            self.inside(write)
         except OSError as error:
             raise LabError(f"{self.name}: {error.filename} cannot be set: {error.strerror}") from None
 
     def read_sysctl(self, key: str) -> str:
         """The value of a kernel setting in this namespace."""
-        return within(self.namespace, lambda: Path("/proc/sys", key).read_text().strip())
+        return self.inside(lambda: Path("/proc/sys", key).read_text().strip())
 
     def ping(
         self,

@@ -12,11 +12,15 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from overlayd.lab import Lab, LabError, LabSpec, hosts, measure, merged, reap, wait_ready
+from overlayd.bench import tools
+from overlayd.bench.errors import BenchError
+from overlayd.bench.station import Local
+from overlayd.lab import Lab, LabError, LabSpec, hosts, merged, reap, wait_ready
 from overlayd.lab import state as states
 from overlayd.lab.lab import unique_name
 from overlayd.lab.namespace import NETNS_DIR
@@ -93,7 +97,7 @@ def test_offloads_decide_what_the_wire_sees(offloads: bool) -> None:
         with wire:
             wire.bind(("eth0", 0))
             wire.setblocking(False)
-            measure.throughput(a, b, b.public_ip, 1)
+            tools.throughput(Local(a), Local(b), b.public_ip, 1)
             frames = []
             with contextlib.suppress(BlockingIOError):
                 while True:
@@ -132,13 +136,31 @@ def test_commands_in_a_namespace() -> None:
 
 def test_measurements_between_containers_of_one_host() -> None:
     with hosts(1, mode="none", containers=2, family="dual") as (a,):
-        client, server = a.containers
-        assert measure.ping(client, server.address(), count=3).received == 3
-        assert measure.throughput(client, server, server.address(6), 1).bits_per_second > 0
-        assert measure.transactions(client, server, server.address(), 0.1).per_second > 0
-        assert measure.transactions(client, server, server.address(6), 0.1).p99_us > 0
-        with pytest.raises(LabError, match="ping: 0 of 1 answered"):
-            measure.ping(client, "10.1.1.77", count=1)
+        client, server = (Local(one) for one in a.containers)
+        four, six = (a.container(1).address(family) for family in (4, 6))
+        assert tools.ping(client.where, four, count=3).received == 3
+        tcp = tools.throughput(client, server, six, 1, congestion="reno")
+        assert tcp.bits_per_second > 0
+        assert tcp.congestion == "reno"
+        assert tools.transactions(client, server, four, 0.1, congestion="reno").per_second > 0
+        assert tools.transactions(client, server, six, 0.1, connect=True).p99_us > 0
+        with server.serving("udp"):
+            for address in (four, six):
+                blast = tools.blast(client, address, 64, 0.1)
+                assert blast.packets > 0
+                found = tools.search(client, address, 64, replace(blast, loss=1.0), 0.05)
+                assert found.per_second > 0
+                assert found.trials
+        with pytest.raises(BenchError, match="ping: 0 of 1 answered"):
+            tools.ping(client.where, "10.1.1.77", count=1)
+
+
+def test_a_server_that_cannot_listen_is_told_with_its_words() -> None:
+    with hosts(1, mode="none") as (a,):
+        server = Local(a.container(0))
+        with server.serving("udp"), pytest.raises(BenchError, match=r"udp's server does not listen.*in use"):  # noqa: SIM117
+            with server.serving("udp"):
+                pass
 
 
 # --- nothing stays behind ---------------------------------------------------------------------------------------------

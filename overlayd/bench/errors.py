@@ -1,0 +1,7 @@
+"""What can go wrong while measuring."""
+
+from __future__ import annotations
+
+
+class BenchError(Exception):
+    """A figure, a result file or a peer cannot be had; the text says why and what to do."""

@@ -1,0 +1,205 @@
+"""`overlayctl bench`: what each way between containers costs, in a lab or against a live peer."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from overlayd.bench import attach
+from overlayd.bench.attach import ATTACHMENTS, attachments
+from overlayd.bench.context import context
+from overlayd.bench.errors import BenchError
+from overlayd.bench.metric import METRICS
+from overlayd.bench.report import page, write_pngs
+from overlayd.bench.result import Machine, Result
+from overlayd.bench.runs import Durations
+from overlayd.bench.session import QUICK_PLAN, Benchmark, Plan
+from overlayd.bench.way import WAYS, Frames, Way, labs
+from overlayd.cli.bench_peer import add_peer_options, peer_ways, serve
+from overlayd.cli.bench_progress import terminable, watched
+from overlayd.cli.bench_table import show
+from overlayd.cli.render import invocation
+from overlayd.lab.namespace import need_root, need_tools
+from overlayd.system.files import write_atomically
+
+ATTACH_METRICS = ("tcp1", "tcp4", "rr", "connect")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `bench` and its verbs to overlayctl's parser; each sets `run` to a function that returns the exit status."""
+    parser = subparsers.add_parser(
+        "bench",
+        help="measure what each way between containers costs, and make a report of it",
+        description=__doc__,
+        epilog="benchmarks/README.md says how each figure is measured and what its limits are.",
+    )
+    _add_options(parser)
+    parser.set_defaults(run=run)
+    verbs = parser.add_subparsers(dest="bench_verb", metavar="VERB")
+    server = verbs.add_parser("serve", help="be the other side of `bench --peer`, until interrupted")
+    server.add_argument("--listen", default="", metavar="ADDRESS", help="default: every address")
+    add_peer_options(server)
+    server.set_defaults(run=serve)
+    report = verbs.add_parser("report", help="make a page of a result, or of several, compared with the first")
+    report.add_argument("results", nargs="+", type=Path, metavar="RESULT.json")
+    report.add_argument("--output", type=Path, metavar="FILE", help="default: the first result's name, with .html")
+    report.add_argument("--png", type=Path, metavar="DIRECTORY", help="write the first result's charts there as well")
+    report.set_defaults(run=_report)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of a benchmark."""
+    parser.add_argument("--quick", action="store_true", help="about a minute: fewer ways, metrics and rounds")
+    parser.add_argument("--rounds", type=int, metavar="N", help=f"default: {Plan.rounds}, quick {QUICK_PLAN.rounds}")
+    parser.add_argument(
+        "--seconds", type=int, metavar="N", help="of each TCP run; the others in proportion (default: 2)"
+    )
+    parser.add_argument("--ways", metavar="A,B", help=f"of {','.join(WAYS)} (default: all)")
+    parser.add_argument("--metrics", metavar="A,B", help=f"of {','.join(METRICS)} (default: all)")
+    parser.add_argument(
+        "--frames",
+        choices=("any", "1500", "both"),
+        help="whether the underlay carries superpackets, or frames of its MTU (default: both; quick: any)",
+    )
+    parser.add_argument("--family", type=int, choices=(4, 6), default=4, help="of the containers (default: 4)")
+    parser.add_argument("--underlay", type=int, choices=(4, 6), default=4, help="between the hosts (default: 4)")
+    parser.add_argument(
+        "--patience", type=float, metavar="N", help="seconds to wait for an idle machine before each run"
+    )
+    parser.add_argument(
+        "--attachments",
+        action="store_true",
+        help=f"compare ways to attach a container instead, of {','.join(ATTACHMENTS)}",
+    )
+    parser.add_argument(
+        "--peer",
+        action="append",
+        metavar="[NAME=]ADDRESS",
+        help="measure to that address of a machine where `bench serve` runs, in place of a lab; may be repeated",
+    )
+    add_peer_options(parser)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: bench-DATE-TIME.json")
+
+
+Build = Callable[[Plan, Frames, Callable[[str, str], None]], AbstractContextManager[list[Way]]]
+"""Brings up the ways of a plan, with the underlay so, and tells the name and the reason of each that fails."""
+
+
+def run(given: argparse.Namespace) -> int:
+    """Measure; the exit status: 0, 1 where some figure could not be had, 130 when interrupted. Labs are taken down."""
+    need_tools("iperf3")
+    plan = plan_of(given)
+    output = given.output or Path(f"bench-{datetime.now(UTC):%Y%m%d-%H%M%S}.json")
+    with ExitStack() as stack:
+        build: Build = _in_labs
+        machine = None
+        if given.peer:
+            ways, machine = peer_ways(stack, given)
+            plan = replace(plan, ways=[way.name for way in ways], frames=("peer",))
+            build = _as_they_are(ways)
+        elif given.attachments:
+            build = _attached
+        benchmark = _execute(plan, output, build, machine)
+    show(benchmark.result, Console())
+    print(f"{output}: {invocation()} bench report {output}")
+    if not benchmark.result.complete:
+        return 130
+    return 1 if benchmark.failed else 0
+
+
+def measured(plan: Plan, output: Path) -> Result:
+    """The result of the plan in labs, which is in the file as well. Raises BenchError when interrupted."""
+    result = _execute(plan, output, _in_labs).result
+    if not result.complete:
+        raise BenchError("interrupted")
+    return result
+
+
+def _execute(plan: Plan, output: Path, build: Build, machine: Machine | None = None) -> Benchmark:
+    if machine is None:
+        need_root()
+        need_tools("ip", "nsenter", "ethtool")
+    plan = plan if plan.base in plan.ways else replace(plan, base=plan.ways[0])
+    with terminable(), watched(Console(stderr=True), plan) as listener:
+        benchmark = Benchmark(plan, context(machine), lambda result: result.save(output), listener)
+
+        def failed(name: str, reason: str) -> None:
+            begin = f"{name} did not come up: "
+            if not any(note.startswith(begin) for note in benchmark.result.notes):
+                benchmark.note(begin + reason)
+            benchmark.failed |= build is not _attached  # a kernel may not have every kind
+
+        try:
+            for frames in plan.frames:
+                listener.step("the ways come up")
+                with build(plan, frames, failed) as ways:
+                    benchmark.measure(ways, frames)
+            benchmark.finish()
+        except KeyboardInterrupt:
+            listener.note(f"interrupted; what was measured is in {output}, the labs are down")
+    return benchmark
+
+
+def _in_labs(plan: Plan, frames: Frames, failed: Callable[[str, str], None]) -> AbstractContextManager[list[Way]]:
+    return labs(plan.ways, frames, plan.family, plan.underlay, failed)
+
+
+def _attached(plan: Plan, frames: Frames, failed: Callable[[str, str], None]) -> AbstractContextManager[list[Way]]:
+    return attachments(plan.ways, frames, plan.family, failed)
+
+
+def _as_they_are(ways: list[Way]) -> Build:
+    return lambda plan, frames, failed: nullcontext(ways)
+
+
+def _report(given: argparse.Namespace) -> int:
+    results = [(path.stem, Result.load(path)) for path in given.results]
+    output = given.output or given.results[0].with_suffix(".html")
+    write_atomically(output, page(results))
+    print(output)
+    if given.png is not None:
+        for path in write_pngs(results[0][1], given.png):
+            print(path)
+    return 0
+
+
+def plan_of(given: argparse.Namespace) -> Plan:
+    """The plan that the options make. Raises BenchError for a word that is none."""
+    plan, ways = QUICK_PLAN if given.quick else Plan(), tuple(WAYS)
+    chosen: dict[str, Any] = {"family": given.family, "underlay": given.underlay}
+    if given.attachments:
+        if given.peer:
+            raise BenchError("--attachments and --peer: are not for one run; leave out either")
+        ways = tuple(ATTACHMENTS)
+        plan = replace(plan, ways=ways, metrics=ATTACH_METRICS, base=attach.BASE)
+    for key, known in (("ways", ways), ("metrics", tuple(METRICS))):
+        if (words := getattr(given, key)) is not None:
+            chosen[key] = words.split(",")
+            if unknown := [word for word in chosen[key] if word not in known]:
+                raise BenchError(f"--{key}: {unknown[0]!r} is not one of {', '.join(known)}")
+    for key, low, high in (("rounds", 1, 1000), ("seconds", 1, 600), ("patience", 0, 3600)):
+        if (value := getattr(given, key)) is not None:
+            if not low <= value <= high:
+                raise BenchError(f"--{key} {value:g}: use {low} to {high}")
+            if key == "seconds":
+                chosen["durations"] = scaled(plan.durations, value)
+            else:
+                chosen[key] = value
+    if given.frames is not None:
+        chosen["frames"] = ("any", "1500") if given.frames == "both" else (given.frames,)
+    return replace(plan, **chosen)
+
+
+def scaled(durations: Durations, seconds: int) -> Durations:
+    """The durations with TCP runs of so many seconds, and all others in proportion."""
+    factor = seconds / durations.tcp
+    return Durations(
+        seconds, durations.udp * factor, durations.search * factor, durations.rr * factor, durations.connect * factor
+    )

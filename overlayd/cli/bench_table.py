@@ -1,0 +1,59 @@
+"""A result as tables on the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+from overlayd.bench.metric import METRICS
+from overlayd.bench.result import Result
+from overlayd.bench.stats import Spread
+
+
+def show(result: Result, console: Console) -> None:
+    """A table for each setting of the underlay: a row for each way, the main figure of each metric."""
+    base = result.plan.base
+    for frames in result.plan.frames:
+        ways = [way for way in result.ways if way.frames == frames]
+        table = Table(title=FRAMES[frames], title_justify="left", padding=(0, 1))
+        table.add_column("")
+        chosen = [METRICS[name] for name in result.plan.metrics if next(iter(METRICS[name].figures)) == "rate"]
+        for metric in chosen:
+            table.add_column(f"{metric.title}\n[dim]{metric.figures['rate'].unit}[/]", justify="right", no_wrap=True)
+        for way in ways:
+            cells = [
+                cell(
+                    result.spread(frames, way.name, metric.name, "rate"),
+                    result.ratio(frames, way.name, metric.name, "rate", base),
+                    metric.figures["rate"].digits,
+                )
+                for metric in chosen
+            ]
+            table.add_row(way.title, *cells)
+        wanted = Measurement.get(console, console.options.update(max_width=200), table).maximum
+        console.width = max(console.width, wanted)  # better cut by the terminal than by us
+        console.print(table)
+    rounds, machine = result.plan.rounds, result.context.machine
+    console.print(
+        f"Median, its ratio to {base} of the same round, and minimum-maximum of {rounds} rounds."
+        f" Linux {machine.kernel}, {machine.cores} cores, {result.context.congestion_control}."
+        f" Runs on a machine that was busy before: {result.disturbed} of {len(result.samples)}.",
+        style="dim",
+        highlight=False,
+    )
+
+
+FRAMES = {
+    "any": "superpackets cross the underlay",
+    "1500": "no frame longer than the underlay's MTU",
+    "peer": "between two machines",
+}
+
+
+def cell(values: Spread | None, ratio: Spread | None, digits: int) -> str:
+    """Two lines: the median, with its ratio to the base where there is one; minimum and maximum."""
+    if values is None:
+        return "-"
+    times = f" {ratio.median:5.2f}x" if ratio else ""
+    return f"{values.median:.{digits}f}{times}\n[dim]{values.low:.{digits}f}-{values.high:.{digits}f}[/]"
