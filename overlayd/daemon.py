@@ -129,7 +129,9 @@ class Daemon:
             )
             self.watcher = Watcher(monitor, self.reconciler.notice, self._compare, self.underlay.follow)
             self.reconciler.wake = self.watcher.look
-            self.paths = PathFollower(self.netlink, lambda: self.backend, self.reconciler)
+            self.paths = PathFollower(
+                self.netlink, lambda: self.backend, self.reconciler, lambda: self.prober.narrow_paths()
+            )
             self.state = "starting"
             try:
                 await self._serve()

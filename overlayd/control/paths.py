@@ -5,14 +5,14 @@ way answers the container itself. In vxlan mode neither happens: the kernel lear
 forwards containers' packets by the MTU of the route, into nowhere (ip_forward_use_pmtu is off, and the host's to set).
 So what it has learnt goes into the routes to that peer's subnets, by which containers are told.
 
-Whoever finds out otherwise (probing, where no ICMP comes back) says so with `probed`, in any mode.
+What probes have found, where no ICMP comes back, goes there too, in any mode.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,19 +33,18 @@ _ANEW = 30.0  # seconds after which a path that was narrow is looked at again: t
 class PathFollower:
     """What is known of paths, and who makes use of it."""
 
-    def __init__(self, netlink: Netlink, backend: Callable[[], Backend], reconciler: Reconciler) -> None:
-        self._netlink, self._backend, self._reconciler = netlink, backend, reconciler
+    def __init__(
+        self,
+        netlink: Netlink,
+        backend: Callable[[], Backend],
+        reconciler: Reconciler,
+        probed: Callable[[], Mapping[Address, int]],
+    ) -> None:
+        """`probed`: how many bytes of IP packet get to underlay addresses, as probes have found it."""
+        self._netlink, self._backend, self._reconciler, self._probed = netlink, backend, reconciler, probed
         self._learnt: dict[Address, int] = {}
-        self._probed: dict[Address, int] = {}
         self._counted: tuple[str, ...] = ()
         self._looked = 0.0
-
-    def probed(self, public: Address, mtu: int | None) -> None:
-        """So many bytes of IP packet get to this underlay address; None: as many as the interface takes."""
-        if mtu is None:
-            self._probed.pop(public, None)
-        else:
-            self._probed[public] = mtu
 
     async def run(self) -> None:
         """Follow without end."""
@@ -77,7 +76,7 @@ class PathFollower:
 
     def _narrow(self, backend: Backend) -> dict[Address, int]:
         found: dict[Address, int] = {}
-        for source in (self._learnt if backend.node.mode == "vxlan" else {}, self._probed):
+        for source in (self._learnt if backend.node.mode == "vxlan" else {}, self._probed()):
             for address, mtu in source.items():
                 if mtu < backend.node.underlay.mtu and self._reconciler.table.is_public(address):
                     found[address] = min(mtu, found.get(address, mtu))

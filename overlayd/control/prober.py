@@ -21,11 +21,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from ipaddress import ip_address
 from typing import Any
 
 import structlog
 
-from overlayd.core.address import Family
+from overlayd.core.address import Address, Family
 from overlayd.core.config import ProbeSettings
 from overlayd.core.decide import Peer
 from overlayd.core.lease import Lease, LeaseEvent
@@ -306,6 +307,11 @@ class Prober:
         for one in self.patients():
             if (one.state == "unreachable" or one.path.narrow) and (text := self.problem_of(one)) is not None:
                 yield one.target.lease, text
+
+    def narrow_paths(self) -> dict[Address, int]:
+        """Underlay addresses that less gets to than the interface can send: how many bytes of IP packet do."""
+        found = {one.target.host: one.path.found for one in self.patients() if one.path.narrow}
+        return {ip_address(host): size for host, size in found.items() if size is not None}
 
     def silent(self) -> bool:
         """Whether there is somebody to ask and nobody answers."""

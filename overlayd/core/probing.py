@@ -267,7 +267,7 @@ class Patient:
         if self.path.narrow and (known := kernel_mtu()) > (self.path.found or 0):
             return (
                 f"packets of more than {self.path.found} bytes vanish on the way to {host} and no ICMP error comes"
-                f" back (the kernel believes in {known}): let ICMP through, or set mtu on all hosts"
+                f" back (the kernel believes in {known}): overlayd tells containers; let ICMP through for the rest"
             )
         return None
 

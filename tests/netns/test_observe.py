@@ -254,9 +254,10 @@ def test_top_shows_who_talks(trio: Trio) -> None:
 # --- the path ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_black_hole_is_found_and_said(trio: Trio) -> None:
+def test_a_black_hole_is_found_and_said_and_bridged(trio: Trio) -> None:
     """What is longer than 1400 bytes vanishes before h3 without an ICMP error; the short packets of probes pass."""
     a, b, c = trio
+    inner, far = a.container(0), c.container(0)
     c.run("nft", "add table netdev hole; add chain netdev hole in { type filter hook ingress device eth0 priority 0; };"
           " add rule netdev hole in meta length > 1400 drop")  # fmt: skip
     a.restart()  # it looks at every path when it starts
@@ -266,6 +267,11 @@ def test_a_black_hole_is_found_and_said(trio: Trio) -> None:
     eventually(lambda: {one["path_mtu"] for one in probes(a, b).values()} == {1500})
     assert "let ICMP through" in overlayctl(a, "peers", "--wrong")
     assert {one["path_mtu"] for one in probes(c, a).values()} == {1500}, "the other way is wide"
+    for family in (4, 6):
+        size = 1400 - (28 if family == 4 else 48)
+        eventually(lambda family=family: inner.ping(far.address(family), size=1452, timeout=0.5), what="in fragments")
+        assert not inner.ping(far.address(family), size=size + 1, dont_fragment=True, timeout=0.5)
+        assert inner.ping(far.address(family), size=size, dont_fragment=True)
     c.run("nft", "delete table netdev hole")
 
 

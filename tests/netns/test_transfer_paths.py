@@ -130,9 +130,11 @@ def test_a_path_that_was_probed(mode: str) -> None:
             backend, reconciler = make_backend(node, settings), Reconciler(Kernel(netlink))
             reconciler.table.replace(StaticRegistry().leases(settings))
             assert await reconciler.compare(backend, settings) == []
-            follower = PathFollower(netlink, lambda: backend, reconciler)
+            probed: dict[IPv4Address, int] = {}
+            follower = PathFollower(netlink, lambda: backend, reconciler, lambda: probed)
             for public, path, shown in said:
-                follower.probed(public, path)
+                probed.pop(public, None)
+                probed.update({} if path is None else {public: path})
                 await follower.follow()
                 found = {line.split()[0]: mtu_of(line) for line in host.run("ip", "route").stdout.splitlines()}
                 wide = None if shown is None else max(shown - overhead(mode, 4), 576)
