@@ -11,6 +11,7 @@ because it was heard of.
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -90,8 +91,10 @@ def test_damage_is_repaired(pairs: dict[str, Pair], mode: str, command: str) -> 
     eventually(lambda: a.status()["repairs"] > repairs, what=f"a repair after {command}")
     eventually(lambda: picture(a, mode) == before, what="everything is as it was")
     assert 'msg="kernel state repaired"' in a.log()[mark:]
-    assert "level=error" not in a.log()[mark:].replace('level=error msg="the TUN is gone', "")
-    assert a.status()["problems"] == []
+    errors = [line for line in a.log()[mark:].splitlines() if "level=error" in line]
+    # A look at the device may fall between the damage and the repair.
+    assert [line for line in errors if not re.search('msg="the (TUN is gone|data path does not work)', line)] == []
+    eventually(lambda: a.status()["problems"] == [])
     for family in FAMILIES:
         assert a.container(0).ping(b.container(0).address(family))
 
