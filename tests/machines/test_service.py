@@ -18,6 +18,7 @@ from machine import LEASES_YAML, MINE, OVERLAYD_YAML, ROOT, Machine, Pair
 from traffic import asking
 
 from overlayd.bench import tools
+from overlayd.bench.station import Local
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -186,7 +187,7 @@ def test_iperf3_lives_through_it(running: Pair, mode: str, figure: Callable[[str
     a, b = running.a, running.b
     for address in ADDRESSES:
         with ThreadPoolExecutor() as pool:
-            stream = pool.submit(tools.throughput, a.container, b.container, address, 4)
+            stream = pool.submit(tools.throughput, Local(a.container), Local(b.container), address, 4)
             for machine, what in ((a, restart), (b, kill), (a, kill)):
                 what(machine, mode)
             result = stream.result()  # an error if the connection broke
