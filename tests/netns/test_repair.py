@@ -136,6 +136,21 @@ def test_a_route_in_the_way_is_heard_of_when_it_comes_and_when_it_goes(pairs: di
     assert a.container(0).ping(b.container(0).address())
 
 
+def test_a_device_that_goes_under_load_takes_nothing_else_along() -> None:
+    """Packets for it go nowhere, least of all into another file that has its descriptor's number now."""
+    with hosts(2, mode="udp") as (a, b):
+        flood = b.container(0).popen("ping", "-q", "-f", "-s", "1000", str(a.container(0).address()))
+        try:
+            for _ in range(10):
+                repairs = a.status()["repairs"]
+                a.ip("link delete ovl0")
+                eventually(lambda repairs=repairs: a.status()["repairs"] > repairs)  # each answer is one of its own
+        finally:
+            flood.kill()
+            flood.wait()
+        assert eventually(lambda: a.container(0).ping(b.container(0).address(), timeout=0.3))
+
+
 def descriptors(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
