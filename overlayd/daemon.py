@@ -188,13 +188,14 @@ class Daemon:
         await self._install(self.backend)
         for name in self._manager.forget_untaken():
             log.info("what the service manager kept is not needed any more", name=name)
-        # Thousands of leases are here to stay: the garbage collector need not look at them ever again.
-        gc.freeze()
-        gc.enable()
         await self._pulse()
         self._tell()
         self.state = "ready"
         self._manager.ready(self._status_line())
+        self.prober.follow(self.backend.node, self.reconciler.peers(self.backend.node))
+        # Thousands of leases are here to stay: the garbage collector need not look at them ever again.
+        gc.freeze()
+        gc.enable()
         await self._guard(
             *self.registry.tasks(),
             self._follow_leases(),
@@ -211,7 +212,6 @@ class Daemon:
     def _show_peers(self, backend: Backend) -> None:
         self.reconciler.report_problems(backend.node)
         backend.peers_changed(self.reconciler.peers(backend.node))
-        self.prober.follow(backend.node, self.reconciler.peers(backend.node))
 
     async def _install(self, backend: Backend) -> None:
         """The backend's kernel state and packets. Raises HostError when a device cannot be made."""
@@ -220,6 +220,8 @@ class Daemon:
         if fatal:
             raise HostError(fatal[0].reason)
         write_atomically(Path(self.settings.subnet_file), subnet_env(backend.node, self.settings.ip_masq))
+        if self.state == "ready":  # a start does without, until packets move
+            self.prober.follow(backend.node, self.reconciler.peers(backend.node))
 
     def _forwarding(self) -> None:
         names = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}

@@ -40,6 +40,7 @@ from overlayd.system.netlink import Monitor
 log = structlog.get_logger()
 
 _READ_EVERY = 0.05  # seconds between looks at the notifications while thousands of operations are applied
+_MANY = 1000  # operations, from which on looking once more costs less than hearing of each
 _TOLD = 50  # repairs that are logged one by one; a device takes thousands of routes along
 
 
@@ -158,10 +159,12 @@ class Reconciler:
         if self._changes:
             self.wake()
 
-    async def _hear(self) -> None:
-        """Know all that has been changed up to now."""
+    async def _hear(self, *, roughly: bool = False) -> None:
+        """Know all that has been changed up to now; `roughly`: of routes and neighbours only that something may have
+        been, which calls for a comparison."""
         if self._monitor is not None:
-            while not self._monitor.read(self._changes):  # noqa: ASYNC110  # nothing is waited for
+            read = self._monitor.skim if roughly else self._monitor.read
+            while not read(self._changes):  # noqa: ASYNC110  # nothing is waited for
                 await asyncio.sleep(0)  # packets have their turn
 
     def _want(self, backend: Backend, desired: KernelState) -> None:
@@ -232,12 +235,14 @@ class Reconciler:
         return failures
 
     async def _do(self, operations: Sequence[Operation], repair: bool) -> list[Failure]:
-        """Apply, and hear meanwhile what is our own doing: before there is more than the kernel keeps."""
+        """Apply, and hear meanwhile what is our own doing: before there is more than the kernel keeps. Very much of it
+        is heard of afterwards, and roughly."""
         applying = asyncio.ensure_future(self._kernel.apply(operations, to_the_end=repair))
+        many = len(operations) > _MANY
         try:
             while not applying.done():
-                await asyncio.wait({applying}, timeout=_READ_EVERY)
-                await self._hear()
+                await asyncio.wait({applying}, timeout=None if many else _READ_EVERY)
+                await self._hear(roughly=many)
         finally:
             applying.cancel()  # if this was
         return applying.result()

@@ -323,3 +323,17 @@ def test_no_secret_is_shown(three: Two) -> None:
     assert check.returncode == 0, check.stderr
     assert password not in overlayctl(a, "status", "--json").stdout
     assert password not in a.run("cat", f"/proc/{a.pid}/cmdline").stdout
+
+
+def test_a_watch_that_dies_without_a_word() -> None:
+    """As when a firewall on the way forgets an idle connection: new ones pass, and nothing comes by the old one."""
+    with hosts(1, mode="udp", registry="etcd", containers=0) as (a,):
+        eventually(lambda: a.status()["registry_state"]["connected"], "it watches")
+        shown = a.run("ss", "-Htn", "state", "established", "dport = :2379").stdout.splitlines()
+        ports = ", ".join(line.split()[2].rpartition(":")[2] for line in shown)
+        a.run("nft", "add table inet forgets; add chain inet forgets out { type filter hook output priority 0; };"
+              " add chain inet forgets in { type filter hook input priority 0; };"
+              f" add rule inet forgets out tcp sport {{ {ports} }} drop;"
+              f" add rule inet forgets in tcp dport {{ {ports} }} drop")  # fmt: skip
+        etcd_of(a).put(key_of("10.1.77.0/24"), flannel_value("192.0.2.77", backend="udp"))
+        eventually(lambda: "10.1.77.0/24" in routes(a), "the lease is known all the same", 60)

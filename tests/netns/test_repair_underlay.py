@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
+from etcd_cluster import etcd_of, flannel_value, key_of
 from test_path_repair import DEVICES, picture
 from wire import FAMILIES, MODES, eventually, tcp_carries
 
@@ -144,3 +145,6 @@ def test_another_address_in_a_cluster(mode: str) -> None:
         eventually(lambda: a.container(0).ping(b.container(0).address(), timeout=0.3), what="containers talk again")
         assert b.container(0).ping(a.container(0).address())
         assert b.status()["problems"] == []
+        etcd_of(b).put(key_of("10.1.77.0/24"), flannel_value("192.0.2.77", backend=mode))
+        for host in (a, b):
+            eventually(lambda host=host: len(host.status()["peers"]) == 2, what=f"{host.name} follows etcd")

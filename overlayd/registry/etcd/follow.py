@@ -26,6 +26,11 @@ class Follower:
         """`heartbeat` is in seconds."""
         self._client, self._prefix, self._replica = client, prefix, replica
         self._reach, self._heartbeat = reach, heartbeat
+        self._again = asyncio.Event()
+
+    def again(self) -> None:
+        """Watch anew: by an address that this host has lost nothing comes any more, and nothing says so."""
+        self._again.set()
 
     async def run(
         self,
@@ -59,11 +64,15 @@ class Follower:
                 failures += 1
 
     async def _lively(self, stream: AsyncIterator[Batch], endpoint: str) -> AsyncGenerator[Batch, None]:
-        """The batches, while the member that sends them answers. Raises UnavailableError when it does not."""
-        pending = asyncio.ensure_future(anext(stream))
+        """The batches, while the member that sends them answers, or until they are to come anew. Raises
+        UnavailableError when it does not."""
+        pending, again = asyncio.ensure_future(anext(stream)), asyncio.ensure_future(self._again.wait())
         try:
             while True:
-                await asyncio.wait({pending}, timeout=self._heartbeat)
+                await asyncio.wait({pending, again}, timeout=self._heartbeat, return_when=asyncio.FIRST_COMPLETED)
+                if again.done():
+                    self._again.clear()
+                    return
                 if pending.done():
                     batch = pending.result()
                     pending = asyncio.ensure_future(anext(stream))
@@ -73,5 +82,6 @@ class Follower:
                 if self._client.endpoint != endpoint and not pending.done():
                     raise UnavailableError(f"{endpoint}: does not answer; {self._client.endpoint} does")
         finally:
-            pending.cancel()
-            await asyncio.gather(pending, return_exceptions=True)
+            for task in (pending, again):
+                task.cancel()
+            await asyncio.gather(pending, again, return_exceptions=True)

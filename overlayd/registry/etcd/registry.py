@@ -103,8 +103,12 @@ class EtcdRegistry:
             failures += 1
 
     async def acquire(self, settings: Settings, underlay: Underlay) -> Lease:
-        former = self._store.former_subnets() if self._own.lease is None else ()
-        return await self._own.acquire(Wanted.on(underlay, settings), former)
+        before = self._own.lease
+        former = self._store.former_subnets() if before is None else ()
+        lease = await self._own.acquire(Wanted.on(underlay, settings), former)
+        if before is not None and (before.public_ip, before.public_ipv6) != (lease.public_ip, lease.public_ipv6):
+            self._follower.again()
+        return lease
 
     def leases(self, settings: Settings) -> tuple[Lease, ...]:
         return self.view.leases()
