@@ -41,6 +41,7 @@ from overlayd.lab.spec import IPV6_NETWORK
 PACE = 10 << 20  # bytes a second and direction of a connection: a load, and not the end of it
 PIECE = 64 << 10
 SETTLE = 20.0  # seconds for the last repairs
+WELL = 60.0  # seconds for the last repairs, and for peers to answer probes again
 STALL = 60.0  # seconds without a byte after which a connection has failed
 LEAK = 8.0  # MiB that a daemon may have more at the end: its caches, and what malloc keeps
 DEVICES = {"udp": ["ovl0"], "vxlan": ["ovl.1", "ovl6.1"], "host-gw": []}
@@ -271,7 +272,7 @@ def soak(seconds: float, seed: int, say: Say, *, mode: str = "udp") -> list[Stre
             trouble.end()
             say(f"all of it ends: {', '.join(f'{count} {what}' for what, count in sorted(trouble.done.items()))}")
             for host in everyone:
-                eventually(lambda host=host: host.status()["problems"] == [], f"{host.name} is well")  # type: ignore[misc]
+                eventually(lambda host=host: host.status()["problems"] == [], f"{host.name} is well", WELL)  # type: ignore[misc]
         for host, was in zip(everyone, before, strict=True):
             _await_same(was, host)
         after = Holdings.of(trouble.never)

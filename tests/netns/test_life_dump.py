@@ -77,6 +77,7 @@ _COMMANDS = (
     "ip6tables-save",
 )
 _VOLATILE = (
+    (r"( scope link) tentative", r"\1"),  # until the kernel has looked for its double
     (r"\b\w+_timer +[\d.]+|topology_change(_detected)? \d", "TIMER"),
     (r"counter packets \d+ bytes \d+", "counter"),
     (r"\[\d+:\d+\]", "[COUNTERS]"),
