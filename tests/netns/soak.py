@@ -41,7 +41,7 @@ from overlayd.lab.spec import IPV6_NETWORK
 PACE = 10 << 20  # bytes a second and direction of a connection: a load, and not the end of it
 PIECE = 64 << 10
 SETTLE = 20.0  # seconds for the last repairs
-WELL = 60.0  # seconds for the last repairs, and for peers to answer probes again
+WELL = 150.0  # seconds: a path that seemed narrow while packets were lost is tried again once a minute
 STALL = 60.0  # seconds without a byte after which a connection has failed
 LEAK = 8.0  # MiB that a daemon may have more at the end: its caches, and what malloc keeps
 DEVICES = {"udp": ["ovl0"], "vxlan": ["ovl.1", "ovl6.1"], "host-gw": []}

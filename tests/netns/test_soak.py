@@ -9,6 +9,7 @@ SECONDS = 12
 SEED = 20
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("mode", ["udp", "vxlan"])
 def test_soak_briefly(mode: str) -> None:
     carried = soak.soak(SECONDS, SEED, print, mode=mode)
