@@ -17,7 +17,8 @@ import pytest
 from machine import LEASES_YAML, MINE, OVERLAYD_YAML, ROOT, Machine, Pair
 from traffic import asking
 
-from overlayd.lab import measure
+from overlayd.bench import tools
+from overlayd.bench.station import Local
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -50,14 +51,6 @@ def devices(machine: Machine) -> list[str]:
 
 def restarts(machine: Machine, mode: str) -> int:
     return int(machine.show(service(mode), "NRestarts"))
-
-
-@pytest.fixture
-def running(pair: Pair, mode: str) -> Pair:
-    """Both machines' services run in that mode, and the containers talk."""
-    pair.start(mode)
-    assert pair.talk()
-    return pair
 
 
 # --- the units --------------------------------------------------------------------------------------------------------
@@ -186,7 +179,7 @@ def test_iperf3_lives_through_it(running: Pair, mode: str, figure: Callable[[str
     a, b = running.a, running.b
     for address in ADDRESSES:
         with ThreadPoolExecutor() as pool:
-            stream = pool.submit(measure.throughput, a.container, b.container, address, 4)
+            stream = pool.submit(tools.throughput, Local(a.container), Local(b.container), address, 4)
             for machine, what in ((a, restart), (b, kill), (a, kill)):
                 what(machine, mode)
             result = stream.result()  # an error if the connection broke
@@ -203,12 +196,12 @@ def test_another_device_and_another_port_are_not_taken(pair: Pair) -> None:
     pair.start(mode)
     a.sh("systemctl", "kill", "--signal=STOP", service(mode))  # so that it does not see what we do
     a.ip("link del ovl0")
-    a.write("/etc/overlayd/overlayd.yaml", OVERLAYD_YAML + "udp: {port: 8286}\n")
+    a.write("/etc/overlayd/overlayd.yaml", OVERLAYD_YAML + "udp: {port: 8290}\n")
     a.sh("systemctl", "kill", "--signal=KILL", service(mode))
     for reason in (
         "TUN ovl0: the file that was kept is not attached to it: File descriptor in bad state",
-        "UDP 192.0.2.1 port 8286: the socket that was kept is another: AF_INET, SOCK_DGRAM, bound to",
-        "UDP 2001:db8::1 port 8286: the socket that was kept is another: AF_INET6, SOCK_DGRAM, bound to",
+        "UDP 192.0.2.1 port 8290: the socket that was kept is another: AF_INET, SOCK_DGRAM, bound to",
+        "UDP 2001:db8::1 port 8290: the socket that was kept is another: AF_INET6, SOCK_DGRAM, bound to",
     ):
         eventually(lambda: reason in a.journal(service(mode)), reason)  # noqa: B023  # called at once
     eventually(lambda: a.show(service(mode), "NFileDescriptorStore") == KEPT[mode], "what is right is kept")
