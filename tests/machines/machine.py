@@ -94,8 +94,8 @@ class Machine(Namespace):
     """One machine, of either kind. `run` and `ip` are in its network, `sh` is inside it; its container is a namespace
     of this machine's in any case."""
 
-    WATCHDOG = "3s"
-    """WatchdogSec= in its unit: tests have no time to wait for the unit's own 10 s."""
+    SERVICE = "WatchdogSec=3s\n"
+    """What its unit has that others' have not: tests have no time to wait for the unit's own 10 s."""
 
     def __init__(self, number: int, switch: Namespace, layers: list[Path], disk: Path) -> None:
         name = disk.name
@@ -353,8 +353,7 @@ def machines(
             made.append(machine)
             machine.write("/etc/overlayd/overlayd.yaml", OVERLAYD_YAML)
             machine.write("/etc/overlayd/leases.yaml", LEASES_YAML)
-            watchdog = f"[Service]\nWatchdogSec={machine.WATCHDOG}\n"
-            machine.write("/etc/systemd/system/overlayd@.service.d/test.conf", watchdog)
+            machine.write("/etc/systemd/system/overlayd@.service.d/test.conf", f"[Service]\n{machine.SERVICE}")
             machine.plug_in()
             machine.power_on()
         for machine in made:
