@@ -9,7 +9,7 @@ WARNINGS := -Wall -Wextra -Werror
 SANITIZE := -g -O1 -fno-omit-frame-pointer -fno-wrapv -fsanitize=address,undefined -fno-sanitize-recover=all
 CROSS := -O2 -fsanitize=undefined -fno-sanitize-recover=all
 NATIVE_TESTS := tests/unit/test_datapath_native.py tests/unit/test_datapath_engines.py \
-	tests/unit/test_datapath_refusals.py
+	tests/unit/test_datapath_refusals.py tests/unit/test_datapath_ways.py tests/unit/test_datapath_standin.py
 # iperf3 and tshark measure and look; iptables and curl are other people's programs that tests run beside overlayd.
 # gcc and python3-dev build the native packet engine. Tests and the lab start etcd for themselves.
 PACKAGES := python3-venv gcc libc6-dev python3-dev iproute2 nftables iptables ethtool iperf3 iputils-ping tshark curl \

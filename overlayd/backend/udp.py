@@ -216,6 +216,8 @@ class UdpBackend:
     def _detach(self) -> None:
         if self._tun is not None:
             asyncio.get_running_loop().remove_reader(self._tun.fileno())
+            if self._engine is not None:  # the sockets go on: what comes for containers must not go into another file
+                self._engine.replace_tun(None)
             self._tun.close()
             self._tun = None
 

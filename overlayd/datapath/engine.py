@@ -78,8 +78,11 @@ class Engine(Protocol):
         `change`: how it differs from the one before, where that is known; it costs no more than that.
         """
 
-    def replace_tun(self, tun: int) -> None:
-        """Read and write this TUN from the next packet on: the old one is gone."""
+    def replace_tun(self, tun: int | None) -> None:
+        """Read and write this TUN from the next packet on: the old one is gone. None: there is none for now.
+
+        It has to be told before the old descriptor is closed: its number is another file's soon.
+        """
 
     def outbound(self) -> int:
         """Carry one burst from the TUN to the underlay; the number of packets read, or TUN_GONE."""

@@ -46,6 +46,7 @@ from overlayd.datapath.engine import (
 )
 from overlayd.wire.ip import decapsulate_ecn
 
+_NONE = -1  # no file has that number: reading and writing it is refused
 _BURST = 64
 """Packets in one wake-up: enough to spread the loop's own cost, few enough that the other direction hardly waits."""
 _CONTROL = 64  # bytes of ancillary data: the outer TOS or traffic class, in an int at most
@@ -83,8 +84,8 @@ class PythonEngine:
         for name in self._peers.keys() - names:
             del self._peers[name]
 
-    def replace_tun(self, tun: int) -> None:
-        self._tun = tun
+    def replace_tun(self, tun: int | None) -> None:
+        self._tun = _NONE if tun is None else tun
 
     def replace_tap(self, tap: Tap | None) -> None:
         pass  # it makes no superpackets

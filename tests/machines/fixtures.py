@@ -1,9 +1,7 @@
-"""What tests on machines of either kind have in common. Without what machines take they are skipped, as those in
-tests/netns are; figures that they measure stand at the end of the run."""
+"""What tests on machines of either kind have in common; figures that they measure stand at the end of the run."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,26 +12,10 @@ from machine import MINE, Pair, installed
 FIGURES: list[str] = []
 
 
-def missing() -> str | None:
-    """What is lacking, and the remedy; None when nothing is."""
-    if os.geteuid() != 0:
-        return "needs root: sudo make test"
-    if not Path("/dev/net/tun").exists():
-        return "needs /dev/net/tun: sudo modprobe tun"
-    for tool in ("systemd-nspawn", "mmdebstrap"):
-        if shutil.which(tool) is None:
-            return f"needs {tool}: make setup"
-    return None
-
-
 @pytest.fixture(scope="session", autouse=True)
-def _privileged() -> None:
-    reason = missing()
-    if reason is None:
-        return
-    if os.environ.get("OVERLAYD_REQUIRE_PRIVILEGED") == "1":
-        pytest.fail(f"{reason} (OVERLAYD_REQUIRE_PRIVILEGED=1 forbids to skip)", pytrace=False)
-    pytest.skip(reason)
+def _privileged(privileged: None, demand: Callable[[str | None], None]) -> None:
+    for tool in ("systemd-nspawn", "mmdebstrap"):
+        demand(None if shutil.which(tool) else f"needs {tool}: make setup")
 
 
 @pytest.fixture(scope="session")

@@ -292,7 +292,7 @@ def test_forwarding_is_turned_on_or_only_reported() -> None:
         b.write_config({**b.config, "ip_forward": "check"})
         b.start()
         assert [b.read_sysctl(key) for key in keys] == ["0", "0"]
-        said = [line for line in b.log().splitlines() if "forwarding is off" in line]
+        said = [line for line in b.log().splitlines() if 'msg="forwarding is off' in line]
         assert len(said) == 2
         assert all("level=error" in line for line in said)
         assert 'remedy="sysctl -w net.ipv4.ip_forward=1, or ip_forward: set"' in said[0]

@@ -88,7 +88,7 @@ def test_elements_that_a_lease_event_changes_are_our_own_doing(host: Host) -> No
             assert await kernel.apply(elements) == []
             drain(monitor, changes)
             assert len(changes.rules) == 1, "it is heard"
-            changes.settle({}, kernel.is_own)
+            changes.settle({}, set(), kernel.is_own)
             assert not changes.rules
             await kernel.apply([Operation("delete", rules())])
         monitor.close()

@@ -343,7 +343,7 @@ REASONS = {
     "native stands still": "ovl0: packets wait on the TUN, and the engine has read none for ",
     "python stands still": "UDP port 8285: datagrams wait, none has been read for ",
     "all refused": "datagrams and took none (route, interface, firewall?)",
-    "underlay down": "underlay eth0: the device is down",
+    "underlay down": "interface eth0 is down: no peer can be reached",
     "forwarding off": "net.ipv4.ip_forward is off",
 }
 

@@ -69,7 +69,7 @@ def forget(*nodes: Namespace) -> None:
 
 @pytest.fixture(scope="module", params=ENGINES)
 def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Host, Host]]:
-    settings = {"udp": {"engine": request.param}}
+    settings = {"udp": {"engine": request.param}, "probe": {"port": 0}}  # only what tests send finds out about paths
     with hosts(2, mode="udp", family="dual", underlay="dual", start=False, settings=settings) as (a, b):
         insert_router(a, b)
         a.lab.start()
@@ -133,7 +133,8 @@ def test_udp_is_told(pair: tuple[Host, Host], family: int) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_path_that_tells_nobody(engine: str) -> None:
     """It swallows what is too long without a word, and exactly that: the overhead is 28 or 48 bytes, no more."""
-    with impaired_hosts(mode="udp", family="dual", underlay="dual", settings={"udp": {"engine": engine}}) as (
+    settings = {"udp": {"engine": engine}, "probe": {"port": 0}}  # probes would find it
+    with impaired_hosts(mode="udp", family="dual", underlay="dual", settings=settings) as (
         a,
         b,
         wire,

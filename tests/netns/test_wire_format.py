@@ -37,7 +37,7 @@ class Recording:
 
 def record(mode: str, file: Path) -> Iterator[Recording]:
     """A lab whose containers and hosts have spoken with each other in both families."""
-    with hosts(2, mode=mode, family="dual", underlay="dual", start=False) as (a, b):
+    with hosts(2, mode=mode, family="dual", underlay="dual", start=False, settings={"probe": {"port": 0}}) as (a, b):
         with Capture(a, "eth0") as capture:
             a.lab.start()
             for family in FAMILIES:

@@ -260,6 +260,22 @@ def test_a_change_costs_no_other_peer_its_counters(rig: Rig) -> None:
     assert "alpha" not in rig.engine.counters().peers
 
 
+def test_without_a_tun_nothing_is_written_anywhere(rig: Rig) -> None:
+    """Its descriptor's number may be another file's by then."""
+    rig.engine.replace_tun(None)
+    rig.peer.sendto(packet("10.1.2.3", "10.1.1.2", bytes(30)), rig.local.getsockname())
+    rig.peer.sendto(packet("10.1.2.3", "10.1.1.2", bytes(2000)), rig.local.getsockname())
+    rig.send_tun(packet("10.1.1.2", "10.1.9.9", bytes(30)))
+    rig.engine.inbound(4)
+    assert rig.engine.outbound() == TUN_GONE
+    assert rig.read_tun() == []
+    assert rig.engine.counters().rx_drops == {"tun_error": 1, "too_long": 1}
+    rig.engine.replace_tun(rig._inner.fileno())
+    rig.peer.sendto(packet("10.1.2.3", "10.1.1.2", bytes(31)), rig.local.getsockname())
+    rig.inbound()
+    assert 51 in [len(one) for _, one in rig.read_tun()]
+
+
 def test_a_tun_that_is_gone(rig: Rig) -> None:
     fd = os.open("/dev/null", os.O_WRONLY)
     try:
