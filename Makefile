@@ -48,6 +48,12 @@ test: setup ## run every test; those on the real kernel need root
 test-unit: $(STAMP) ## run the tests that need no privileges
 	$(PYTHON) -m pytest tests/unit
 
+KERNEL := linux-image-amd64
+.PHONY: test-vm
+test-vm: setup ## test the service on two virtual machines, emulated, with the kernel of Debian's package KERNEL (root)
+	@./.ci/packages mmdebstrap systemd-container qemu-system-x86 busybox-static cpio kmod
+	OVERLAYD_REQUIRE_PRIVILEGED=1 OVERLAYD_VM_KERNEL=$(KERNEL) $(PYTHON) -m pytest -v --durations=0 --durations-min=5 tests/vm
+
 GIB := 1
 .PHONY: test-transfer
 test-transfer: setup ## send GIB of TCP in every case: both engines, clean wires and a bad one (root)

@@ -1,7 +1,8 @@
-"""A machine: Debian with systemd as PID 1, booted by systemd-nspawn in a network namespace; its disk outlives a reboot.
+"""A machine: Debian with systemd as PID 1, and a disk that outlives a reboot. There are two kinds: Nspawn, which
+systemd-nspawn boots in a network namespace, and the virtual machines of tests/vm.
 
-    installed()          Debian's root (mmdebstrap), once for each list of packages, and `make install` on top of it
-    machines()           two of them, and a container on each:
+    debian(), installed()    Debian's root (mmdebstrap), once for each list of packages; `make install` on top of it
+    machines()               two of them, and a container on each:
 
         a-c1 10.1.1.2 -- br0 10.1.1.1 [a] eth0 192.0.2.1 == switch == eth0 192.0.2.2 [b] br0 10.1.2.1 -- b-c1 10.1.2.2
              fd00:10:1:1::2   ...::1       2001:db8::1                2001:db8::2        fd00:10:1:2::1      ...::2
@@ -19,7 +20,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,16 +60,16 @@ def _mount(*argv: str) -> None:
     subprocess.run(["mount", *argv], check=True)
 
 
-def debian() -> Path:
+def debian(packages: str = PACKAGES) -> Path:
     """Debian's root, of this machine's own release and from its own mirror; kept in build/."""
     codename = platform.freedesktop_os_release()["VERSION_CODENAME"]
-    kind = hashlib.sha256(f"{codename} {PACKAGES}".encode()).hexdigest()[:12]
+    kind = hashlib.sha256(f"{codename} {packages}".encode()).hexdigest()[:12]
     root = ROOT / "build" / "machines" / kind
     if not root.exists():
         need_tools("mmdebstrap")
         making = root.with_name(f"{kind}.{os.getpid()}")
         making.parent.mkdir(parents=True, exist_ok=True)
-        include = ",".join(PACKAGES.split())
+        include = ",".join(packages.split())
         try:
             subprocess.run(
                 ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={include}", codename, str(making)],
@@ -90,7 +91,11 @@ def installed(stage: Path) -> None:
 
 
 class Machine(Namespace):
-    """One machine. `run` and `ip` are Namespace's, in its network alone; `sh` is inside the machine."""
+    """One machine, of either kind. `run` and `ip` are in its network, `sh` is inside it; its container is a namespace
+    of this machine's in any case."""
+
+    SERVICE = "WatchdogSec=3s\n"
+    """What its unit has that others' have not: tests have no time to wait for the unit's own 10 s."""
 
     def __init__(self, number: int, switch: Namespace, layers: list[Path], disk: Path) -> None:
         name = disk.name
@@ -101,8 +106,6 @@ class Machine(Namespace):
         self.container = Namespace(f"{name}-c1", f"{namespace}-c1")
         self._root = disk / "root"
         self._disk = disk
-        self._nspawn: subprocess.Popen[bytes] | None = None
-        self.leader = 0
         disk.mkdir()
         _mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", str(disk))
         for part in ("root", "upper", "work"):
@@ -113,8 +116,6 @@ class Machine(Namespace):
         )
         self.write("/etc/machine-id", hashlib.md5(namespace.encode(), usedforsecurity=False).hexdigest() + "\n")
         self.write("/etc/hostname", name + "\n")
-        os.mknod(disk / "tun", 0o20666, os.makedev(10, 200))  # a usual Debian has it 0666
-        (disk / "tun").chmod(0o666)
 
     def write(self, path: str, text: str) -> None:
         """Put a file onto its disk."""
@@ -130,33 +131,104 @@ class Machine(Namespace):
 
     def plug_in(self) -> None:
         """Make its network, and its container's: br0 is a container engine's bridge."""
+        raise NotImplementedError
+
+    def power_on(self) -> None:
+        """Start it."""
+        raise NotImplementedError
+
+    def await_boot(self) -> None:
+        """Wait until systemd has started what is to be started. Raises LabError with what its console shows."""
+        raise NotImplementedError
+
+    def boot(self) -> None:
+        """Start it, and wait."""
+        self.power_on()
+        self.await_boot()
+
+    def cut_power(self) -> None:
+        """End it without a word, and all that it had in its kernel; its disk stays."""
+        raise NotImplementedError
+
+    def network(self) -> list[str]:
+        """What it does, in lines of `ip`, with eth0 and with c1, the near end of its container's cable."""
         n = self.number
-        ip_batch([f"netns add {self.namespace}", f"netns add {self.container.namespace}"])
-        self.ip(
+        return [
             "link set lo up",
             "link add br0 type bridge",
             f"addr add 10.1.{n}.1/24 dev br0",
             f"addr add fd00:10:1:{n}::1/64 dev br0 nodad",
             "link set br0 up",
-            f"link add c1 type veth peer name eth0 netns {self.container.namespace}",
             "link set c1 master br0 up",
-            f"link add eth0 type veth peer name {self.name} netns {self._switch.namespace}",
             f"addr add 192.0.2.{n}/24 dev eth0",
             f"addr add 2001:db8::{n}/64 dev eth0 nodad",
             "link set eth0 up",
-        )
-        self._switch.ip(f"link set dev {self.name} master br0 up")
-        self.container.ip(
+        ]
+
+    def container_network(self) -> list[str]:
+        """What its container does with its own eth0."""
+        n = self.number
+        return [
             "link set lo up",
             f"addr add 10.1.{n}.2/24 dev eth0",
             f"addr add fd00:10:1:{n}::2/64 dev eth0 nodad",
             "link set eth0 up",
             f"route add default via 10.1.{n}.1",
             f"route add default via fd00:10:1:{n}::1",
-        )
+        ]
 
-    def boot(self) -> None:
-        """Start it, and wait until systemd has started what is to be started."""
+    def console(self) -> str:
+        """The last lines on its console."""
+        return (self._disk / "console").read_text(errors="replace")[-2000:]
+
+    def scrap(self) -> None:
+        """Take everything away."""
+        self.cut_power()
+        for path in (self._root, self._disk):
+            subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def sh(
+        self,
+        *argv: str,
+        check: bool = True,
+        timeout: float = 60,
+        input: str | None = None,  # noqa: A002  # subprocess's word
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command inside the machine, as root. Raises LabError with what it said."""
+        raise NotImplementedError
+
+    def show(self, unit: str, what: str) -> str:
+        """A property of a unit."""
+        return self.sh("systemctl", "show", "--value", "--property", what, unit).stdout.strip()
+
+    def journal(self, unit: str) -> str:
+        """What a unit has said since the boot."""
+        return self.sh("journalctl", "--boot", "--no-pager", "--output=cat", "--unit", unit).stdout
+
+
+class Nspawn(Machine):
+    """One that systemd-nspawn boots, on this machine's own kernel."""
+
+    def __init__(self, number: int, switch: Namespace, layers: list[Path], disk: Path) -> None:
+        super().__init__(number, switch, layers, disk)
+        self._nspawn: subprocess.Popen[bytes] | None = None
+        self.leader = 0
+        os.mknod(disk / "tun", 0o20666, os.makedev(10, 200))  # a usual Debian has it 0666
+        (disk / "tun").chmod(0o666)
+
+    def plug_in(self) -> None:
+        ip_batch([f"netns add {self.namespace}", f"netns add {self.container.namespace}"])
+        self.ip(
+            f"link add c1 type veth peer name eth0 netns {self.container.namespace}",
+            f"link add eth0 type veth peer name {self.name} netns {self._switch.namespace}",
+            *self.network(),
+        )
+        self._switch.ip(f"link set dev {self.name} master br0 up")
+        self.container.ip(*self.container_network())
+
+    def power_on(self) -> None:
         for cgroup in _CGROUPS:
             (cgroup / self.namespace).mkdir(exist_ok=True)
 
@@ -182,6 +254,9 @@ class Machine(Namespace):
                 "SYSTEMD_NSPAWN_LOCK": "0",
             },
         )  # fmt: skip
+
+    def await_boot(self) -> None:
+        assert self._nspawn is not None
         deadline = time.monotonic() + BOOT
         children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children")
         while True:
@@ -194,12 +269,7 @@ class Machine(Namespace):
                 raise LabError(f"{self.name} has not booted: {self.console()}")
             time.sleep(0.05)
 
-    def console(self) -> str:
-        """The last lines on its console."""
-        return (self._disk / "console").read_text(errors="replace")[-2000:]
-
     def cut_power(self) -> None:
-        """End it without a word, and all that it had in its kernel; its disk stays."""
         if self._nspawn is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.leader, signal.SIGKILL)
@@ -221,16 +291,13 @@ class Machine(Namespace):
                 with contextlib.suppress(OSError):
                     path.rmdir()
 
-    def scrap(self) -> None:
-        """Take everything away."""
-        self.cut_power()
-        for path in (self._root, self._disk):
-            subprocess.run(["umount", "--lazy", str(path)], check=True)
-
-    # --- inside ------------------------------------------------------------------------------------------------------
-
-    def sh(self, *argv: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        """Run a command inside the machine, as root. Raises LabError with what it said."""
+    def sh(
+        self,
+        *argv: str,
+        check: bool = True,
+        timeout: float = 60,
+        input: str | None = None,  # noqa: A002  # subprocess's word
+    ) -> subprocess.CompletedProcess[str]:
         inside = [
             "nsenter",
             f"--target={self.leader}",
@@ -242,18 +309,10 @@ class Machine(Namespace):
             "--cgroup",
             *argv,
         ]
-        done = subprocess.run(inside, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+        done = subprocess.run(inside, capture_output=True, text=True, timeout=timeout, input=input or "")
         if check and done.returncode:
             raise LabError(f"{self.name}: {' '.join(argv)}: status {done.returncode}: {done.stdout}{done.stderr}")
         return done
-
-    def show(self, unit: str, what: str) -> str:
-        """A property of a unit."""
-        return self.sh("systemctl", "show", "--value", "--property", what, unit).stdout.strip()
-
-    def journal(self, unit: str) -> str:
-        """What a unit has said since the boot."""
-        return self.sh("journalctl", "--boot", "--no-pager", "--output=cat", "--unit", unit).stdout
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,9 +323,10 @@ class Pair:
     b: Machine
 
     def start(self, mode: str) -> None:
-        """`systemctl start` on both."""
-        for one in (self.a, self.b):
-            one.sh("systemctl", "start", f"overlayd@{mode}")
+        """`systemctl start` on both, at the same time."""
+        for waiting in (["--no-block"], []):
+            for one in (self.a, self.b):
+                one.sh("systemctl", "start", *waiting, f"overlayd@{mode}")
 
     def talk(self, mode: str = "", timeout: float = 2) -> bool:
         """Whether the containers reach each other by both families."""
@@ -279,7 +339,9 @@ class Pair:
 
 
 @contextlib.contextmanager
-def machines(layers: list[Path], directory: Path) -> Iterator[Pair]:
+def machines(
+    layers: list[Path], directory: Path, kind: Callable[[int, Namespace, list[Path], Path], Machine] = Nspawn
+) -> Iterator[Pair]:
     """Two, booted, and configured as README says; overlayd is not running."""
     made: list[Machine] = []
     switch = Namespace("switch", f"ovm{os.getpid()}")
@@ -287,15 +349,15 @@ def machines(layers: list[Path], directory: Path) -> Iterator[Pair]:
     try:
         switch.ip("link add br0 type bridge", "link set br0 up")
         for number, name in enumerate("ab", 1):
-            machine = Machine(number, switch, layers, directory / name)
+            machine = kind(number, switch, layers, directory / name)
             made.append(machine)
             machine.write("/etc/overlayd/overlayd.yaml", OVERLAYD_YAML)
             machine.write("/etc/overlayd/leases.yaml", LEASES_YAML)
-            # Tests have no time to wait for the unit's own 10 s.
-            machine.write("/etc/systemd/system/overlayd@.service.d/test.conf", "[Service]\nWatchdogSec=3s\n")
+            machine.write("/etc/systemd/system/overlayd@.service.d/test.conf", f"[Service]\n{machine.SERVICE}")
             machine.plug_in()
+            machine.power_on()
         for machine in made:
-            machine.boot()
+            machine.await_boot()
             # What `make install` does by itself where the system that it installs to is the one that runs
             machine.sh("systemd-sysusers", "/usr/local/lib/sysusers.d/overlayd.conf")
             machine.sh("systemd-tmpfiles", "--create", "/usr/local/lib/tmpfiles.d/overlayd.conf")

@@ -53,14 +53,6 @@ def restarts(machine: Machine, mode: str) -> int:
     return int(machine.show(service(mode), "NRestarts"))
 
 
-@pytest.fixture
-def running(pair: Pair, mode: str) -> Pair:
-    """Both machines' services run in that mode, and the containers talk."""
-    pair.start(mode)
-    assert pair.talk()
-    return pair
-
-
 # --- the units --------------------------------------------------------------------------------------------------------
 
 

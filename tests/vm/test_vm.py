@@ -1,0 +1,189 @@
+"""The service on two virtual machines, on a kernel of Debian's own; vm.py has the picture. Tests that say nothing
+of a kernel are those of the machines that systemd-nspawn boots."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
+
+import pytest
+from machine import Machine, Pair
+from streams import MB, exchange, kernel_counters
+from test_service import (
+    ADDRESSES,
+    KEPT,
+    devices,
+    eventually,
+    kill,
+    restart,
+    service,
+    test_least_privilege,
+    test_what_systemd_shows,
+)
+from test_service import test_a_stop_leaves_the_state_and_a_cleanup_nothing as a_stop_and_a_cleanup
+from test_service import test_another_mode_takes_over_and_leaves_nothing as another_mode_and_back
+from traffic import asking
+from vm import VirtualMachine
+
+__all__ = [
+    "test_least_privilege",
+    "test_what_systemd_shows",
+]
+pytestmark = pytest.mark.timeout(400)
+
+NETEM = "limit 10000 delay 20ms 5ms loss 1% reorder 5%"
+"""One way: a packet out of a hundred is lost, one out of twenty is not delayed, the others by 15 to 25 ms."""
+TRANSFER = """
+import hashlib, random, socket, sys
+what, address, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
+digest = hashlib.sha256()
+if what == "send":
+    with socket.create_connection((address, 5001), 30) as to:
+        data = random.Random(1).randbytes(size)
+        digest.update(data)
+        to.sendall(data)
+else:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.create_server((address, 5001), family=family) as listener:
+        listener.settimeout(60)
+        with listener.accept()[0] as source:
+            while data := source.recv(1 << 16):
+                digest.update(data)
+print(digest.hexdigest())
+"""
+
+
+def test_the_kernel_is_debians(pair: Pair) -> None:
+    for machine in (pair.a, pair.b):
+        assert isinstance(machine, VirtualMachine)
+        assert machine.sh("uname", "-r").stdout.strip() == machine.kernel.release
+        assert machine.sh("systemctl", "is-system-running").stdout.strip() == "running"
+
+
+# --- what only a kernel of one's own shows ----------------------------------------------------------------------------
+
+
+def test_kernel_settings_are_protected_but_those_of_the_network(running: Pair, mode: str) -> None:
+    """/proc/sys is the kernel's own here, not what a container manager makes of it."""
+    a = running.a
+    a.sh("sh", "-c", "echo 0 >/proc/sys/net/ipv4/ip_forward")
+    restart(a, mode)
+    assert a.sh("cat", "/proc/sys/net/ipv4/ip_forward").stdout == "1\n", "the daemon has turned it on"
+    inside = ("nsenter", f"--target={a.show(service(mode), 'MainPID')}", "--mount", "sh", "-c")
+    assert "Read-only file system" in a.sh(*inside, "echo 1 >/proc/sys/kernel/sysrq", check=False).stderr
+    a.sh(*inside, "echo 1 >/proc/sys/net/ipv4/ip_forward")
+    said = a.journal(service(mode))
+    for word in ("Operation not permitted", "Permission denied", "Read-only file system", "kernel refused"):
+        assert word not in said
+
+
+@pytest.fixture
+def own_containers(running: Pair) -> Iterator[Pair]:
+    """Containers in the machines' own kernels: c2, at .3 and ::3."""
+    for machine in (running.a, running.b):
+        n = machine.number
+        machine.ip("netns add c2", "link add c2 type veth peer name eth0 netns c2", "link set c2 master br0 up")
+        lines = (
+            f"addr add 10.1.{n}.3/24 dev eth0",
+            f"addr add fd00:10:1:{n}::3/64 dev eth0 nodad",
+            "link set eth0 up",
+            f"route add default via 10.1.{n}.1",
+            f"route add default via fd00:10:1:{n}::1",
+        )
+        machine.sh("ip", "-n", "c2", "-batch", "-", input="\n".join(lines))
+    yield running
+    for machine in (running.a, running.b):
+        machine.ip("netns delete c2")
+
+
+def in_c2(machine: Machine, *argv: str) -> str:
+    return machine.sh("ip", "netns", "exec", "c2", *argv, timeout=90).stdout
+
+
+@pytest.mark.parametrize("address", ["10.1.2.3", "fd00:10:1:2::3"])
+def test_containers_in_the_kernels_of_the_machines(own_containers: Pair, address: str) -> None:
+    a, b = own_containers.a, own_containers.b
+    assert ", 0% packet loss" in in_c2(a, "ping", "-n", "-c", "3", "-i", "0.2", "-W", "10", address)
+    with ThreadPoolExecutor() as pool:
+        received = pool.submit(in_c2, b, "python3", "-c", TRANSFER, "receive", address, "0")
+        eventually(lambda: ":5001" in in_c2(b, "ss", "-Hltn"), "the receiver listens")
+        assert in_c2(a, "python3", "-c", TRANSFER, "send", address, str(16 * MB)) == received.result()
+
+
+# --- a bad wire -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def netem(running: Pair) -> Iterator[Pair]:
+    for machine in (running.a, running.b):
+        machine.sh("tc", "qdisc", "replace", "dev", "eth0", "root", "netem", *NETEM.split())
+    yield running
+    for machine in (running.a, running.b):
+        machine.sh("tc", "qdisc", "delete", "dev", "eth0", "root")
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_loss_delay_and_reordering(netem: Pair, mode: str, address: str, figure: Callable[[str], None]) -> None:
+    """Both ends send at the same time, and what arrives is what was sent (sha256)."""
+    a, b = netem.a, netem.b
+    before = {one: kernel_counters(one.container)["TcpExtTCPOFOQueue"] for one in (a, b)}
+    exchange(a.container, b.container, ip_address(address), streams=4, size=MB)
+    for one in (a, b):
+        (qdisc,) = json.loads(one.sh("tc", "-s", "-j", "qdisc", "show", "dev", "eth0").stdout)
+        out_of_order = kernel_counters(one.container)["TcpExtTCPOFOQueue"] - before[one]
+        assert qdisc["drops"] > 0, "netem loses packets"
+        assert out_of_order > 0, "what was lost or delayed was waited for"
+        figure(
+            f"{mode}, {address}, netem on {one.name}: {qdisc['drops']} of {qdisc['packets']} lost, {out_of_order} early"
+        )
+
+
+# --- restarts that nobody notices -------------------------------------------------------------------------------------
+
+
+def test_connections_outlive_a_restart_and_a_kill(running: Pair, mode: str, figure: Callable[[str], None]) -> None:
+    a, b = running.a, running.b
+    before = devices(a)
+    for what, machine in ((restart, a), (kill, b)):
+        with (
+            asking(a.container, b.container, ADDRESSES[0]) as four,
+            asking(a.container, b.container, ADDRESSES[1]) as six,
+        ):
+            what(machine, mode)
+            four.more()
+            six.more()
+        for asked, address in zip((four, six), ADDRESSES, strict=True):
+            figure(
+                f"{mode}, {address}, {what.__name__}, emulated: TCP answers stood still for {asked.pause * 1000:.0f} ms"
+            )
+    eventually(lambda: b.show(service(mode), "SubState") == "running", "it is ready again", 120)
+    assert devices(a) == before
+    for machine in (a, b):
+        assert machine.show(service(mode), "NFileDescriptorStore") == KEPT[mode]
+
+
+# --- once is enough: they take long -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["udp"])
+def test_another_mode_takes_over_and_leaves_nothing(running: Pair, mode: str) -> None:
+    another_mode_and_back(running, mode)
+
+
+@pytest.mark.parametrize("mode", ["vxlan"])
+def test_a_stop_leaves_the_state_and_a_cleanup_nothing(running: Pair, mode: str) -> None:
+    a_stop_and_a_cleanup(running, mode)
+
+
+@pytest.mark.parametrize("mode", ["udp"])
+def test_after_a_reboot_the_host_comes_back_by_itself(running: Pair, mode: str) -> None:
+    a = running.a
+    assert isinstance(a, VirtualMachine)
+    a.sh("systemctl", "enable", service(mode))
+    a.reboot()
+    assert a.show(service(mode), "ActiveState") == "active", "it is started at boot"
+    assert a.show(service(mode), "NRestarts") == "0", "and at the first attempt"
+    eventually(running.talk, "the containers talk")
+    a.sh("systemctl", "disable", service(mode))
