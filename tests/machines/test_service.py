@@ -164,7 +164,8 @@ def test_an_established_connection_pauses(
 
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_not_one_packet_is_lost(running: Pair, mode: str, address: str) -> None:
-    """Echo requests are not sent again: what came while nobody was there has waited in the TUN or in the socket."""
+    """flannel.md 8. Echo requests are not sent again: what came while nobody was there has waited, in the TUN or in
+    the socket."""
     a, b = running.a, running.b
     with ThreadPoolExecutor() as pool:
         pinging = pool.submit(

@@ -70,7 +70,7 @@ def test_a_forward_policy_that_drops_before_the_start(mode: str, drops: Callable
 
 
 def test_a_forward_policy_that_drops_after_the_start() -> None:
-    """All cases at once, for the periodic comparison takes its time."""
+    """flannel.md 19. All cases at once, for the periodic comparison takes its time."""
     with contextlib.ExitStack() as labs:
         pairs = [labs.enter_context(hosts(2, mode=mode, family="dual", underlay="dual")) for mode, _ in CASES]
         for pair, (_, drops) in zip(pairs, CASES, strict=True):

@@ -42,6 +42,7 @@ def add_look_alikes(host: Host) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_host_is_as_it_was(mode: str) -> None:
+    """flannel.md 20."""
     with hosts(2, mode=mode, start=False, family="dual", underlay="dual", settings={"ip_masq": True}) as (a, b):
         # Forwarding stays on after a cleanup; and the kernel makes anycast routes when it is turned on.
         a.sysctl({"net/ipv4/ip_forward": 1, "net/ipv6/conf/all/forwarding": 1})

@@ -48,6 +48,7 @@ def since(host: Host, mark: int) -> str:
 
 
 def test_stop_leaves_everything_and_start_takes_it_over(pair: Pair) -> None:
+    """flannel.md 8: a stop removes the TUN there."""
     a, b = pair
     assert talks(a, b)
     before, mark = dump(a), len(a.log())

@@ -212,6 +212,7 @@ def test_what_is_injected_would_be_seen(udp: Trio, family: int) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("source", ["its own former subnet", "a peer's subnet", "malformed"])
 def test_a_stranger(udp: Trio, source: str, family: int) -> None:
+    """flannel.md 1."""
     a, _, stranger = udp
     inner = {
         "its own former subnet": udp_packet({4: "10.1.3.2", 6: "fd00:10:1:3::2"}[family], VICTIM[family], MARK),
@@ -258,7 +259,8 @@ def test_a_peer_with_a_malformed_packet(udp: Trio, what: str, carrier: int) -> N
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("size", ["one byte more", "the largest that UDP takes"])
 def test_a_peer_with_a_packet_longer_than_the_mtu(udp: Trio, size: str, family: int) -> None:
-    """Its sender is told, as by any router: the ICMP error quotes the packet's beginning, but not MARK at the end."""
+    """flannel.md 2. Its sender is told, as by any router: the ICMP error quotes the packet's beginning, but not MARK
+    at the end."""
     a, b, _ = udp
     whole = a.plan.overlay_mtu + 1 if size == "one byte more" else 65507
     inner = udp_packet(PEER[family], VICTIM[family], MARK.rjust(whole - {4: 28, 6: 48}[family]))

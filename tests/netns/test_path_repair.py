@@ -110,6 +110,7 @@ def damaged() -> Iterator[Damaged]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_damage_is_repaired_and_the_daemon_does_not_spin(damaged: Damaged, mode: str) -> None:
+    """flannel.md 5: a deleted device costs a whole processor there."""
     trio = damaged.labs[mode]
     for host in trio:
         eventually(lambda host=host: host.status()["repairs"] > 0, what=f"a repair by {host.name}")
@@ -156,7 +157,8 @@ NEW_MAC = "0a:58:0a:01:02:00"
 
 
 def test_a_peers_new_mac_replaces_the_old_one() -> None:
-    """Written into the table, which the daemons look at every second; the peer itself takes it then, or at a start."""
+    """flannel.md 10. Written into the table, which the daemons look at every second; the peer itself takes it then,
+    or at a start."""
     with hosts(2, mode="vxlan", family="dual", underlay="dual") as (a, b):
         old = b.status()["lease"]["vtep_mac"]
 

@@ -31,6 +31,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_unleased_subnet_is_answered_and_never_leaves_the_host(pair: Pair, family: int) -> None:
+    """flannel.md 3."""
     a, b = pair
     a.run("ip", f"-{family}", "route", "replace", "default", "via", str(b.public(family)), "dev", "eth0")
     with Capture(a, "eth0") as capture:

@@ -85,6 +85,7 @@ def pairs() -> Iterator[dict[str, Pair]]:
 
 @pytest.mark.parametrize(("mode", "command"), [(mode, command) for mode in MODES for command in DAMAGE[mode]])
 def test_damage_is_repaired(pairs: dict[str, Pair], mode: str, command: str) -> None:
+    """flannel.md 5 and 9: it stays as it is there, until a restart."""
     a, b = pairs[mode]
     before, repairs, mark = picture(a, mode), a.status()["repairs"], len(a.log())
     a.run(*command.replace("MAC", b.status()["lease"]["vtep_mac"]).split())
@@ -157,7 +158,7 @@ def descriptors(pid: int) -> int:
 
 @pytest.mark.parametrize("mode", MODES[:2])
 def test_deleted_again_and_again(pairs: dict[str, Pair], mode: str) -> None:
-    """The device, with everything that hangs on it, as soon as it is there."""
+    """flannel.md 5. The device, with everything that hangs on it, as soon as it is there."""
     a, b = pairs[mode]
     device = {"udp": "ovl0", "vxlan": "ovl.1"}[mode]
     before, pid = picture(a, mode), a.pid

@@ -47,6 +47,7 @@ def sums(packet: bytes) -> tuple[int, int] | None:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("sender", ["a container", "the host, masqueraded"])
 def test_every_outer_checksum_is_right(pair: Pair, sender: str, family: int) -> None:
+    """flannel.md 11: with some network cards they are wrong there, and connections stall for a minute."""
     a, b = pair
     source, outer = a.container(0) if sender == "a container" else a, b.container(0)
     if source is a:  # by its underlay address, which is masqueraded on the way into the overlay

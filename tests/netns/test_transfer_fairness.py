@@ -119,6 +119,31 @@ def test_another_peer_is_served_under_a_flood(trio: Trio, family: int, direction
 
 
 @contextmanager
+def slow_underlay(host: Host) -> Iterator[None]:
+    """It takes 100 Mbit/s and keeps what waits, so that packets wait in the socket, too, and then nowhere."""
+    root = ("dev", "eth0", "root")
+    host.run("tc", "qdisc", "replace", *root, "tbf", "rate", "100mbit", "burst", "64kb", "limit", "256mb")
+    try:
+        yield
+    finally:
+        host.run("tc", "qdisc", "delete", *root)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_inbound_goes_on_while_the_send_buffer_is_full(trio: Trio, family: int) -> None:
+    """flannel.md 7: its socket blocks, and the daemon with it."""
+    a, b, c = trio
+    inner, other = a.container(0), c.container(0)
+
+    def refused() -> int:
+        count: int = a.status()["drops"]["tx"].get("send_buffer_full", 0)
+        return count
+
+    with slow_underlay(a), flood(inner, b.container(0), family, refused):
+        assert one_by_one(other, inner, inner.address(family)) == FEW
+
+
+@contextmanager
 def served(container: Container, address: Address) -> Iterator[tuple[str, int]]:
     """Where the container sends back every datagram, as long as the block."""
     with container.socket(inet(address), socket.SOCK_DGRAM) as there:

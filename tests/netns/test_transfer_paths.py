@@ -90,6 +90,7 @@ def carrier(host: Host, family: int) -> int:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tcp_crosses_it(pair: tuple[Host, Host], family: int) -> None:
+    """flannel.md 6: a black hole there."""
     a, b = pair
     inner, outer = a.container(0), b.container(0)
     exchange(inner, outer, outer.address(family), 2, MB)

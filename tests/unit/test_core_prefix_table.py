@@ -43,6 +43,7 @@ def longest_match(entries: dict[Network, int], version: int, address: int) -> in
 
 
 def test_longest_prefix_wins_whatever_the_order() -> None:
+    """flannel.md 4: the first match wins there."""
     entries = [
         (ip_network("10.0.0.0/8"), "network"),
         (ip_network("10.1.2.128/25"), "half"),
