@@ -14,6 +14,7 @@ from overlayd.bench import perf, tools
 from overlayd.bench.load import tcp_rr
 from overlayd.bench.load import udp as udp_load
 from overlayd.bench.probe import Look
+from overlayd.bench.station import Daemon
 from overlayd.bench.way import Way
 
 SIZES = (64, 512, 1400)
@@ -169,7 +170,7 @@ def _loads(way: Way, durations: Durations, congestion: str) -> dict[str, Callabl
 def wakeups(way: Way, durations: Durations, congestion: str) -> Seen:
     """Packets that the daemons, both ends together, carry for each time that they wake up and for each system call."""
     figures: dict[str, float] = {}
-    # Only udp mode has a daemon that carries packets.
+    # Elsewhere the kernel carries the packets.
     if way.facts.get("engine") is None or perf.unusable():
         return Seen(figures)
     with ThreadPoolExecutor(1) as pool:
@@ -181,7 +182,8 @@ def wakeups(way: Way, durations: Durations, congestion: str) -> Seen:
             packets = sum(one.packets() for one in way.daemons) - before
             rate = packets / (time.monotonic() - begin)
             running.result()
-            figures[f"{name}_per_wakeup"] = rate / max(1.0, waits)
+            if all(isinstance(one, Daemon) for one in way.daemons):  # others may block in a read instead
+                figures[f"{name}_per_wakeup"] = rate / max(1.0, waits)
             figures[f"{name}_per_syscall"] = rate / max(1.0, calls)
     return Seen(figures)
 

@@ -21,7 +21,7 @@ from overlayd.bench.metric import METRICS, Metric
 from overlayd.bench.probe import IDLE
 from overlayd.bench.result import Context, PlanRecord, Result, Sample, WayRecord
 from overlayd.bench.runs import Durations
-from overlayd.bench.way import BASE, QUICK, WAYS, Frames, Way
+from overlayd.bench.way import BASE, QUICK, Frames, Way, found
 from overlayd.core.address import Family
 from overlayd.lab import LabError
 
@@ -34,7 +34,7 @@ class Plan:
     """What to measure."""
 
     rounds: int = 5
-    ways: Sequence[str] = tuple(WAYS)
+    ways: Sequence[str] = field(default_factory=found)
     metrics: Sequence[str] = tuple(METRICS)
     frames: Sequence[Frames] = ("any", "1500")
     family: Family = 4

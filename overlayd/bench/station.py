@@ -7,6 +7,7 @@ that runs `overlayctl bench serve` (peer.py). Both can start a server and say wh
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import subprocess
@@ -86,6 +87,20 @@ class Daemon:
         return int(traffic.get("tx_packets", 0)) + int(traffic.get("rx_packets", 0))
 
 
+@dataclass(frozen=True)
+class Program:
+    """Another program that carries packets, through a device of its host."""
+
+    pid: int
+    host: Namespace
+    device: str
+
+    def packets(self) -> int:
+        """Packets that its device has carried either way. Raises LabError."""
+        (link,) = json.loads(self.host.run("ip", "-s", "-j", "link", "show", "dev", self.device).stdout)
+        return sum(int(link["stats64"][way]["packets"]) for way in ("rx", "tx"))
+
+
 class ThisHost(Namespace):
     """The namespace in which this process is already."""
 
@@ -102,7 +117,7 @@ class ThisHost(Namespace):
 class Local:
     """A station on this machine."""
 
-    def __init__(self, where: Namespace, daemon: Daemon | None = None) -> None:
+    def __init__(self, where: Namespace, daemon: Daemon | Program | None = None) -> None:
         self.name = where.name
         self.where = where
         self.daemon = daemon

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from overlayd.bench import probe
 from overlayd.bench.errors import BenchError
-from overlayd.bench.station import Daemon, Local, Station, ThisHost
+from overlayd.bench.others import OTHERS, tunnel
+from overlayd.bench.station import Daemon, Local, Program, Station, ThisHost
 from overlayd.core.address import Family
 from overlayd.lab import Host, LabError, LabSpec, Namespace
 from overlayd.lab.lab import Lab, unique_name
@@ -69,7 +70,7 @@ class Way:
     client: Local
     server: Station
     address: str
-    daemons: tuple[Daemon, ...] = ()
+    daemons: tuple[Daemon | Program, ...] = ()
     """Of this machine, on the way."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What the result file says of it: mode, engine, MTU, seconds to come up."""
@@ -100,8 +101,16 @@ WAYS = {
         WaySpec("udp-native", "udp, native engine", _udp("native")),
         WaySpec("udp-overlayd", "udp, native, wire: overlayd", {**_udp("native"), "wire": "overlayd"}),
         WaySpec("udp-busy-poll", "udp, native, busy_poll_us 50", _udp("native", busy_poll_us=50)),
+        *(WaySpec(name, f"{name}, encrypted", {"mode": "none"}) for name in OTHERS),
     )
 }
+
+
+def found() -> tuple[str, ...]:
+    """The ways that this machine has the programs for; whether its kernel has its part shows when they come up."""
+    return tuple(name for name in WAYS if name not in OTHERS or not OTHERS[name].missing())
+
+
 BASE = "vxlan"
 """What ratios are taken to."""
 QUICK = ("host", "host-gw", "vxlan", "udp-python", "udp-native")
@@ -140,6 +149,13 @@ def _way(stack: contextlib.ExitStack, spec: WaySpec, frames: Frames, family: Fam
         cut_frames(a, b)
     if spec.between == "hosts":
         return Way(spec.name, spec.title, Local(a), Local(b), str(b.public_ip), facts={"mtu": lab.spec.underlay_mtu})
+    address = str(b.container(0).address(family))
+    if spec.name in OTHERS:
+        programs, mtu, seconds = tunnel(stack, OTHERS[spec.name], lab)
+        carriers = programs or (None, None)
+        client, server = (Local(host.container(0), one) for host, one in zip((a, b), carriers, strict=True))
+        facts = {"mode": spec.name, "engine": OTHERS[spec.name].engine, "mtu": mtu, "up_seconds": [round(seconds, 3)]}
+        return Way(spec.name, spec.title, client, server, address, programs, facts)
     daemons = tuple(daemon_of(host) for host in (a, b))
     status = daemons[0].status()
     client, server = (Local(host.container(0), daemon) for host, daemon in zip((a, b), daemons, strict=True))
@@ -150,7 +166,7 @@ def _way(stack: contextlib.ExitStack, spec: WaySpec, frames: Frames, family: Fam
         "mtu": a.plan.overlay_mtu,
         "up_seconds": [round(host.ready_after, 3) for host in (a, b) if host.ready_after is not None],
     }
-    return Way(spec.name, spec.title, client, server, str(b.container(0).address(family)), daemons, facts)
+    return Way(spec.name, spec.title, client, server, address, daemons, facts)
 
 
 def peer_way(name: str, server: Station, daemon: Daemon | None) -> Way:

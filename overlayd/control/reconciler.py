@@ -58,6 +58,8 @@ class Findings:
 class Noticed:
     """What changes in the kernel's state call for."""
 
+    repaired: bool
+    """Whether single objects were put right."""
     comparison: bool
     underlay: bool
     """Whether the underlay interface is another."""
@@ -148,9 +150,10 @@ class Reconciler:
             changes.disown(self._kernel.is_own)
             comparison = changes.wants_comparison(self._desired)
             operations = diff(*changes.differing(self._desired))
-            if operations and not (comparison or changes.underlay):
+            repairs = bool(operations) and not (comparison or changes.underlay)
+            if repairs:
                 await self._apply(operations, repair=True)
-        return Noticed(comparison, changes.underlay, bool(self.failures))
+        return Noticed(repairs, comparison, changes.underlay, bool(self.failures))
 
     async def _look_comes(self) -> None:
         """Forget what was heard: the look at the kernel that follows will see it, all but the underlay."""

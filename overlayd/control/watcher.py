@@ -5,7 +5,8 @@
                       -> the underlay is another: its address and MTU are looked at
 
 A full comparison costs something, with thousands of leases a second's work, and somebody may change things for ever: so
-there is a budget of time for those that changes ask for. Repairs of single objects cost next to nothing.
+there is a budget of time for those that changes ask for. Repairs of single objects cost next to nothing, and are made
+at a slower pace where each is undone at once.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 _GATHER = 0.02  # seconds; what one command or one program changes comes within them
+_GATHER_MOST = 0.5  # where each repair is undone at once, by another program that fights for it
 _EVERY = 60.0  # seconds between comparisons that nothing asks for
 _SPREAD = 0.1  # of that, so that the hosts of a cluster do not compare at one time
 _AGAIN = 10.0  # seconds after which what the kernel refused is tried again
@@ -55,6 +57,23 @@ class Budget:
         return max(0.0, -left / self._share)
 
 
+class Pace:
+    """How long to gather what is heard: longer and longer while repair follows repair without a rest."""
+
+    def __init__(self) -> None:
+        self.seconds = _GATHER
+        self._last = -math.inf
+
+    def looked(self, now: float, *, repaired: bool) -> None:
+        """What was gathered has been looked at."""
+        if not repaired:
+            return
+        # The next of a series comes with the end of the pause; who comes back later fights for nothing.
+        series = now - self._last < 2 * self.seconds + 0.1
+        self.seconds = min(2 * self.seconds, _GATHER_MOST) if series else _GATHER
+        self._last = now
+
+
 class Watcher:
     """Watches the kernel through one monitor."""
 
@@ -72,6 +91,7 @@ class Watcher:
         self._budget = Budget(_SHARE, _SAVED, time.monotonic())
         self._compare_at, self._follow_at = time.monotonic() + _rest(), math.inf
         self._not_before = 0.0
+        self._pace = Pace()
         self._woken = False
 
     async def run(self) -> None:
@@ -82,8 +102,9 @@ class Watcher:
                 async with asyncio.timeout(max(0.0, min(self._compare_at, self._follow_at) - time.monotonic())):
                     await self._heard.wait()
             if self._heard.is_set():
-                await asyncio.sleep(_GATHER)
+                await asyncio.sleep(self._pace.seconds)
                 noticed = await self._look()
+                self._pace.looked(time.monotonic(), repaired=noticed.repaired)
                 if noticed.comparison or self._woken:
                     self._compare_at = min(self._compare_at, self._soon())
                 if noticed.refused:
@@ -128,7 +149,7 @@ class Watcher:
             return await self._notice()
         except (HostError, OSError) as error:
             log.error("a change in the kernel's state was not understood: everything is compared", error=str(error))
-            return Noticed(comparison=True, underlay=True, refused=False)
+            return Noticed(repaired=False, comparison=True, underlay=True, refused=False)
         finally:
             self._listen()
 

@@ -139,8 +139,13 @@ def neighbour_index(data: bytes, begin: int, end: int) -> int | None:
 
 
 def read_neighbour_event(kind: int, data: bytes, begin: int, end: int) -> NeighbourEvent | None:
-    """The event in a body of RTM_NEWNEIGH or RTM_DELNEIGH; None for one cut off."""
+    """The event in a body of RTM_NEWNEIGH or RTM_DELNEIGH; None for one cut off, or of an FDB entry without a VTEP.
+
+    Such a one follows each change of a VXLAN device's FDB where the kernel is older (6.1), since rtnetlink tells of it
+    after the device has: it says nothing that the first has not.
+    """
     if end - begin < _NDMSG.size:
         return None
     entry = read_neighbour(data, begin, end) if kind == RTM_NEWNEIGH else None
-    return NeighbourEvent(data[begin] == _AF_BRIDGE, entry or neighbour_entry(data, begin, end), entry)
+    fdb, about = data[begin] == _AF_BRIDGE, entry or neighbour_entry(data, begin, end)
+    return None if fdb and about.address is None else NeighbourEvent(fdb, about, entry)

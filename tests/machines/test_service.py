@@ -259,6 +259,27 @@ def test_another_mode_takes_over_and_leaves_nothing(running: Pair, mode: str) ->
     assert a.show(service(mode), "NFileDescriptorStore") == KEPT[mode]
 
 
+def test_host_gw(pair: Pair) -> None:
+    """From vxlan and back: a host that routes needs no device, and no descriptor to be kept."""
+    a = pair.a
+    pair.start("vxlan")
+    pair.start("host-gw")
+    assert pair.talk()
+    assert devices(a) == []
+    process = a.show(service("host-gw"), "MainPID")
+    for way in (restart, kill):
+        way(a, "host-gw")
+        assert pair.talk(), "the kernel carries what there is"
+        assert a.show(service("host-gw"), "MainPID") != process
+    assert a.show(service("host-gw"), "NFileDescriptorStore") == "0"
+    a.sh("systemctl", "reload", service("host-gw"))
+    a.ip("route del 10.1.2.0/24")
+    eventually(pair.talk, "the route is put back")
+    pair.start("vxlan")
+    assert pair.talk()
+    assert a.run("ip", "route", "show", "proto", "178", "via", "192.0.2.2").stdout == "", "nothing of host-gw is left"
+
+
 def test_a_stop_leaves_the_state_and_a_cleanup_nothing(running: Pair, mode: str) -> None:
     a = running.a
     before = devices(a)

@@ -92,6 +92,13 @@ def test_an_fdb_entry(vtep: str) -> None:
     assert read_neighbour_event(RTM_DELNEIGH, *body(made)) == NeighbourEvent(True, there, None)
 
 
+@pytest.mark.parametrize("kind", [RTM_NEWNEIGH, RTM_DELNEIGH])
+def test_the_second_word_on_an_fdb_entry_says_nothing(kind: int) -> None:
+    """As Linux 6.1 sends it after the first."""
+    (made, begin, end), vtep = body(rtnetlink.put_fdb(7, MAC, ip_address("192.0.2.2"), 1)), 8  # bytes of NDA_DST
+    assert read_neighbour_event(kind, made, begin, end - vtep) is None
+
+
 def link(family: int = 0, name: bytes = b"ovl.1\0", flags: int = 1) -> tuple[bytes, int, int]:
     head = struct.pack("=BBHiII", family, 0, 1, 7, flags, 0)
     return bare(head + attribute(3, name) + attribute(4, struct.pack("=I", 1450)))
