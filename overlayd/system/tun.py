@@ -51,6 +51,15 @@ class Tun:
         """The file descriptor, for the event loop and the engine."""
         return self._fd
 
+    @property
+    def attached(self) -> bool:
+        """Whether there is a device behind the open file; it may have been deleted."""
+        try:
+            fcntl.ioctl(self._fd, _TUNGETIFF, bytes(_IFREQ.size))
+        except OSError:  # EBADFD
+            return False
+        return True
+
     def persist(self, on: bool) -> None:
         """Whether the device stays when nobody is attached."""
         fcntl.ioctl(self._fd, _TUNSETPERSIST, int(on))

@@ -76,6 +76,14 @@ def test_a_device_that_was_deleted_is_refused(host: Host) -> None:
         os.fstat(kept)
 
 
+def test_an_open_file_knows_whether_its_device_is_still_there(host: Host) -> None:
+    tun = Tun("t0", vnet_header=True, kept=attached(host))
+    assert tun.attached
+    host.ip("link del t0", "tuntap add t0 mode tun")
+    assert not tun.attached, "of one of the same name it is none either"
+    tun.close()
+
+
 def test_a_file_that_is_no_tun_is_refused() -> None:
     kept = os.open("/dev/null", os.O_RDWR)
     with pytest.raises(HostError, match="not attached to it: Inappropriate ioctl for device"):
