@@ -17,6 +17,8 @@ PACKAGES := python3-venv gcc libc6-dev python3-dev iproute2 nftables iptables et
 # Tests alone: systemd-nspawn boots what mmdebstrap makes, the machines that the service is tested on; chromium opens the
 # benchmarks' report; rsvg-convert, with a font, makes its PNG files.
 TEST_PACKAGES := systemd-container mmdebstrap chromium librsvg2-bin fonts-dejavu-core
+# What the benchmark compares with; wg recommends a kernel.
+OTHERS := --no-install-recommends nebula wireguard-go wireguard-tools
 
 .PHONY: help
 help: ## show this list
@@ -42,6 +44,7 @@ JOBS := 2
 .PHONY: test
 test: setup ## run every test; those on the real kernel need root
 	@./.ci/packages $(TEST_PACKAGES)
+	@./.ci/packages $(OTHERS)
 	$(PYTHON) -m pytest -n $(JOBS) --dist loadfile
 
 .PHONY: test-unit
@@ -177,6 +180,7 @@ soak: setup ## traffic for MINUTES while things go wrong, by a seeded schedule; 
 
 .PHONY: bench
 bench: setup ## measure decisions, sockets, netlink, clusters of thousands, every way between containers (root)
+	@./.ci/packages $(OTHERS)
 	$(PYTHON) benchmarks/decide.py
 	$(PYTHON) benchmarks/sockets.py
 	$(PYTHON) benchmarks/netlink.py

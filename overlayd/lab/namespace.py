@@ -37,6 +37,9 @@ _PACKAGES = {
     "etcdctl": "etcd-client",
     "setpriv": "util-linux",
     "rsvg-convert": "librsvg2-bin",
+    "wg": "wireguard-tools",
+    "nebula-cert": "nebula",
+    "unshare": "util-linux",
 }
 
 
