@@ -54,7 +54,7 @@ class Changes:
             self.lost
             or bool(self.rules)
             or any(desired.get(key) != thing for key, thing in self.foundations)
-            or not self.others.isdisjoint(desired)
+            or any(key in desired for key in self.others)  # isdisjoint would go through all that is desired
         )
 
     def differing(self, desired: KernelState) -> tuple[KernelState, KernelState]:

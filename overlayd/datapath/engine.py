@@ -18,6 +18,9 @@ from overlayd.core.config import UdpSettings
 from overlayd.core.decide import Change, ForwardingTable, Peer
 from overlayd.datapath.standin import Recipe
 
+NO_TUN = -1
+"""In place of a TUN's descriptor: no file has that number, so reading and writing it is refused."""
+
 TUN_GONE = -1
 """What `outbound` gives back when the device was deleted: the caller must stop watching it, or spin for ever."""
 

@@ -42,6 +42,7 @@ from overlayd.datapath.engine import (
     DEFAULTS,
     ICMP_BURST,
     ICMP_RATE,
+    NO_TUN,
     Counters,
     Degraded,
     Progress,
@@ -63,7 +64,6 @@ _IFREQ = struct.Struct("16sH22x")
 # <linux/udp.h>
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
 
-_NONE = -1  # no file has that number: reading and writing it is refused
 _VNET_PLAIN = bytes(10)
 _SEGMENTS, _SEGMENTS_OLD = 128, 64  # UDP_MAX_SEGMENTS since Linux 6.9 and before
 _OUTBOUND, _INBOUND, _EMSGSIZE, _GREETING = 0, 1, 2, 3  # why a packet was handed back
@@ -116,8 +116,8 @@ class NativeEngine:
 
     def replace_tun(self, tun: int | None) -> None:
         if tun is None:
-            self._tun = _NONE
-            self._native.replace_tun(_NONE, False, False, False)
+            self._tun = NO_TUN
+            self._native.replace_tun(NO_TUN, False, False, False)
             return
         self._tun = tun
         self._vnet = _has_vnet_header(tun) if self._vnet_asked is None else self._vnet_asked

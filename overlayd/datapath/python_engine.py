@@ -35,6 +35,7 @@ from overlayd.datapath.engine import (
     DEFAULTS,
     ICMP_BURST,
     ICMP_RATE,
+    NO_TUN,
     TUN_GONE,
     Counters,
     Degraded,
@@ -46,7 +47,6 @@ from overlayd.datapath.engine import (
 )
 from overlayd.wire.ip import decapsulate_ecn
 
-_NONE = -1  # no file has that number: reading and writing it is refused
 _BURST = 64
 """Packets in one wake-up: enough to spread the loop's own cost, few enough that the other direction hardly waits."""
 _CONTROL = 64  # bytes of ancillary data: the outer TOS or traffic class, in an int at most
@@ -85,7 +85,7 @@ class PythonEngine:
             del self._peers[name]
 
     def replace_tun(self, tun: int | None) -> None:
-        self._tun = _NONE if tun is None else tun
+        self._tun = NO_TUN if tun is None else tun
 
     def replace_tap(self, tap: Tap | None) -> None:
         pass  # it makes no superpackets

@@ -523,7 +523,7 @@ async def test_the_lease_is_renewed_when_the_margin_is_reached_and_not_before(et
             await settled()
         assert len(renewed) == due // 600 - 1, "not before"
         await eventually(lambda: clock.advance(0.5) or len(renewed) == due // 600, "renewed")  # noqa: B023
-        await eventually(lambda: node.registry._expires > clock.time + 900, "the answer has come")
+        await eventually(lambda: node.registry._term.expires > clock.time + 900, "the answer has come")
     assert [round(time, -1) for time in renewed] == [600, 1200]
     assert etcd.leases() == {lease}, "one etcd lease, the same one"
     assert etcd.version_of(key_of(node.lease)) == 1, "a renewal writes no key"

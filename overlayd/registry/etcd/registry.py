@@ -143,11 +143,6 @@ class EtcdRegistry:
         if self._config.look(self.view.config, self._own.lease.subnets if self._own.lease is not None else None):
             self._replica.updates.moved("the network's configuration in etcd changed")
 
-    @property
-    def _expires(self) -> float:
-        """When this node's keys end unless they are renewed, by `now`."""
-        return self._term.expires
-
     def state(self) -> RegistryState:
         return RegistryState(
             name=self.name,
