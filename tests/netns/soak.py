@@ -36,6 +36,7 @@ from wire import inet
 
 from overlayd.core.address import FAMILIES, Family
 from overlayd.lab import Container, Host, hosts
+from overlayd.lab.host import wait_ready
 from overlayd.lab.spec import IPV6_NETWORK
 
 PACE = 10 << 20  # bytes a second and direction of a connection: a load, and not the end of it
@@ -166,7 +167,8 @@ class Trouble:
         self.never.lab.write_leases(self._leases)
         for host in self.some:
             if host.pid is None:
-                host.start()
+                host.start(wait=False)
+        wait_ready(self.some)
 
     def _delete_object(self, host: Host) -> str | None:
         """A route, a neighbour, an FDB entry, an address or the rules."""
