@@ -187,3 +187,31 @@ def test_after_a_reboot_the_host_comes_back_by_itself(running: Pair, mode: str) 
     assert a.show(service(mode), "NRestarts") == "0", "and at the first attempt"
     eventually(running.talk, "the containers talk")
     a.sh("systemctl", "disable", service(mode))
+
+
+# --- the comparison between two real machines -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["udp", "vxlan"])
+def test_the_benchmark_between_two_machines(running: Pair, mode: str, figure: Callable[[str], None]) -> None:
+    a, b = running.a, running.b
+    b.sh("systemd-run", "--unit=bench-serve", "overlayctl", "bench", "serve")
+    try:
+        eventually(lambda: ":5209" in b.sh("ss", "-Hltn").stdout, "it listens")
+        ways = ("--peer", "10.1.2.1", "--peer", "host=192.0.2.2")
+        short = ("--quick", "--rounds", "1", "--patience", "0", "--metrics", "tcp1,udp64,rr", "--output", "/tmp/result")
+        a.sh("overlayctl", "bench", *ways, *short)
+        result = json.loads(a.sh("cat", "/tmp/result").stdout)
+    finally:
+        b.sh("systemctl", "stop", "bench-serve")
+    assert result["complete"]
+    assert (
+        result["context"]["peer"]["kernel"]
+        == result["context"]["machine"]["kernel"]
+        == a.sh("uname", "-r").stdout.strip()
+    )
+    rates = {(one["way"], one["metric"]): one["figures"]["rate"] for one in result["samples"]}
+    assert len(rates) == 6
+    for (way, metric), rate in rates.items():
+        assert rate > 0, (way, metric)
+        figure(f"{mode}, benchmark between the machines, emulated: {way}, {metric}: {rate:.3g}")

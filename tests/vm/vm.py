@@ -34,7 +34,7 @@ from machine import PACKAGES, ROOT, Machine
 from overlayd.lab import LabError, Namespace
 from overlayd.lab.namespace import ip_batch
 
-VM_PACKAGES = f"{PACKAGES} kmod udev qemu-guest-agent iputils-ping curl"
+VM_PACKAGES = f"{PACKAGES} kmod udev qemu-guest-agent iputils-ping curl iperf3"
 BOOT = 120.0
 """Seconds to boot or to shut down; ten are usual."""
 _TUNSETIFF = 0x400454CA  # <linux/if_tun.h>, these four
