@@ -8,7 +8,7 @@ GET  /healthz        503 while packets do not move here though they should, with
 GET  /readyz         200 when ready and nothing is broken, else 503
 GET  /metrics        in Prometheus' text format
 
-On TCP there are the last three, and nothing else.
+On TCP there are the last three, and nothing else, on a bounded number of connections.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +28,7 @@ from overlayd.control.metrics import CONTENT_TYPE
 from overlayd.system.errors import HostError
 
 _FRESH = 1.0  # seconds
+_CONNECTIONS = 64  # on TCP, where anybody may open them; the daemon has other uses for its descriptors
 
 
 class Daemon(Protocol):
@@ -64,6 +65,7 @@ class ControlServer:
         self._report: tuple[float, dict[str, Any]] = -1.0, {}
         self._collecting = asyncio.Lock()
         self._runners: list[web.AppRunner] = []
+        self._listeners: list[asyncio.Server] = []
         self._path: Path | None = None
 
     async def open(self, path: Path) -> None:
@@ -89,7 +91,9 @@ class ControlServer:
         self._add_health(application)
         runner = await self._runner(application)
         try:
-            await web.TCPSite(runner, host, port).start()
+            assert runner.server is not None
+            listener = await asyncio.get_running_loop().create_server(_bounded(runner.server), host, port)
+            self._listeners.append(listener)
         except OSError as error:
             raise HostError(f"health check on {host} port {port}: {error.strerror}; set healthz_port") from None
 
@@ -106,6 +110,8 @@ class ControlServer:
 
     async def close(self) -> None:
         """Stop serving and remove the socket."""
+        for listener in self._listeners:
+            listener.close()
         for runner in self._runners:
             await runner.cleanup()
         if self._path is not None:
@@ -158,3 +164,15 @@ class ControlServer:
                 text = await self._daemon.metrics()
                 self._metrics = time.monotonic(), text
         return web.Response(text=text, headers={"Content-Type": CONTENT_TYPE})
+
+
+def _bounded(server: web.Server) -> Callable[[], asyncio.Protocol]:
+    """Makes its connections, and closes the oldest for each that is one too many: who is new may be Prometheus."""
+
+    def connect() -> asyncio.Protocol:
+        known = server.connections
+        for oldest in known[: max(0, len(known) + 1 - _CONNECTIONS)]:
+            oldest.force_close()
+        return server()
+
+    return connect
