@@ -20,7 +20,7 @@ from overlayd.bench.errors import BenchError
 _SYSCALLS = "raw_syscalls:sys_enter"
 _WAITS = ("syscalls:sys_enter_epoll_wait", "syscalls:sys_enter_epoll_pwait")
 _HERTZ = 997  # no multiple of anything that happens every millisecond
-_SAMPLE = re.compile(r"^\s*(?P<command>.+?)\s+(?P<pid>\d+)\s+[0-9a-f]{8,16}\s+(?P<symbol>.+) \((?P<object>.*)\)$")
+_SAMPLE = re.compile(r"^\s*(?P<command>.*\S)\s+(?P<pid>\d+)\s+[0-9a-f]+\s+(?P<symbol>.+) \((?P<object>.*)\)$")
 
 DAEMON, LOAD = "daemon, user space", "load programs, user space"
 OTHER = "kernel, other"

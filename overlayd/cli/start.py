@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from overlayd.datapath.standin import stand_in
 from overlayd.system.service_manager import ServiceManager
@@ -10,6 +11,7 @@ from overlayd.system.service_manager import ServiceManager
 
 def main() -> int:
     """Run the command; the exit status."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload; there is nothing yet that could be out of date
     manager = ServiceManager.from_environment(os.environ)
     engine = stand_in(manager.given)
     try:

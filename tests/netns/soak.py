@@ -65,8 +65,8 @@ class Stream:
     """Of what came."""
     carried: int = 0
     """Bytes."""
-    longest: float = 0.0
-    """Seconds between two pieces that came."""
+    pause: tuple[float, float] = (0.0, 0.0)
+    """The longest between two pieces that came: seconds, and when it was over (time.monotonic)."""
 
     def send(self, out: socket.socket, done: threading.Event) -> None:
         """Send at PACE until `done`."""
@@ -86,7 +86,7 @@ class Stream:
         view = memoryview(buffer)
         while got := source.recv_into(buffer):
             now = time.monotonic()
-            self.longest, last = max(self.longest, now - last), now
+            self.pause, last = max(self.pause, (now - last, now)), now
             digest.update(view[:got])
             self.carried += got
         self.arrived = digest.hexdigest()
@@ -151,7 +151,9 @@ class Trouble:
         self._phantoms = 0
 
     def once(self) -> None:
-        """Do one thing to one host."""
+        """Do one thing to one host. Raises AssertionError when a daemon has ended that nobody ended."""
+        for one in self.some:
+            assert one.pid is not None, f"{one.name}: overlayd ended by itself:\n{one.last_lines()}"
         host = self.chance.choice(self.some)
         harms: list[Callable[[Host], str | None]] = [self._delete_object, self._harm_device, self._change_leases]
         if host is not self.never:
@@ -263,7 +265,7 @@ def soak(seconds: float, seed: int, say: Say, *, mode: str = "udp") -> list[Stre
         before = [_state(host) for host in everyone]
         containers = [host.container(0) for host in everyone]
         pairs = list(zip(containers, [*containers[1:], containers[0]], strict=True))
-        trouble = Trouble(everyone, random.Random(seed), say)
+        trouble, began = Trouble(everyone, random.Random(seed), say), time.monotonic()
         with talking(pairs, FAMILIES) as streams:
             end, begun = time.monotonic() + seconds, None
             while (left := end - time.monotonic()) > 0:
@@ -279,7 +281,9 @@ def soak(seconds: float, seed: int, say: Say, *, mode: str = "udp") -> list[Stre
             _await_same(was, host)
         after = Holdings.of(trouble.never)
         for stream in streams:
-            say(f"{stream.name}: {stream.carried / 1e6:,.0f} MB, longest pause {stream.longest:.1f} s")
+            pause, over = stream.pause
+            when = f"longest pause {pause:.1f} s, over at {over - began:.1f} s"
+            say(f"{stream.name}: {stream.carried / 1e6:,.0f} MB, {when}")
             assert stream.carried > 0, f"{stream.name}: nothing was carried"
             assert stream.digest == stream.arrived, f"{stream.name}: other data than was sent"
         assert begun is not None

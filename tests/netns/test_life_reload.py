@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -186,3 +187,22 @@ def test_the_mode_changes_while_the_daemon_runs() -> None:
         assert a.pid == pid
         assert a.status()["problems"] == []
         assert a.status()["repairs"] == 0
+
+
+def test_a_hangup_during_the_start_does_no_harm() -> None:
+    """Unheeded it ends a process, and nobody who sends it knows how far the start is."""
+
+    def heeded() -> bool:
+        fields = dict(line.split(":", 1) for line in Path(f"/proc/{a.pid}/status").read_text().splitlines())
+        return any(int(fields[name], 16) >> signal.SIGHUP - 1 & 1 for name in ("SigIgn", "SigCgt"))
+
+    with hosts(1, mode="vxlan", start=False) as (a,):
+        a.start(wait=False)
+        eventually(heeded, "it has come so far")
+        sent = 0
+        while not a.check_ready():  # raises when the process has ended
+            assert a.pid is not None
+            os.kill(a.pid, signal.SIGHUP)
+            sent += 1
+        assert sent > 1
+        assert error(a) is None

@@ -92,6 +92,7 @@ PERF_SCRIPT = """\
  Web Content 77  14088  ffffffff81ffa7e8 tun_get_user ([kernel.kallsyms])
           python 14003  ffffffff821f39e5 tcp_v4_rcv ([kernel.kallsyms])
           python 14003  ffffffff821f39e5 something_new ([kernel.kallsyms])
+          nebula 14003            48a5c0 [unknown] (/usr/bin/nebula)
 # a remark
 """
 
@@ -112,11 +113,11 @@ def test_perf_without_counts_is_told_with_its_words(text: str) -> None:
 
 def test_samples_are_sorted_by_who_and_what() -> None:
     samples = perf.parse_script(PERF_SCRIPT)
-    assert len(samples) == 8
+    assert len(samples) == 9
     assert samples[5] == ("Web Content 77", 14088, "tun_get_user", "[kernel.kallsyms]")
     assert perf.classify(samples, {14003}) == Counter(
         {
-            perf.DAEMON: 1,
+            perf.DAEMON: 2,
             perf.LOAD: 1,
             "copying": 1,
             "TUN": 1,
