@@ -253,7 +253,9 @@ class Daemon:
         node, registry = self.backend.node, self.registry.state()
         leases = len(self.reconciler.table)
         line = f"{node.mode}: {node.lease} over {node.underlay.name}, MTU {node.overlay_mtu}, {leases} leases"
-        return line if registry.connected else f"{line}; {registry.name} is out of reach"
+        if not registry.connected:
+            line += f"; {registry.name} is out of reach"
+        return f"{line}; reload refused, see the log" if self.reload_error else line
 
     def _tell(self) -> None:
         node = self.backend.node
@@ -422,9 +424,8 @@ class Daemon:
             else:
                 for line in self.reload_error.splitlines():
                     log.error("reload refused, the old configuration stays", error=line)
-            refused = "; reload refused, see the log" if self.reload_error else ""
             if told:
-                self._manager.ready(self._status_line() + refused)
+                self._manager.ready(self._status_line())
         if self.underlay.trouble is not None:
             await self.underlay.follow()  # a new table may be the remedy
         return self.reload_error
