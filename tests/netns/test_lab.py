@@ -308,6 +308,7 @@ def test_an_etcd_of_three_with_certificates_and_users() -> None:
             assert done.returncode != 0, f"served without {variable}"
         first = etcd.leader()
         first.kill()
+        etcd.wait_ready()  # a put that goes to the dead leader waits longer than etcdctl does
         etcd.put("/coreos.com/network/x", "1")
         assert etcd.leader() is not first
         first.start()
