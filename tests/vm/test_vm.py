@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 from machine import Machine, Pair
@@ -79,12 +80,28 @@ def test_kernel_settings_are_protected_but_those_of_the_network(running: Pair, m
         assert word not in said
 
 
+def test_nothing_is_repaired_that_nobody_harmed(running: Pair, mode: str) -> None:
+    """Kernels differ in what they tell of a change that overlayd makes itself."""
+    a = running.a
+
+    def status() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(a.sh("overlayctl", "status", "--json").stdout)
+        return found
+
+    restart(a, mode)
+    eventually(lambda: status()["uptime_seconds"] > 5, "it has had the time to")
+    assert status()["repairs"] == 0
+
+
 @pytest.fixture
 def own_containers(running: Pair) -> Iterator[Pair]:
     """Containers in the machines' own kernels: c2, at .3 and ::3."""
     for machine in (running.a, running.b):
         n = machine.number
-        machine.ip("netns add c2", "link add c2 type veth peer name eth0 netns c2", "link set c2 master br0 up")
+        mac = f"02:00:00:00:{n:02x}:03"  # the same every time: the host still knows it
+        machine.ip(
+            "netns add c2", f"link add c2 type veth peer name eth0 address {mac} netns c2", "link set c2 master br0 up"
+        )
         lines = (
             f"addr add 10.1.{n}.3/24 dev eth0",
             f"addr add fd00:10:1:{n}::3/64 dev eth0 nodad",
@@ -195,12 +212,13 @@ def test_after_a_reboot_the_host_comes_back_by_itself(running: Pair, mode: str) 
 @pytest.mark.parametrize("mode", ["udp", "vxlan"])
 def test_the_benchmark_between_two_machines(running: Pair, mode: str, figure: Callable[[str], None]) -> None:
     a, b = running.a, running.b
-    b.sh("systemd-run", "--unit=bench-serve", "overlayctl", "bench", "serve")
+    # iperf3 changes the length of a file that it has deleted, which 9p cannot: a directory in memory for it.
+    b.sh("systemd-run", "--unit=bench-serve", "--setenv=TMPDIR=/run", "overlayctl", "bench", "serve")
     try:
         eventually(lambda: ":5209" in b.sh("ss", "-Hltn").stdout, "it listens")
         ways = ("--peer", "10.1.2.1", "--peer", "host=192.0.2.2")
         short = ("--quick", "--rounds", "1", "--patience", "0", "--metrics", "tcp1,udp64,rr", "--output", "/tmp/result")
-        a.sh("overlayctl", "bench", *ways, *short)
+        a.sh("env", "TMPDIR=/run", "overlayctl", "bench", *ways, *short)
         result = json.loads(a.sh("cat", "/tmp/result").stdout)
     finally:
         b.sh("systemctl", "stop", "bench-serve")
