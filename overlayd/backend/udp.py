@@ -137,11 +137,13 @@ class UdpBackend:
         self._begin(tun, name, make)
 
     def attach(self) -> None:
-        # The event loop tells once that the device is gone, and a read in that very moment may still say that nothing
-        # waits: then nobody has noticed yet.
-        if self._tun is not None and not self._tun.attached:
+        if self._tun is not None:
+            if self._tun.attached:
+                return
+            # The event loop tells once that the device is gone, and a read in that very moment may still say that
+            # nothing waits: then nobody has noticed yet.
             self._detach()
-        if self._tun is not None or not self._sockets:
+        if not self._sockets:
             return
         name, make = self._choose()
         tun = Tun(DEVICE, vnet_header=name == "native")

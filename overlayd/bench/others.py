@@ -25,6 +25,7 @@ import yaml
 from overlayd.bench.errors import BenchError
 from overlayd.bench.station import Program
 from overlayd.core.address import Address, Network
+from overlayd.core.mtu import IP_HEADER, UDP_HEADER
 from overlayd.lab import Host, LabError
 from overlayd.lab.lab import Lab
 from overlayd.lab.namespace import need_tools
@@ -32,9 +33,8 @@ from overlayd.lab.namespace import need_tools
 WIREGUARD_PORT, NEBULA_PORT = 51820, 4242  # their defaults
 _COMES_UP = 15.0
 """Seconds that a tunnel has until containers reach each other."""
-_HEADERS = 8 + 16 + 16
+_HEADERS = UDP_HEADER + 16 + 16
 """UDP, the tunnel's own header and its authentication tag: the same for all of them."""
-_IP_HEADER = {4: 20, 6: 40}
 _STOPS = 5.0
 
 
@@ -61,7 +61,7 @@ def tunnel(stack: ExitStack, other: Other, lab: Lab) -> tuple[tuple[Program, ...
     """
     need_tools(*other.tools)
     a, b = lab.hosts
-    mtu = lab.spec.underlay_mtu - _IP_HEADER[a.public_ip.version] - _HEADERS
+    mtu = lab.spec.underlay_mtu - IP_HEADER[a.public_ip.version] - _HEADERS
     for host in lab.hosts:
         host.sysctl({"net/ipv4/ip_forward": 1, "net/ipv6/conf/all/forwarding": 1})
         for container in host.containers:
