@@ -3,13 +3,13 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/installed
-NATIVE := setup.py $(wildcard overlayd/datapath/native*.[ch])
+NATIVE := setup.py $(wildcard overlayd/datapath/native/*.[ch])
 WARNINGS := -Wall -Wextra -Werror
 # -fno-wrapv: Python's own flags have -fwrapv, which takes signed overflow out of the sanitizer's sight.
 SANITIZE := -g -O1 -fno-omit-frame-pointer -fno-wrapv -fsanitize=address,undefined -fno-sanitize-recover=all
 CROSS := -O2 -fsanitize=undefined -fno-sanitize-recover=all
 NATIVE_TESTS := tests/unit/test_datapath_native.py tests/unit/test_datapath_engines.py \
-	tests/unit/test_datapath_refusals.py tests/unit/test_datapath_ways.py tests/unit/test_datapath_standin.py
+	tests/unit/test_datapath_refusals.py tests/unit/test_datapath_capabilities.py tests/unit/test_datapath_handover.py
 # iperf3 and tshark measure and look; iptables and curl are other people's programs that tests run beside overlayd.
 # gcc and python3-dev build the native packet engine. Tests and the lab start etcd for themselves.
 PACKAGES := python3-venv gcc libc6-dev python3-dev iproute2 nftables iptables ethtool iperf3 iputils-ping tshark curl \
@@ -65,7 +65,7 @@ test-transfer: setup ## send GIB of TCP in every case: both engines, clean wires
 .PHONY: test-sanitize
 test-sanitize: $(STAMP) ## run the native engine's unit tests, and the fuzz corpus, under sanitizers
 	rm -rf build/sanitize && mkdir -p build/sanitize && cp -r overlayd tests setup.py pyproject.toml README.md build/sanitize
-	cd build/sanitize && rm -f overlayd/datapath/*.so && OVERLAYD_CFLAGS="$(WARNINGS) $(SANITIZE)" \
+	cd build/sanitize && rm -f overlayd/datapath/native/*.so && OVERLAYD_CFLAGS="$(WARNINGS) $(SANITIZE)" \
 		$(CURDIR)/$(PYTHON) setup.py --quiet build_ext --inplace
 	cd build/sanitize && PYTHONPATH=$(CURDIR)/build/sanitize PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
@@ -83,7 +83,7 @@ test-cross: $(STAMP) ## replay the fuzz corpus on emulated machines of either by
 
 # The fuzz targets without libFuzzer, over seeds and corpus: $(call replay,compiler and its flags,emulator or nothing)
 SEEDS = PYTHONPATH=tests/unit $(PYTHON) tests/fuzz/seeds.py build/fuzz/seeds
-replay = for target in $(FUZZ); do $(1) -std=gnu11 $(WARNINGS) -Ioverlayd/datapath tests/fuzz/$$target.c tests/fuzz/replay.c \
+replay = for target in $(FUZZ); do $(1) -std=gnu11 $(WARNINGS) -Ioverlayd/datapath/native tests/fuzz/$$target.c tests/fuzz/replay.c \
 	-o build/fuzz/replay-$$target && $(2) build/fuzz/replay-$$target build/fuzz/seeds/$$target/* tests/fuzz/corpus/$$target/* \
 	|| exit 1; done
 
@@ -97,11 +97,11 @@ fuzz: $(FUZZ:%=fuzz-%) ## fuzz the packet and table functions, for FUZZ_SECONDS 
 .PHONY: fuzz-build
 fuzz-build: $(STAMP)
 	@./.ci/packages clang libclang-rt-dev
-	@clang -std=gnu11 $(WARNINGS) -fsyntax-only -DPy_LIMITED_API=0x030B0000 overlayd/datapath/native.c \
+	@clang -std=gnu11 $(WARNINGS) -fsyntax-only -DPy_LIMITED_API=0x030B0000 overlayd/datapath/native/module.c \
 		-I$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')
 	@mkdir -p $(FUZZ:%=build/fuzz/found/%)
 	@$(SEEDS)
-	@for target in $(FUZZ); do $(FUZZ_CC) -Ioverlayd/datapath tests/fuzz/$$target.c -o build/fuzz/$$target || exit 1; done
+	@for target in $(FUZZ); do $(FUZZ_CC) -Ioverlayd/datapath/native tests/fuzz/$$target.c -o build/fuzz/$$target || exit 1; done
 
 fuzz-%: fuzz-build # what is found goes to build/; the corpus is only read
 	@echo "fuzzing $* for $(FUZZ_SECONDS) s"
@@ -194,5 +194,5 @@ bench-check: setup ## has udp mode become slower, next to vxlan and host-gw, tha
 
 .PHONY: clean
 clean: ## remove what was built and installed here
-	rm -rf $(VENV) build overlayd/datapath/*.so *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build overlayd/datapath/native/*.so *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -14,9 +14,9 @@ flags = os.environ.get("OVERLAYD_CFLAGS", "").split()
 setup(
     ext_modules=[
         Extension(
-            "overlayd.datapath.native",
-            sources=["overlayd/datapath/native.c"],
-            depends=[str(header) for header in Path("overlayd/datapath").glob("native_*.h")],
+            "overlayd.datapath.native._native",
+            sources=["overlayd/datapath/native/module.c"],
+            depends=[str(header) for header in Path("overlayd/datapath/native").glob("*.h")],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             extra_compile_args=["-std=gnu11", "-O3", *flags],
             extra_link_args=flags,

@@ -9,8 +9,8 @@ from ipaddress import IPv4Address, ip_network
 
 from rounds import interleave, show
 
-from overlayd.core.decide import DELIVER, ForwardingTable, Peer, Send, decide_inbound, decide_outbound
-from overlayd.datapath.native_table import NativeTable
+from overlayd.core.forward import DELIVER, ForwardingTable, Peer, Send, decide_inbound, decide_outbound
+from overlayd.datapath.native.table import NativeTable
 
 PACKETS = 100_000
 

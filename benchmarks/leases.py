@@ -30,9 +30,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from overlayd.core.diff import diff
-from overlayd.core.lease import Lease
-from overlayd.core.state import Address, FdbEntry, KernelObject, Link, Neighbour, Route, Vxlan, state_of
+from overlayd.core.kernel.diff import diff
+from overlayd.core.kernel.kinds import Address, FdbEntry, KernelObject, Link, Neighbour, Route, Vxlan, state_of
+from overlayd.core.leases.lease import Lease
 from overlayd.lab import Host, hosts, wait_ready
 from overlayd.lab.etcdctl import PREFIX
 from overlayd.lab.namespace import within
@@ -42,7 +42,7 @@ from overlayd.registry.etcd.view import View
 from overlayd.system.kernel import Kernel
 from overlayd.system.netlink import Netlink
 from overlayd.wire.mac import derive_mac
-from overlayd.wire.rtnetlink import HEADER
+from overlayd.wire.netlink.rtnetlink import HEADER
 
 RATE = 100  # events a second
 AT_ONCE = 120  # keys in a transaction; etcd takes 128
@@ -260,7 +260,8 @@ def floor(host: Host, count: int, mode: str) -> dict[str, float]:
         return result
 
     timed(
-        "interpreter, imports", lambda: host.run(sys.executable, "-c", "import overlayd.daemon, overlayd.cli.overlayd")
+        "interpreter, imports",
+        lambda: host.run(sys.executable, "-c", "import overlayd.daemon.daemon, overlayd.cli.overlayd"),
     )
     assert host.lab.etcd is not None
     etcdctl = host.lab.etcd

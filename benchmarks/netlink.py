@@ -10,8 +10,18 @@ from ipaddress import IPv4Address, IPv4Network, ip_interface
 
 from rounds import interleave, show
 
-from overlayd.core.diff import Operation, diff
-from overlayd.core.state import Address, FdbEntry, KernelObject, KernelState, Link, Neighbour, Route, Vxlan, state_of
+from overlayd.core.kernel.diff import Operation, diff
+from overlayd.core.kernel.kinds import (
+    Address,
+    FdbEntry,
+    KernelObject,
+    KernelState,
+    Link,
+    Neighbour,
+    Route,
+    Vxlan,
+    state_of,
+)
 from overlayd.lab import hosts
 from overlayd.lab.namespace import within
 from overlayd.system.kernel import Kernel

@@ -14,11 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from overlayd.core.address import Address
-from overlayd.core.firewall import Guarded
-from overlayd.core.lease import Lease, LeaseEvent
+from overlayd.core.kernel.firewall import Guarded
+from overlayd.core.kernel.kinds import KernelObject
+from overlayd.core.leases.lease import Lease, LeaseEvent
 from overlayd.core.node import Node
-from overlayd.core.state import KernelObject
-from overlayd.datapath.engine import Counters, Progress
+from overlayd.datapath.contract import Counters, Progress
 
 
 class Backend(Protocol):

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from overlayd.backend.kernel_path import KernelPath
-from overlayd.core.lease import Lease
-from overlayd.core.state import KernelObject, Route
+from overlayd.core.kernel.kinds import KernelObject, Route
+from overlayd.core.leases.lease import Lease
 
 
 class HostGwBackend(KernelPath):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from overlayd.core.address import Address
-from overlayd.core.firewall import Guarded
-from overlayd.core.lease import Lease, LeaseEvent
+from overlayd.core.kernel.firewall import Guarded
+from overlayd.core.leases.lease import Lease, LeaseEvent
 from overlayd.core.node import Node
 from overlayd.system.device import ailment
 

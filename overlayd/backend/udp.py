@@ -25,17 +25,17 @@ import structlog
 
 from overlayd.core.address import Address as IpAddress
 from overlayd.core.address import Family, Network
-from overlayd.core.config import UdpSettings
-from overlayd.core.decide import Change, ForwardingTable, Peer
-from overlayd.core.firewall import Guarded
-from overlayd.core.lease import Lease, LeaseEvent
+from overlayd.core.forward import Change, ForwardingTable, Peer
+from overlayd.core.kernel.firewall import Guarded
+from overlayd.core.kernel.kinds import Address, KernelObject, Link, Route
+from overlayd.core.leases.lease import Lease, LeaseEvent
 from overlayd.core.node import Node
-from overlayd.core.state import Address, KernelObject, Link, Route
-from overlayd.datapath.acquaintance import GREET_EVERY
-from overlayd.datapath.engine import TUN_GONE, Counters, Engine, MakeEngine, Progress, choose
-from overlayd.datapath.python_engine import PythonEngine
-from overlayd.datapath.standin import RECIPE, SOCKETS, TUN, Shelf
-from overlayd.datapath.vitals import STANDSTILL, Refusals, Standstill
+from overlayd.core.settings.model import UdpSettings
+from overlayd.datapath.contract import TUN_GONE, Counters, Engine, MakeEngine, Progress, choose
+from overlayd.datapath.handover import RECIPE, SOCKETS, TUN, Shelf
+from overlayd.datapath.negotiation import GREET_EVERY
+from overlayd.datapath.python import PythonEngine
+from overlayd.datapath.stall import STANDSTILL, Refusals, Standstill
 from overlayd.system.device import ailment
 from overlayd.system.errors import HostError
 from overlayd.system.files import write_sysctl
@@ -56,7 +56,7 @@ ENGINES: tuple[tuple[str, MakeEngine], ...] = (("python", PythonEngine),)
 NO_NATIVE = ""
 """Why the native engine is not among them."""
 try:
-    from overlayd.datapath.native_engine import NativeEngine
+    from overlayd.datapath.native.engine import NativeEngine
 except ImportError as error:  # built without a C compiler
     NO_NATIVE = str(error)
 else:

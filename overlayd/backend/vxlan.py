@@ -18,11 +18,11 @@ from ipaddress import ip_interface
 
 from overlayd.backend.kernel_path import KernelPath
 from overlayd.core.address import Family
-from overlayd.core.config import VxlanSettings
-from overlayd.core.firewall import Guarded, vtep_element
-from overlayd.core.lease import Lease
+from overlayd.core.kernel.firewall import Guarded, vtep_element
+from overlayd.core.kernel.kinds import Address, FdbEntry, KernelObject, Link, Neighbour, Route, Vxlan
+from overlayd.core.leases.lease import Lease
 from overlayd.core.node import Node
-from overlayd.core.state import Address, FdbEntry, KernelObject, Link, Neighbour, Route, Vxlan
+from overlayd.core.settings.model import VxlanSettings
 
 
 class VxlanBackend(KernelPath):

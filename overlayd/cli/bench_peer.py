@@ -13,7 +13,7 @@ from overlayd.bench.errors import BenchError
 from overlayd.bench.result import Machine
 from overlayd.bench.way import Way, peer_way
 from overlayd.cli.bench_progress import terminable
-from overlayd.core.config import Settings
+from overlayd.core.settings.model import Settings
 from overlayd.lab.namespace import need_tools
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from overlayd.cli.settings import add_flags, sources
-from overlayd.core import values
 from overlayd.core.address import Address, Network
-from overlayd.core.config import Settings
 from overlayd.core.flannel.config import config_text
-from overlayd.core.validation import validate
+from overlayd.core.settings import values
+from overlayd.core.settings.model import Settings
+from overlayd.core.settings.validation import validate
 from overlayd.registry.base import RegistryError
 from overlayd.registry.etcd import admin
 from overlayd.registry.etcd.client import EtcdClient

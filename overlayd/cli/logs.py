@@ -16,9 +16,9 @@ from typing import Any
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
 
-from overlayd.core.config import Settings
-from overlayd.core.decide import TokenBucket
-from overlayd.core.validation import printable
+from overlayd.core.forward import TokenBucket
+from overlayd.core.settings.model import Settings
+from overlayd.core.settings.validation import printable
 from overlayd.system import journal
 
 RATE, BURST = 10.0, 300.0

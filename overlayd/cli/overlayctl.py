@@ -14,8 +14,8 @@ from rich.console import Console
 from overlayd import __version__
 from overlayd.bench.errors import BenchError
 from overlayd.cli import bench, demo, etcd, explain, lab, render, top
-from overlayd.core.config import Settings
-from overlayd.core.subnet_env import docker_options
+from overlayd.core.leases.subnet_env import docker_options
+from overlayd.core.settings.model import Settings
 from overlayd.lab.spec import LabError
 from overlayd.registry.base import RegistryError
 from overlayd.system.config_file import ConfigError

@@ -17,14 +17,14 @@ from overlayd import __version__
 from overlayd.cli.logs import set_up
 from overlayd.cli.settings import add_flags
 from overlayd.cli.settings import sources as settings_sources
-from overlayd.control.discovery import discover, make_backend, make_registry
-from overlayd.control.lock import InstanceLock
-from overlayd.control.reconciler import Reconciler
-from overlayd.core.config import Settings
-from overlayd.daemon import Daemon
+from overlayd.core.settings.model import Settings
+from overlayd.daemon.daemon import Daemon
+from overlayd.daemon.discovery import discover, make_backend, make_registry
+from overlayd.reconcile.reconciler import Reconciler
 from overlayd.registry.base import RegistryError
 from overlayd.system.config_file import ConfigError, Loaded, control_socket, load
 from overlayd.system.errors import HostError
+from overlayd.system.instance_lock import InstanceLock
 from overlayd.system.kernel import Kernel
 from overlayd.system.netlink import Netlink
 from overlayd.system.service_manager import ServiceManager

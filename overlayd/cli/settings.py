@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from overlayd.core.config import Option, options
+from overlayd.core.settings.model import Option, options
 from overlayd.system.config_file import Sources
 
 DEFAULT_CONFIG = Path("/etc/overlayd/overlayd.yaml")

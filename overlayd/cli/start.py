@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from overlayd.datapath.standin import stand_in
+from overlayd.datapath.handover import stand_in
 from overlayd.system.service_manager import ServiceManager
 
 

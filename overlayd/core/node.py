@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 
 from overlayd.core.address import FAMILIES, Address, Family, Interface, Mode, Network, overlap
-from overlayd.core.lease import Lease
+from overlayd.core.leases.lease import Lease
+from overlayd.core.leases.subnets import SubnetRange
 from overlayd.core.mtu import narrowed, overlay_mtu
-from overlayd.core.subnets import SubnetRange
 
 
 @dataclass(frozen=True, slots=True)

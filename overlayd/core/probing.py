@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from overlayd.core.address import Family
-from overlayd.core.decide import TokenBucket
+from overlayd.core.forward import TokenBucket
 from overlayd.core.mtu import IP_HEADER, MINIMUM, UDP_HEADER
 from overlayd.wire.probe import LENGTH, NONCE, Kind, Probe, Sender
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from overlayd.core.address import Address, Family, Interface
-from overlayd.core.config import Settings
-from overlayd.core.lease import Lease
+from overlayd.core.leases.lease import Lease
 from overlayd.core.node import Underlay
+from overlayd.core.settings.model import Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from overlayd.core.config import Settings
+from overlayd.core.settings.model import Settings
 from overlayd.lab.etcd import Etcd
 from overlayd.lab.etcd_member import Endpoint
 from overlayd.lab.etcdctl import PREFIX

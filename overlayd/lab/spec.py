@@ -18,11 +18,11 @@ from typing import Any, Literal, get_args
 
 from overlayd.core import mtu
 from overlayd.core.address import Address, Family, Interface, Mode, Network
-from overlayd.core.config import Settings
-from overlayd.core.lease import Lease, Wire
+from overlayd.core.leases.lease import Lease, Wire
+from overlayd.core.leases.subnet_env import subnet_env
 from overlayd.core.node import Node, Underlay
-from overlayd.core.subnet_env import subnet_env
-from overlayd.core.validation import validate
+from overlayd.core.settings.model import Settings
+from overlayd.core.settings.validation import validate
 
 Stack = Literal["ipv4", "ipv6", "dual"]
 LabMode = Literal[Mode, "none"]

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from overlayd.core.address import Network
-from overlayd.core.config import Settings
-from overlayd.core.lease import Lease, LeaseEvent
+from overlayd.core.leases.lease import Lease, LeaseEvent
 from overlayd.core.node import Underlay
+from overlayd.core.settings.model import Settings
 
 
 class RegistryError(Exception):

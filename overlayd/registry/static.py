@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from typing import Any
 
 from overlayd.core.address import FAMILIES
-from overlayd.core.config import Settings
-from overlayd.core.lease import Lease
+from overlayd.core.leases.lease import Lease
 from overlayd.core.node import Underlay
+from overlayd.core.settings.model import Settings
 from overlayd.registry.base import RegistryError, RegistryState, Update
 
 

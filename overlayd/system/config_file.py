@@ -13,9 +13,9 @@ from typing import Any
 
 import yaml
 
-from overlayd.core.config import Option, Settings, options
-from overlayd.core.validation import Path as Place
-from overlayd.core.validation import Problem, dotted, printable, validate
+from overlayd.core.settings.model import Option, Settings, options
+from overlayd.core.settings.validation import Path as Place
+from overlayd.core.settings.validation import Problem, dotted, printable, validate
 from overlayd.system.errors import HostError
 from overlayd.system.files import read_text
 

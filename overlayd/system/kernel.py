@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from overlayd.core.diff import Operation
-from overlayd.core.firewall import ForeignChain
-from overlayd.core.state import Address, KernelState, Link, Ruleset, SetElement, state_of
+from overlayd.core.kernel.diff import Operation
+from overlayd.core.kernel.firewall import ForeignChain
+from overlayd.core.kernel.kinds import Address, KernelState, Link, Ruleset, SetElement, state_of
 from overlayd.system import nft
 from overlayd.system.errors import HostError
 from overlayd.system.netlink import Netlink
-from overlayd.wire.nfnetlink import ELEMENTS_MAX
+from overlayd.wire.netlink.nfnetlink import ELEMENTS_MAX
 
 
 @dataclass(frozen=True, slots=True)

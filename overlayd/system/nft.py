@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any
 
-from overlayd.core.diff import Operation
-from overlayd.core.firewall import COMMENT, TABLE, ForeignChain
-from overlayd.core.state import KernelObject, Ruleset, SetElement
+from overlayd.core.kernel.diff import Operation
+from overlayd.core.kernel.firewall import COMMENT, TABLE, ForeignChain
+from overlayd.core.kernel.kinds import KernelObject, Ruleset, SetElement
 from overlayd.system.errors import HostError
 
 _TIMEOUT = 30  # seconds; nft answers in milliseconds, or waits for a lock that nobody gives back

@@ -9,7 +9,7 @@ from pathlib import Path
 import structlog
 
 from overlayd.core.address import Network
-from overlayd.core.subnet_env import leased_subnets
+from overlayd.core.leases.subnet_env import leased_subnets
 from overlayd.system.errors import HostError
 from overlayd.system.files import read_text, write_atomically
 

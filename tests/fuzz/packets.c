@@ -1,4 +1,4 @@
-/* Fuzz target of the packet functions (overlayd/datapath/native_packet.h): parsed, completed, cut, joined.
+/* Fuzz target of the packet functions (overlayd/datapath/native/packet.h): parsed, completed, cut, joined.
  *
  * Input: what is joined (1 byte: bit 0 TCP, bit 1 UDP, bit 2 sums may be partial, bit 3 FIX_SUMS leaves them so), a
  * virtio-net header (10 bytes), then packets until the end:
@@ -16,7 +16,7 @@
  *             flow; what was cut is joined
  */
 #include "fuzz.h"
-#include "native_packet.h"
+#include "packet.h"
 
 enum {
     FIX_LENGTHS = 1,  /* write the lengths of IP and UDP */

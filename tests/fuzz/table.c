@@ -1,4 +1,4 @@
-/* Fuzz target of the forwarding table (overlayd/datapath/native_table.h).
+/* Fuzz target of the forwarding table (overlayd/datapath/native/table.h).
  *
  * Input: MTU (2 bytes), length of the packets (2), how many peers (1), for each: bit 0 for IPv6, bit 1 when nobody stands
  * for its address from now on (1), address (4 or 16); then networks until the end, for each: family and owner (1 byte:
@@ -10,7 +10,7 @@
  * their neighbours.
  */
 #include "fuzz.h"
-#include "native_table.h"
+#include "table.h"
 
 enum { PEERS = 16, NETWORKS = 48, ENDS = 10 };
 

@@ -18,10 +18,10 @@ import pytest
 from wire import FAMILIES, UDP_PORT, drops, eventually, inet, inject, ping_text, udp_echo, udp_packet
 
 from overlayd.core.address import Address
-from overlayd.datapath.native_engine import kernel
+from overlayd.datapath.native.engine import kernel
 from overlayd.lab import Host, Namespace, hosts
 
-pytest.importorskip("overlayd.datapath.native", reason="the native engine is not built: needs a C compiler")
+pytest.importorskip("overlayd.datapath.native._native", reason="the native engine is not built: needs a C compiler")
 
 Pair = tuple[Host, Host]
 TUNNEL_GSO = kernel() >= (6, 17)

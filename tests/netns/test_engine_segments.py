@@ -24,7 +24,9 @@ from wire import UDP, rfc1071
 from overlayd.lab import Host, hosts
 from overlayd.lab.namespace import within
 
-native = pytest.importorskip("overlayd.datapath.native", reason="the native engine is not built: needs a C compiler")
+native = pytest.importorskip(
+    "overlayd.datapath.native._native", reason="the native engine is not built: needs a C compiler"
+)
 
 # ruff: noqa: E402
 from test_datapath_engines import MTU, Rig

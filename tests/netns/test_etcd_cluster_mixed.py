@@ -29,9 +29,9 @@ from etcd_cluster import (
 from test_life_dump import eventually, overlayctl
 
 from overlayd.core.address import Network
-from overlayd.core.config import Settings
 from overlayd.core.node import Underlay
-from overlayd.core.validation import validate
+from overlayd.core.settings.model import Settings
+from overlayd.core.settings.validation import validate
 from overlayd.lab import Host, hosts
 from overlayd.lab.etcd import Etcd
 from overlayd.registry.base import RegistryError

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from overlayd.core.config import Settings
-from overlayd.core.lease import Lease, LeaseTable
+from overlayd.core.leases.lease import Lease, LeaseTable
 from overlayd.core.node import Underlay
-from overlayd.core.validation import validate
+from overlayd.core.settings.model import Settings
+from overlayd.core.settings.validation import validate
 from overlayd.lab.etcd import Etcd
 from overlayd.registry.base import Changes, Moved, RegistryError, Snapshot, Update
 from overlayd.registry.etcd import admin

@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 import pytest
 from test_life_dump import assert_same, dump, index_of
 
-from overlayd.core.diff import Operation, diff
-from overlayd.core.firewall import TABLE, Guarded, Side, own_table, vtep_element
-from overlayd.core.state import (
+from overlayd.core.kernel.diff import Operation, diff
+from overlayd.core.kernel.firewall import TABLE, Guarded, Side, own_table, vtep_element
+from overlayd.core.kernel.kinds import (
     Address,
     FdbEntry,
     KernelObject,
@@ -37,7 +37,7 @@ from overlayd.system.kernel import Failure, Kernel
 from overlayd.system.netlink import Netlink
 from overlayd.system.netlink.elements import ElementWriter
 from overlayd.wire.mac import derive_mac
-from overlayd.wire.nfnetlink import ELEMENTS_MAX
+from overlayd.wire.netlink.nfnetlink import ELEMENTS_MAX
 
 T = TypeVar("T")
 PEERS = 5000

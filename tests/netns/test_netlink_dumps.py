@@ -15,7 +15,7 @@ from pyroute2 import IPRoute
 from test_life_dump import eventually, index_of
 from test_netlink import bring_to, device, reading
 
-from overlayd.core.state import Address, FdbEntry, KernelObject, Link, Neighbour, Route, Vxlan, state_of
+from overlayd.core.kernel.kinds import Address, FdbEntry, KernelObject, Link, Neighbour, Route, Vxlan, state_of
 from overlayd.lab import Host, hosts
 from overlayd.lab.namespace import within
 

@@ -12,10 +12,10 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_interface
 import pytest
 from test_netlink import device, peers, rules
 
-from overlayd.core.changes import Changes
-from overlayd.core.diff import Operation, diff
-from overlayd.core.firewall import vtep_element
-from overlayd.core.state import Address, KernelState, Route, Ruleset, state_of
+from overlayd.core.kernel.changes import Changes
+from overlayd.core.kernel.diff import Operation, diff
+from overlayd.core.kernel.firewall import vtep_element
+from overlayd.core.kernel.kinds import Address, KernelState, Route, Ruleset, state_of
 from overlayd.lab import Host, hosts
 from overlayd.lab.namespace import within
 from overlayd.system import nft

@@ -17,13 +17,13 @@ import pytest
 from streams import MB, exchange
 from wire import FAMILIES, MODES, eventually, ping_text
 
-from overlayd.control.discovery import discover, make_backend
-from overlayd.control.paths import PathFollower
-from overlayd.control.reconciler import Reconciler
-from overlayd.core.config import Settings
 from overlayd.core.mtu import overhead
+from overlayd.core.settings.model import Settings
+from overlayd.daemon.discovery import discover, make_backend
 from overlayd.lab import Host, Namespace, hosts
 from overlayd.lab.namespace import ip_batch, within
+from overlayd.reconcile.paths import PathFollower
+from overlayd.reconcile.reconciler import Reconciler
 from overlayd.registry.static import StaticRegistry
 from overlayd.system.kernel import Kernel
 from overlayd.system.netlink import Netlink

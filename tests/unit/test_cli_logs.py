@@ -64,7 +64,7 @@ PROGRAM = """
 import logging, os, structlog
 from aiohttp.http_exceptions import BadStatusLine
 from overlayd.cli.logs import set_up
-from overlayd.core.config import Settings
+from overlayd.core.settings.model import Settings
 from overlayd.system import journal
 if "SOCKET" in os.environ:
     journal.Journal.__init__.__defaults__ = (journal.Path(os.environ["SOCKET"]),)

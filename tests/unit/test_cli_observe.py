@@ -10,8 +10,8 @@ from rich.console import Console, RenderableType
 
 from overlayd.cli import explain, render, top
 from overlayd.cli.overlayctl import main
-from overlayd.control.prober import Prober
-from overlayd.core.decide import DropReason
+from overlayd.core.forward import DropReason
+from overlayd.observe.prober import Prober
 
 TRAFFIC = {"tx_packets": 0, "tx_bytes": 0, "rx_packets": 0, "rx_bytes": 0}
 PROBE: dict[str, Any] = {

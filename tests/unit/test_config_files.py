@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from overlayd.core.config import Settings, options
+from overlayd.core.settings.model import Settings, options
 from overlayd.system.config_file import Sources, load
 
 CONFIG = Path(__file__).parents[2] / "config"

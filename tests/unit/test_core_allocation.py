@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlayd.core.allocation import AllocationError, Choice, Held, choose
-from overlayd.core.host_record import HostRecord
-from overlayd.core.lease import Lease
-from overlayd.core.subnets import SubnetRange
+from overlayd.core.leases.allocation import AllocationError, Choice, Held, choose
+from overlayd.core.leases.host_record import HostRecord
+from overlayd.core.leases.lease import Lease
+from overlayd.core.leases.subnets import SubnetRange
 
 RANGE = SubnetRange.of(IPv4Network("10.5.0.0/24"), 26)  # 10.5.0.64, .128 and .192
 DUAL = (SubnetRange.of(IPv4Network("10.5.0.0/16")), SubnetRange.of(ip_network("fc00::/48")))

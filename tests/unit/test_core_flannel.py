@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlayd.core.config import Settings
 from overlayd.core.flannel.config import config_text, parse_config
 from overlayd.core.flannel.form import FormatError
 from overlayd.core.flannel.lease import key_of, lease_text, parse_key, parse_lease
-from overlayd.core.host_record import HostRecord, host_text, parse_host
-from overlayd.core.lease import Lease
-from overlayd.core.validation import validate
+from overlayd.core.leases.host_record import HostRecord, host_text, parse_host
+from overlayd.core.leases.lease import Lease
+from overlayd.core.settings.model import Settings
+from overlayd.core.settings.validation import validate
 
 # As flanneld 0.19.2 wrote them.
 VXLAN = (

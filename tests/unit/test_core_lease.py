@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlayd.core.lease import Lease, LeaseEvent, LeaseTable
+from overlayd.core.leases.lease import Lease, LeaseEvent, LeaseTable
 from overlayd.wire.mac import derive_mac
 
 V4, V6 = IPv4Network("10.5.52.0/24"), IPv6Network("fc00:0:0:34::/64")

@@ -6,9 +6,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 import pytest
 
 from overlayd.core.address import Mode
-from overlayd.core.lease import Lease
+from overlayd.core.leases.lease import Lease
+from overlayd.core.leases.subnets import SubnetRange
 from overlayd.core.node import Node, Underlay
-from overlayd.core.subnets import SubnetRange
 
 PUBLIC_V4, PUBLIC_V6 = IPv4Address("192.168.77.1"), IPv6Address("fd77::1")
 SUBNET_V4, SUBNET_V6 = IPv4Network("10.5.1.0/24"), IPv6Network("fd05:0:0:1::/64")

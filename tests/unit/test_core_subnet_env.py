@@ -4,10 +4,10 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_interface, ip_ne
 
 import pytest
 
-from overlayd.core.lease import Lease
+from overlayd.core.leases.lease import Lease
+from overlayd.core.leases.subnet_env import docker_options, gateway, subnet_env
+from overlayd.core.leases.subnets import SubnetRange
 from overlayd.core.node import Node, Underlay
-from overlayd.core.subnet_env import docker_options, gateway, subnet_env
-from overlayd.core.subnets import SubnetRange
 
 UNDERLAY = Underlay("eth0", 2, 1500, (ip_interface("192.168.77.1/24"),), IPv4Address("192.168.77.1"), None)
 RANGES = (SubnetRange.of(IPv4Network("10.5.0.0/16")), SubnetRange.of(IPv6Network("fd05::/48")))

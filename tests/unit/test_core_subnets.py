@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlayd.core.subnets import SubnetRange, SubnetRuleError
+from overlayd.core.leases.subnets import SubnetRange, SubnetRuleError
 
 
 def range_of(network: str, length: int | None = None, low: str | None = None, high: str | None = None) -> SubnetRange:

@@ -6,11 +6,11 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_interface
 
 import pytest
 
-from overlayd.core.config import Settings
-from overlayd.core.lease import Lease
+from overlayd.core.leases.lease import Lease
 from overlayd.core.node import Underlay
+from overlayd.core.settings.model import Settings
+from overlayd.core.settings.validation import validate
 from overlayd.core.underlay import HostInterface, UnderlayError, find_underlay
-from overlayd.core.validation import validate
 
 
 def interface(name: str, index: int, *addresses: str) -> HostInterface:

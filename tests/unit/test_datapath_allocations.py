@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("overlayd.datapath.native", reason="the native engine is not built: needs a C compiler")
+pytest.importorskip("overlayd.datapath.native._native", reason="the native engine is not built: needs a C compiler")
 
 HERE = Path(__file__).parent
 BURSTS = 1000

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from packets import any_bytes, packet, read_error
 from test_datapath_native import ACK, TCPV4, Super, tcp, valid, vnet
 
-from overlayd.core.config import UdpSettings
-from overlayd.core.decide import Change, ForwardingTable, Peer
+from overlayd.core.forward import Change, ForwardingTable, Peer
 from overlayd.core.offload import OFFLOADS
-from overlayd.datapath.engine import TUN_GONE, Engine
-from overlayd.datapath.python_engine import PythonEngine
+from overlayd.core.settings.model import UdpSettings
+from overlayd.datapath.contract import TUN_GONE, Engine
+from overlayd.datapath.python import PythonEngine
 
-pytest.importorskip("overlayd.datapath.native", reason="the native engine is not built: needs a C compiler")
-from overlayd.datapath.native_engine import NativeEngine
+pytest.importorskip("overlayd.datapath.native._native", reason="the native engine is not built: needs a C compiler")
+from overlayd.datapath.native.engine import NativeEngine
 
 MTU = 1472
 OWN = [ip_network("10.1.1.0/24"), ip_network("fd00:1::/64")]

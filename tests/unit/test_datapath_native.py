@@ -10,12 +10,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from packets import any_bytes, ipv4, ipv6, packet, rfc1071
 
-from overlayd.core.decide import Change, Deliver, Drop, DropReason, ForwardingTable, Peer, Reply, Send
-from overlayd.core.decide import decide_inbound as oracle_inbound
-from overlayd.core.decide import decide_outbound as oracle_outbound
+from overlayd.core.forward import Change, Deliver, Drop, DropReason, ForwardingTable, Peer, Reply, Send
+from overlayd.core.forward import decide_inbound as oracle_inbound
+from overlayd.core.forward import decide_outbound as oracle_outbound
 
-native = pytest.importorskip("overlayd.datapath.native", reason="the native engine is not built: needs a C compiler")
-native_table = pytest.importorskip("overlayd.datapath.native_table")
+native = pytest.importorskip(
+    "overlayd.datapath.native._native", reason="the native engine is not built: needs a C compiler"
+)
+native_table = pytest.importorskip("overlayd.datapath.native.table")
 
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << bit for bit in range(8))
 TCP, UDP = 6, 17

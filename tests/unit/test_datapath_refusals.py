@@ -14,8 +14,8 @@ from test_datapath_engines import KINDS, MTU, OWN, PLAIN, NativeEngine, Rig, sma
 from test_datapath_native import ACK, PSH, TCPV4, Super, compiled, number, tcp, valid, vnet
 from test_datapath_native import native as native_module
 
-from overlayd.core.config import UdpSettings
-from overlayd.core.decide import DropReason, ForwardingTable, Peer
+from overlayd.core.forward import DropReason, ForwardingTable, Peer
+from overlayd.core.settings.model import UdpSettings
 
 SOL_UDP, UDP_SEGMENT = 17, 103
 HERE, THERE = "10.1.1.2", "10.1.2.3"

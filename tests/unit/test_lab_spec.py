@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from overlayd.core.config import Settings
-from overlayd.core.validation import validate
+from overlayd.core.settings.model import Settings
+from overlayd.core.settings.validation import validate
 from overlayd.lab.drawing import draw
 from overlayd.lab.etcd import Etcd
 from overlayd.lab.etcd_member import Endpoint

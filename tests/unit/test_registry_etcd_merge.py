@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from overlayd.core.config import Settings
-from overlayd.core.validation import validate
+from overlayd.core.settings.model import Settings
+from overlayd.core.settings.validation import validate
 from overlayd.registry.base import RegistryError
 from overlayd.registry.etcd.config import merge
 

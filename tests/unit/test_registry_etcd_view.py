@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlayd.core.host_record import HostRecord, host_text
-from overlayd.core.lease import LeaseTable
-from overlayd.core.subnets import SubnetRange
+from overlayd.core.leases.host_record import HostRecord, host_text
+from overlayd.core.leases.lease import LeaseTable
+from overlayd.core.leases.subnets import SubnetRange
 from overlayd.registry.etcd.messages import Event, KeyValue
 from overlayd.registry.etcd.view import View
 

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from overlayd.core.config import Settings
+from overlayd.core.settings.model import Settings
 from overlayd.system.config_file import ConfigError, Loaded, Sources, load
 
 GOOD = "network: 10.1.0.0/16\n"

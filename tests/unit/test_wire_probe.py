@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from overlayd.wire import greeting
+from overlayd.wire import hello as greeting
 from overlayd.wire.probe import LENGTH, NONCE, Kind, Probe, Sender, decode
 
 US = Sender("udp", "0.1.0", 1472, True)

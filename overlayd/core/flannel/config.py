@@ -6,9 +6,9 @@ import difflib
 import json
 from typing import Any
 
-from overlayd.core.config import Settings
 from overlayd.core.flannel.form import FormatError, Json, parse_object
-from overlayd.core.validation import Problem, validate
+from overlayd.core.settings.model import Settings
+from overlayd.core.settings.validation import Problem, validate
 
 # flannel's names and ours. A number of 0 stands for the default, as it does there.
 _TEXTS = {

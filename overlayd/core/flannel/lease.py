@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Any
 
-from overlayd.core import values
 from overlayd.core.flannel.form import FormatError, Json, parse_object
-from overlayd.core.lease import Lease
+from overlayd.core.leases.lease import Lease
+from overlayd.core.settings import values
 from overlayd.wire.mac import parse_mac
 
 _KEY = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3})-(\d{1,2})(?:&([0-9A-Fa-f:.]{2,45})-(\d{1,3}))?")

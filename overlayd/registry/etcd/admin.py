@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 from overlayd.core.address import Address, Network
-from overlayd.core.allocation import Held, by_family
-from overlayd.core.config import Settings
 from overlayd.core.flannel.config import parse_config
 from overlayd.core.flannel.lease import key_of, lease_text
-from overlayd.core.lease import Lease
+from overlayd.core.leases.allocation import Held, by_family
+from overlayd.core.leases.lease import Lease
+from overlayd.core.settings.model import Settings
 from overlayd.registry.base import RegistryError
 from overlayd.registry.etcd.client import EtcdClient
 from overlayd.registry.etcd.messages import Delete, Put, Unchanged

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from overlayd.core.address import Address, Network
-from overlayd.core.allocation import AllocationError, Choice, by_family, choose
-from overlayd.core.config import Settings
 from overlayd.core.flannel.lease import key_of, lease_text
-from overlayd.core.host_record import HostRecord, host_text
-from overlayd.core.lease import Lease
+from overlayd.core.leases.allocation import AllocationError, Choice, by_family, choose
+from overlayd.core.leases.host_record import HostRecord, host_text
+from overlayd.core.leases.lease import Lease
 from overlayd.core.node import Underlay
+from overlayd.core.settings.model import Settings
 from overlayd.registry.etcd.messages import Delete, KeyValue, Put, Unchanged
 from overlayd.registry.etcd.view import View
 

@@ -8,10 +8,10 @@ from typing import Any
 import structlog
 
 from overlayd.core.address import Network
-from overlayd.core.allocation import fits
-from overlayd.core.config import Settings
 from overlayd.core.flannel.config import DECIDED, parse_config
-from overlayd.core.validation import cross_check
+from overlayd.core.leases.allocation import fits
+from overlayd.core.settings.model import Settings
+from overlayd.core.settings.validation import cross_check
 from overlayd.registry.base import RegistryError
 
 log = structlog.get_logger()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 
-from overlayd.core.config import Settings
+from overlayd.core.settings.model import Settings
 from overlayd.registry.base import RegistryError
 from overlayd.registry.etcd.client import EtcdClient
 from overlayd.registry.etcd.gateway import reason_of

@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 import structlog
 
 from overlayd.core.address import Network
-from overlayd.core.allocation import AllocationError, Choice, Held
 from overlayd.core.flannel.lease import key_of, lease_text
-from overlayd.core.host_record import HostRecord
-from overlayd.core.lease import Lease
+from overlayd.core.leases.allocation import AllocationError, Choice, Held
+from overlayd.core.leases.host_record import HostRecord
+from overlayd.core.leases.lease import Lease
 from overlayd.registry.base import RegistryError
 from overlayd.registry.etcd.claim import Holder, Wanted, choose_for, claim, lease_for
 from overlayd.registry.etcd.client import EtcdClient

@@ -20,9 +20,9 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
-from overlayd.core.config import Settings
-from overlayd.core.lease import Lease
+from overlayd.core.leases.lease import Lease
 from overlayd.core.node import Underlay
+from overlayd.core.settings.model import Settings
 from overlayd.registry.base import RegistryError, RegistryState, Store, Update
 from overlayd.registry.etcd.claim import Holder, Wanted
 from overlayd.registry.etcd.config import NetworkConfig

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 
 from overlayd.core.flannel.lease import key_of
-from overlayd.core.lease import Lease, LeaseEvent
+from overlayd.core.leases.lease import Lease, LeaseEvent
 from overlayd.registry.base import Changes, Moved, Snapshot, Update
 from overlayd.registry.etcd.view import View
 

@@ -11,12 +11,12 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 from overlayd.core.address import Address, Network, within
-from overlayd.core.allocation import Held
 from overlayd.core.flannel.form import FormatError
 from overlayd.core.flannel.lease import parse_key, parse_lease
-from overlayd.core.host_record import HostRecord, parse_host
-from overlayd.core.lease import Lease, LeaseEvent
-from overlayd.core.subnets import SubnetRange
+from overlayd.core.leases.allocation import Held
+from overlayd.core.leases.host_record import HostRecord, parse_host
+from overlayd.core.leases.lease import Lease, LeaseEvent
+from overlayd.core.leases.subnets import SubnetRange
 from overlayd.registry.etcd.messages import Event, KeyValue
 
 

@@ -7,9 +7,9 @@ import os
 import socket
 from collections.abc import Sequence
 
-from overlayd.core.diff import Operation
-from overlayd.core.state import FdbEntry, Neighbour, Route
-from overlayd.wire import rtnetlink
+from overlayd.core.kernel.diff import Operation
+from overlayd.core.kernel.kinds import FdbEntry, Neighbour, Route
+from overlayd.wire.netlink import rtnetlink
 
 BATCH = 150
 """Messages in one send: their acknowledgements fit the receive buffer."""

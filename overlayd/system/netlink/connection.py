@@ -12,8 +12,8 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from overlayd.core.address import Address
-from overlayd.core.diff import Operation
-from overlayd.core.state import KernelState
+from overlayd.core.kernel.diff import Operation
+from overlayd.core.kernel.kinds import KernelState
 from overlayd.core.underlay import HostInterface
 from overlayd.system.errors import HostError
 from overlayd.system.netlink.batches import BATCH, BatchWriter

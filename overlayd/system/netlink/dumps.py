@@ -9,8 +9,8 @@ import struct
 from collections.abc import Callable
 from typing import TypeVar
 
-from overlayd.wire import rtnetlink_dump as wire
-from overlayd.wire.rtnetlink import Address
+from overlayd.wire.netlink import dump as wire
+from overlayd.wire.netlink.rtnetlink import Address
 
 T = TypeVar("T")
 

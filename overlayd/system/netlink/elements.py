@@ -7,10 +7,10 @@ import socket
 from collections.abc import Sequence
 
 from overlayd.core.address import Address
-from overlayd.core.diff import Operation
-from overlayd.core.state import SetElement
-from overlayd.wire import nfnetlink
-from overlayd.wire.rtnetlink import read_acks
+from overlayd.core.kernel.diff import Operation
+from overlayd.core.kernel.kinds import SetElement
+from overlayd.wire.netlink import nfnetlink
+from overlayd.wire.netlink.rtnetlink import read_acks
 
 _NETLINK_NETFILTER = 12  # linux/netlink.h
 _TIMEOUT = 10  # seconds; the kernel answers while `send` runs

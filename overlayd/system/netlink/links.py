@@ -9,8 +9,8 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from overlayd.core.diff import Operation
-from overlayd.core.state import Address, Link, Vxlan
+from overlayd.core.kernel.diff import Operation
+from overlayd.core.kernel.kinds import Address, Link, Vxlan
 from overlayd.system import tun
 from overlayd.system.errors import HostError
 

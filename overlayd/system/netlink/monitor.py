@@ -16,14 +16,14 @@ from contextlib import suppress
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from overlayd.core.address import Interface
-from overlayd.core.changes import Changes
-from overlayd.core.firewall import TABLE
-from overlayd.core.state import Address, FdbEntry, Key, Neighbour
+from overlayd.core.kernel.changes import Changes
+from overlayd.core.kernel.firewall import TABLE
+from overlayd.core.kernel.kinds import Address, FdbEntry, Key, Neighbour
 from overlayd.system.netlink.links import LINK_GROUP
 from overlayd.system.netlink.reader import link_of, route_of
-from overlayd.wire import nftables_events
-from overlayd.wire import rtnetlink_events as wire
-from overlayd.wire.rtnetlink import HEADER
+from overlayd.wire.netlink import events as wire
+from overlayd.wire.netlink import nft_events as nftables_events
+from overlayd.wire.netlink.rtnetlink import HEADER
 
 # linux/netlink.h, linux/rtnetlink.h, linux/netfilter/nfnetlink.h
 _SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _NETLINK_NETFILTER = 270, 1, 12

@@ -10,7 +10,7 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from overlayd.core.state import (
+from overlayd.core.kernel.kinds import (
     Address,
     FdbEntry,
     KernelObject,
@@ -24,7 +24,7 @@ from overlayd.core.state import (
 from overlayd.core.underlay import HostInterface
 from overlayd.system.netlink.dumps import AF_BRIDGE, DumpReader
 from overlayd.system.netlink.links import LINK_GROUP
-from overlayd.wire.rtnetlink_dump import RouteEntry
+from overlayd.wire.netlink.dump import RouteEntry
 
 _IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
 

@@ -1,0 +1,178 @@
+"""The control API: HTTP on a unix socket (`curl --unix-socket SOCKET http://overlayd/v1/status`), health on TCP.
+
+GET  /v1/status      the daemon's state as JSON
+GET  /v1/counters    its counters alone
+GET  /v1/leases      every lease, then every change of one, a JSON object a line, for as long as the reader stays
+POST /v1/reload      reads the configuration again; 400 with the error when it is refused
+GET  /healthz        503 while packets do not move here though they should, with what is wrong in words; else 200
+GET  /readyz         200 when ready and nothing is broken, else 503
+GET  /metrics        in Prometheus' text format
+
+On TCP there are the last three, and nothing else, on a bounded number of connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from overlayd.observe.health import Health
+from overlayd.observe.metrics import CONTENT_TYPE
+from overlayd.system.errors import HostError
+
+_FRESH = 1.0  # seconds
+_CONNECTIONS = 64  # on TCP, where anybody may open them; the daemon has other uses for its descriptors
+
+
+class Daemon(Protocol):
+    """What is served."""
+
+    state: str
+
+    async def status(self) -> dict[str, Any]:
+        """Everything."""
+
+    async def counters(self) -> dict[str, Any]:
+        """The counters alone."""
+
+    async def metrics(self) -> str:
+        """In Prometheus' text format."""
+
+    async def reload(self) -> str | None:
+        """Read the configuration again; what is wrong with it."""
+
+    def watch(self) -> AsyncIterator[dict[str, Any]]:
+        """Leases and their changes."""
+
+    @property
+    def health(self) -> Health:
+        """What is not well."""
+
+
+class ControlServer:
+    """Serves what a daemon answers."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._metrics: tuple[float, str] = -1.0, ""
+        self._report: tuple[float, dict[str, Any]] = -1.0, {}
+        self._collecting = asyncio.Lock()
+        self._runners: list[web.AppRunner] = []
+        self._listeners: list[asyncio.Server] = []
+        self._path: Path | None = None
+
+    async def open(self, path: Path) -> None:
+        """Serve the whole API on a unix socket that only root and the daemon's user may use. Raises HostError."""
+        application = web.Application()
+        application.router.add_get("/v1/status", self._get_status)
+        application.router.add_get("/v1/counters", self._get_counters)
+        application.router.add_get("/v1/leases", self._get_leases)
+        application.router.add_post("/v1/reload", self._post_reload)
+        self._add_health(application)
+        runner = await self._runner(application)
+        try:
+            path.unlink(missing_ok=True)  # noqa: ASYNC240  # a killed daemon's; the lock says that none is alive
+            await web.UnixSite(runner, str(path)).start()
+            path.chmod(0o660)  # noqa: ASYNC240
+        except OSError as error:
+            raise HostError(f"{path}: {error.strerror or error}; check the directory, or set control_socket") from None
+        self._path = path
+
+    async def open_health(self, host: str, port: int) -> None:
+        """Serve the health checks and metrics, and nothing else, on TCP. Raises HostError."""
+        application = web.Application()
+        self._add_health(application)
+        runner = await self._runner(application)
+        try:
+            assert runner.server is not None
+            listener = await asyncio.get_running_loop().create_server(_bounded(runner.server), host, port)
+            self._listeners.append(listener)
+        except OSError as error:
+            raise HostError(f"health check on {host} port {port}: {error.strerror}; set healthz_port") from None
+
+    def _add_health(self, application: web.Application) -> None:
+        application.router.add_get("/healthz", self._get_health)
+        application.router.add_get("/readyz", self._get_ready)
+        application.router.add_get("/metrics", self._get_metrics)
+
+    async def _runner(self, application: web.Application) -> web.AppRunner:
+        runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=0.5)
+        await runner.setup()
+        self._runners.append(runner)
+        return runner
+
+    async def close(self) -> None:
+        """Stop serving and remove the socket."""
+        for listener in self._listeners:
+            listener.close()
+        for runner in self._runners:
+            await runner.cleanup()
+        if self._path is not None:
+            with suppress(OSError):
+                self._path.unlink()
+
+    async def _get_status(self, _: web.Request) -> web.Response:
+        return web.json_response(await self._daemon.status())
+
+    async def _get_counters(self, _: web.Request) -> web.Response:
+        return web.json_response(await self._daemon.counters())
+
+    async def _get_leases(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        async with aclosing(self._daemon.watch()) as events:  # type: ignore[type-var]
+            async for event in events:
+                try:
+                    await response.write(json.dumps(event).encode() + b"\n")
+                except OSError:  # the reader has left
+                    break
+        return response
+
+    async def _post_reload(self, _: web.Request) -> web.Response:
+        error = await self._daemon.reload()
+        return web.json_response({"error": error}, status=400 if error else 200)
+
+    async def _get_health(self, _: web.Request) -> web.Response:
+        report = self._health()
+        red = report["broken"] or report["state"] == "stopping"
+        return web.json_response(report, status=503 if red else 200)
+
+    def _health(self) -> dict[str, Any]:
+        """The report; with thousands of problems it takes a while, and strangers may ask for it all the time."""
+        at, report = self._report
+        if not report or time.monotonic() - at >= _FRESH or report["state"] != self._daemon.state:
+            report = self._daemon.health.report()
+            self._report = time.monotonic(), report
+        return report
+
+    async def _get_ready(self, _: web.Request) -> web.Response:
+        report = self._health()
+        red = report["broken"] or report["state"] != "ready"
+        return web.json_response(report, status=503 if red else 200)
+
+    async def _get_metrics(self, _: web.Request) -> web.Response:
+        async with self._collecting:  # whoever asks more often than once a second gets what was collected then
+            at, text = self._metrics
+            if not text or time.monotonic() - at >= _FRESH:
+                text = await self._daemon.metrics()
+                self._metrics = time.monotonic(), text
+        return web.Response(text=text, headers={"Content-Type": CONTENT_TYPE})
+
+
+def _bounded(server: web.Server) -> Callable[[], asyncio.Protocol]:
+    """Makes its connections, and closes the oldest for each that is one too many: who is new may be Prometheus."""
+
+    def connect() -> asyncio.Protocol:
+        known = server.connections
+        for oldest in known[: max(0, len(known) + 1 - _CONNECTIONS)]:
+            oldest.force_close()
+        return server()
+
+    return connect

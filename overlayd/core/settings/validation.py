@@ -1,0 +1,201 @@
+"""Strict validation, before anything on the host is touched: every mistake becomes one `Problem`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from overlayd.core import mtu
+from overlayd.core.address import Address, Network, overlap
+from overlayd.core.leases.subnets import SubnetRange, SubnetRuleError
+from overlayd.core.settings.model import RANGES, LeaseEntry, Settings
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake in the configuration."""
+
+    path: Path
+    """Keys and list indexes from the root: ("leases", 2, "subnet")."""
+    value: str
+    """The value seen, as it was written; empty where the matter is a missing one."""
+    text: str
+    """What is wrong, and what to do."""
+
+    def __str__(self) -> str:
+        return f"{dotted(self.path)}: {f'{self.value} ' if self.value else ''}{self.text}"
+
+
+def dotted(path: Path) -> str:
+    """("leases", 2, "subnet") as people write it: leases[2].subnet."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def printable(text: str) -> str:
+    """The text on one line, with its control characters spelt out: a value must not draw on a terminal or in a log."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def without_empty(raw: Any) -> Any:
+    """The raw mapping without keys whose value is empty or null: `subnet_min:` means that nothing is set."""
+    if isinstance(raw, Mapping):
+        return {key: without_empty(value) for key, value in raw.items() if not _is_empty(value)}
+    if isinstance(raw, list):
+        return [without_empty(value) for value in raw]
+    return raw
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and value.strip() in ("", "null", "~"))
+
+
+def validate(raw: Mapping[str, Any]) -> Settings | list[Problem]:
+    """The settings that the raw nested text describes, or every mistake in it; never both, never an exception."""
+    raw = without_empty(raw)
+    if isinstance(raw.get("leases", []), str):
+        return [Problem(("leases",), str(raw["leases"]), "is no list; write one `- subnet: ...` for each host")]
+    try:
+        settings = Settings.model_validate(raw)
+    except ValidationError as error:
+        return [_problem(detail) for detail in error.errors(include_url=False)]
+    return cross_check(settings) or settings
+
+
+def _problem(detail: Any) -> Problem:
+    path: Path = tuple(detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        model: type[BaseModel] = Settings
+        for part in path[:-1]:
+            if part == "leases":
+                model = LeaseEntry
+            elif isinstance(part, str):
+                model = type(model.model_fields[part].default)
+        close = difflib.get_close_matches(str(path[-1]), model.model_fields, 1)
+        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(model.model_fields)}"
+        return Problem(path, "", f"unknown key; {hint}")
+    value = detail["input"] if isinstance(detail["input"], str) else ""
+    if path[-1:] == ("password",) or (path[-1:] == ("endpoints",) and "@" in value):
+        value = ""  # a secret is never shown
+    if detail["type"] == "value_error":
+        return Problem(path, value, str(detail["ctx"]["error"]))
+    if detail["type"] in ("model_type", "model_attributes_type"):
+        return Problem(path, value, "is no mapping; write `key: value` lines below it")
+    if detail["type"] == "tuple_type":
+        return Problem(path, value, "is no list; write one `- subnet: ...` for each host")
+    return Problem(path, value, detail["msg"])
+
+
+def cross_check(settings: Settings) -> list[Problem]:
+    """What is wrong between values that are each right on their own."""
+    problems: list[Problem] = []
+    ranges: dict[int, SubnetRange] = {}
+    for prefix, make in RANGES:
+        try:
+            found = make(settings)
+        except SubnetRuleError as error:
+            key = prefix + error.field
+            value = getattr(settings, key)
+            problems.append(Problem((key,), "" if value is None else str(value), str(error)))
+            continue
+        if found is not None:
+            ranges[found.network.version] = found
+    if problems:
+        return problems
+    if settings.registry == "etcd":
+        problems += _check_etcd(settings)
+    elif not ranges:
+        return [Problem(("network",), "", "nothing is set; give a network such as 10.1.0.0/16 (or an ipv6_network)")]
+    ours = {"udp": settings.udp.port, "vxlan": settings.vxlan.port}.get(settings.mode)
+    if settings.probe.port == ours:
+        problems.append(Problem(("probe", "port"), str(ours), f"is mode {settings.mode}'s port; give probes their own"))
+    for key in ("public_ip", "public_ipv6"):
+        problems += _not_in_overlay((key,), getattr(settings, key), ranges)
+    if settings.mtu is not None and 6 in ranges and settings.mtu < mtu.MINIMUM[6]:
+        problems.append(Problem(("mtu",), str(settings.mtu), f"is too small for IPv6; use {mtu.MINIMUM[6]} or more"))
+    return problems if settings.registry == "etcd" else [*problems, *_check_leases(settings, ranges)]
+
+
+def _check_etcd(settings: Settings) -> Iterator[Problem]:
+    etcd = settings.etcd
+    if settings.leases:
+        yield Problem(("leases",), "", "is the static registry's; with registry: etcd every host finds its lease there")
+    pairs = (("certfile", "keyfile"), ("keyfile", "certfile"), ("username", "password"), ("password", "username"))
+    for one, other in pairs:
+        if getattr(etcd, one) is not None and getattr(etcd, other) is None:
+            yield Problem(("etcd", other), "", f"is missing beside {one}")
+    for key in ("cafile", "certfile"):
+        if getattr(etcd, key) is not None and etcd.endpoints.startswith("http:"):
+            yield Problem(("etcd", key), str(getattr(etcd, key)), "has no use with http endpoints; write https")
+    ttl, margin = settings.subnet_lease_ttl, settings.subnet_lease_renew_margin
+    if margin >= ttl:
+        text = f"is not less than subnet_lease_ttl {ttl}; a lease is renewed before it ends"
+        yield Problem(("subnet_lease_renew_margin",), str(margin), text)
+
+
+def _not_in_overlay(path: Path, public: Address | None, ranges: Mapping[int, SubnetRange]) -> list[Problem]:
+    if public is None or public.version not in ranges or public not in ranges[public.version].network:
+        return []
+    network = ranges[public.version].network
+    return [Problem(path, str(public), f"lies inside the overlay's own network {network}; use an underlay address")]
+
+
+def _check_leases(settings: Settings, ranges: Mapping[int, SubnetRange]) -> Iterator[Problem]:
+    for index, entry in enumerate(settings.leases):
+        yield from _check_row(("leases", index), entry, ranges)
+    yield from _shared_values(settings.leases)
+    yield from _overlaps(settings.leases)
+
+
+def _check_row(at: Path, entry: LeaseEntry, ranges: Mapping[int, SubnetRange]) -> Iterator[Problem]:
+    for key, subnet in _subnets(entry):
+        if subnet.version not in ranges:
+            needed = "network" if subnet.version == 4 else "ipv6_network"
+            yield Problem((*at, key), str(subnet), f"has no network to be in; set {needed}")
+        elif wrong := ranges[subnet.version].check(subnet):
+            yield Problem((*at, key), str(subnet), wrong)
+    if entry.subnet is None and entry.ipv6_subnet is None:
+        yield Problem(at, "", "has no subnet; add `subnet:` or `ipv6_subnet:`")
+    if entry.public_ip is None and entry.public_ipv6 is None:
+        yield Problem(at, "", "has no underlay address; add `public_ip:` or `public_ipv6:`")
+    yield from _not_in_overlay((*at, "public_ip"), entry.public_ip, ranges)
+    yield from _not_in_overlay((*at, "public_ipv6"), entry.public_ipv6, ranges)
+
+
+def _shared_values(leases: Sequence[LeaseEntry]) -> Iterator[Problem]:
+    """Addresses and MACs that two rows claim."""
+    seen: dict[tuple[str, object], int] = {}
+    for index, entry in enumerate(leases):
+        for key in ("public_ip", "public_ipv6", "vtep_mac"):
+            value = getattr(entry, key)
+            other = seen.setdefault((key, value), index)
+            if value is not None and other != index:
+                text = f"is that of leases[{other}] too; each host needs its own"
+                yield Problem(("leases", index, key), str(value), text)
+
+
+def _overlaps(leases: Sequence[LeaseEntry]) -> Iterator[Problem]:
+    """Subnets that share addresses; in order of their first address, only neighbours can."""
+    rows = [(subnet, index, key) for index, entry in enumerate(leases) for key, subnet in _subnets(entry)]
+    rows.sort(key=lambda row: (row[0].version, int(row[0][0]), row[0].prefixlen))
+    for one, other in pairwise(rows):
+        if overlap(one[0], other[0]):
+            first, second = sorted((one, other), key=lambda row: row[1])
+            text = f"overlaps leases[{first[1]}] ({first[0]}); each host needs a subnet of its own"
+            yield Problem(("leases", second[1], second[2]), str(second[0]), text)
+
+
+def _subnets(entry: LeaseEntry) -> Iterator[tuple[str, Network]]:
+    if entry.subnet is not None:
+        yield "subnet", entry.subnet
+    if entry.ipv6_subnet is not None:
+        yield "ipv6_subnet", entry.ipv6_subnet

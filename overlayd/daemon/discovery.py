@@ -1,0 +1,92 @@
+"""From settings to this host's node: which interface, which lease, which MTU. Reads the kernel; changes nothing."""
+
+from __future__ import annotations
+
+import re
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+from overlayd.backend.base import Backend
+from overlayd.backend.host_gw import HostGwBackend
+from overlayd.backend.udp import UdpBackend
+from overlayd.backend.vxlan import VxlanBackend
+from overlayd.core.address import Interface
+from overlayd.core.mtu import MINIMUM
+from overlayd.core.node import Node, Underlay
+from overlayd.core.settings.model import Settings
+from overlayd.core.underlay import UnderlayError, find_underlay
+from overlayd.registry.base import Registry
+from overlayd.registry.etcd.registry import EtcdRegistry
+from overlayd.registry.static import StaticRegistry
+from overlayd.system.errors import HostError
+from overlayd.system.netlink import Netlink
+from overlayd.system.service_manager import ServiceManager
+from overlayd.system.state_dir import StateDir
+
+_ANYWHERE = {4: "198.51.100.1", 6: "2001:db8::1"}  # documentation addresses: they follow the default route
+
+
+async def discover(settings: Settings, registry: Registry, netlink: Netlink, stay: str | None = None) -> Node:
+    """This host's node. Raises HostError or RegistryError with what is missing and how to give it.
+
+    `stay` is the interface to stay with where the settings name none: a default route may be away for a moment.
+    """
+    if stay is not None and not (settings.iface or settings.iface_regex or settings.iface_can_reach):
+        settings = settings.model_copy(update={"iface": stay})
+    interfaces = await netlink.interfaces()
+    targets = [settings.iface_can_reach] if settings.iface_can_reach is not None else list(_ANYWHERE.values())
+    egress = [index for target in targets if (index := await netlink.egress(target)) is not None]
+    leases = [entry.lease() for entry in settings.leases]
+    try:
+        underlay = find_underlay(settings, interfaces, egress, leases)
+    except UnderlayError as error:
+        raise HostError(str(error)) from None
+    lease = await registry.acquire(settings, underlay)
+    # The lease says by which families peers reach this host; an address that it does not name carries nothing.
+    underlay = replace(underlay, public_ip=lease.public_ip, public_ipv6=lease.public_ipv6)
+    for own in lease.subnets:
+        _not_on_underlay(own, underlay.addresses, underlay)
+    vni = settings.vxlan.vni if settings.mode == "vxlan" else None
+    port = {"udp": settings.udp.port, "vxlan": settings.vxlan.port, "host-gw": None}[settings.mode]
+    node = Node(settings.mode, lease, underlay, settings.ranges(), settings.mtu, vni, port)
+    for carrier in node.carriers:
+        if underlay.local(carrier) is None:
+            raise HostError(
+                f"interface {underlay.name} has no IPv{carrier} address to send from,"
+                f" and this host's lease is reached over IPv{carrier}; add one"
+            )
+    least = max(MINIMUM[family] for family in node.families)
+    if node.overlay_mtu < least:
+        raise HostError(
+            f"interface {underlay.name}: its MTU {underlay.mtu} leaves {node.overlay_mtu} bytes for containers,"
+            f" who need {least}; raise it by {least - node.overlay_mtu}"
+        )
+    return node
+
+
+def _not_on_underlay(subnet: object, addresses: tuple[Interface, ...], underlay: Underlay) -> None:
+    for own in addresses:
+        if own.ip in subnet:  # type: ignore[operator]
+            raise HostError(
+                f"interface {underlay.name}: its address {own} lies in this host's own subnet {subnet};"
+                " the overlay and the underlay must not share addresses"
+            )
+
+
+def make_registry(settings: Settings, *, read_only: bool = False) -> Registry:
+    """Where leases come from. Raises HostError or RegistryError. `read_only`: nothing is written anywhere."""
+    if settings.registry == "static":
+        return StaticRegistry()
+    store = StateDir(Path(settings.state_dir), Path(settings.subnet_file), read_only=read_only)
+    name = settings.node_name or re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())
+    return EtcdRegistry(settings, store, name, read_only=read_only)
+
+
+def make_backend(node: Node, settings: Settings, manager: ServiceManager | None = None) -> Backend:
+    """The backend of the mode; the service manager keeps what it has open."""
+    if node.mode == "udp":
+        return UdpBackend(node, settings.udp, manager)
+    if node.mode == "vxlan":
+        return VxlanBackend(node, settings.vxlan)
+    return HostGwBackend(node)

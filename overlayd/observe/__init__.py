@@ -1,0 +1,1 @@
+"""Floor 4: probes, health, status, metrics and the watchdog."""

@@ -1,0 +1,272 @@
+"""/metrics in Prometheus' text format (version 0.0.4).
+
+Written by hand: prometheus_client would keep an object for every series of every peer between scrapes, and the numbers
+are all counted elsewhere already. Names keep to Prometheus' conventions: base units, `_total` for what only grows, one
+name for both directions with a label. A test reads the page with prometheus_client's parser.
+
+How many series there are does not depend on how many peers there are beyond `metrics_peers`: then there are only sums,
+and `overlayctl peers` and `top` say which peer it is.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
+from pathlib import Path
+from typing import Protocol
+
+from overlayd import __version__
+from overlayd.core.leases.lease import Lease
+from overlayd.core.offload import OFFLOADS
+from overlayd.core.probing import Patient
+from overlayd.core.settings.model import Settings
+from overlayd.datapath.contract import Counters, Traffic
+from overlayd.observe.prober import BUCKETS, Prober
+from overlayd.observe.status import Running, firewall_drops
+from overlayd.system import device
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+Labels = Mapping[str, str]
+Sample = tuple[Labels, float]
+Family = tuple[str, str, str, Iterable[Sample]]
+"""Name, type, help, samples."""
+
+_DIRECTIONS = ("tx", "rx")
+
+
+class Measured(Running, Protocol):
+    """A daemon whose metrics can be told."""
+
+    settings: Settings
+    """As the registry and this host have them."""
+
+
+async def exposition(daemon: Measured) -> str:
+    """The page."""
+    families = [*_process(), *_build()]
+    if daemon.state != "waiting":
+        families += await _running(daemon)
+    families += _state(daemon)
+    return "".join(_text(*family) for family in families) + _round_trips(daemon.prober)
+
+
+def _text(name: str, kind: str, meaning: str, samples: Iterable[Sample]) -> str:
+    lines = [f"{name}{_labels(labels)} {value:.15g}\n" for labels, value in samples]
+    return "".join([_head(name, kind, meaning), *lines]) if lines else ""
+
+
+def _head(name: str, kind: str, meaning: str) -> str:
+    return f"# HELP {name} {meaning}\n# TYPE {name} {kind}\n"
+
+
+def _labels(labels: Labels) -> str:
+    if not labels:
+        return ""
+    return "{" + ",".join(f'{key}="{_escaped(value)}"' for key, value in labels.items()) + "}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+def _one(name: str, kind: str, meaning: str, value: float) -> Family:
+    return name, kind, meaning, [({}, value)]
+
+
+# --- the process and the daemon ---------------------------------------------------------------------------------------
+
+
+def _process() -> Iterator[Family]:
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    cpu = resource.getrusage(resource.RUSAGE_SELF)
+    yield _one("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", resident)
+    yield _one("process_cpu_seconds_total", "counter", "Processor time, user and system.", cpu.ru_utime + cpu.ru_stime)
+    yield _one("process_open_fds", "gauge", "Open file descriptors.", len(os.listdir("/proc/self/fd")))  # noqa: PTH208
+
+
+def _build() -> Iterator[Family]:
+    labels = {"version": __version__, "python": platform.python_version()}
+    yield "overlayd_build_info", "gauge", "What runs; always 1.", [(labels, 1)]
+
+
+def _state(daemon: Measured) -> Iterator[Family]:
+    registry = daemon.registry.state()
+    report = daemon.health.report()
+    yield _one("overlayd_start_time_seconds", "gauge", "When the daemon started, since the epoch.", daemon.started)
+    ready = daemon.state == "ready" and not report["broken"]
+    yield _one("overlayd_ready", "gauge", "Whether /readyz is green.", ready)
+    yield _one("overlayd_broken", "gauge", "Things that keep packets from moving here.", len(report["broken"]))
+    yield _one("overlayd_problems", "gauge", "Problems as overlayctl status lists them.", len(report["problems"]))
+    yield _one("overlayd_reloads_total", "counter", "Configurations taken since the start.", daemon.reloads)
+    refused = daemon.reload_error is not None
+    yield _one("overlayd_reload_refused", "gauge", "Whether the last reload was refused.", refused)
+    where = {"registry": registry.name}
+    connected = registry.connected and daemon.state != "waiting"
+    yield "overlayd_registry_connected", "gauge", "Whether the registry is in reach.", [(where, connected)]
+    if registry.since is not None:
+        meaning = "When that became so, since the epoch."
+        yield "overlayd_registry_since_seconds", "gauge", meaning, [(where, registry.since)]
+    stale = registry.stale is not None
+    yield "overlayd_registry_stale", "gauge", "Whether leases come from this host's disk.", [(where, stale)]
+    if registry.stale is not None:
+        meaning = "When those leases were saved, since the epoch."
+        yield "overlayd_registry_saved_seconds", "gauge", meaning, [(where, registry.stale)]
+    bad = len(registry.bad)
+    yield "overlayd_registry_bad_entries", "gauge", "Entries of the registry that make no sense.", [(where, bad)]
+    if registry.revision is not None:
+        meaning = "The revision that is known."
+        yield "overlayd_registry_revision", "gauge", meaning, [(where, registry.revision)]
+    if registry.expires is not None:
+        meaning = "When this host's own lease ends unless renewed, since the epoch."
+        yield _one("overlayd_lease_expiry_time_seconds", "gauge", meaning, registry.expires)
+
+
+async def _running(daemon: Measured) -> list[Family]:
+    backend, node, prober = daemon.backend, daemon.backend.node, daemon.prober
+    counters = backend.counters()
+    peers = daemon.reconciler.peers(node)
+    mode = {"mode": node.mode, "engine": backend.engine or "kernel", "registry": daemon.registry.name}
+    rules = {} if counters is not None else await firewall_drops(daemon)
+    families = [
+        ("overlayd_mode_info", "gauge", "How packets travel; always 1.", [(mode, 1)]),
+        _one("overlayd_overlay_mtu_bytes", "gauge", "MTU of the overlay.", node.overlay_mtu),
+        _one("overlayd_underlay_mtu_bytes", "gauge", "MTU of the underlay interface.", node.underlay.mtu),
+        _one("overlayd_leases", "gauge", "Leases known, this host's own included.", len(daemon.reconciler.table)),
+        _one("overlayd_repairs_total", "counter", "Objects of the kernel put right.", daemon.reconciler.repairs),
+        _one("overlayd_refused_operations", "gauge", "What the kernel refused.", len(daemon.reconciler.failures)),
+        *(_engine(daemon, counters) if counters is not None else ()),
+        _drops(counters, rules),
+        *_devices(backend.devices),
+        _peer_states(peers, prober),
+        *_probes(prober),
+    ]
+    single = len(peers) <= daemon.settings.metrics_peers
+    meaning = "Whether peers have series of their own: there are at most metrics_peers of them."
+    families.append(_one("overlayd_peer_series", "gauge", meaning, single))
+    return [*families, *_each_peer(peers, counters, prober)] if single else families
+
+
+# --- packets ----------------------------------------------------------------------------------------------------------
+
+
+def _engine(daemon: Measured, counters: Counters) -> Iterator[Family]:
+    total, progress, gauges = counters.total, daemon.backend.progress, daemon.backend.gauges()
+    both = [({"direction": one}, getattr(total, f"{one}_packets")) for one in _DIRECTIONS]
+    yield "overlayd_packets_total", "counter", "Packets of containers that the engine carried.", both
+    both = [({"direction": one}, getattr(total, f"{one}_bytes")) for one in _DIRECTIONS]
+    yield "overlayd_bytes_total", "counter", "Their bytes, from the IP header on.", both
+    yield _one("overlayd_icmp_sent_total", "counter", "ICMP errors sent to containers and peers.", counters.icmp_sent)
+    meaning = "ICMP errors that the rate limit withheld."
+    yield _one("overlayd_icmp_limited_total", "counter", meaning, counters.icmp_limited)
+    if progress is not None:
+        both = [({"direction": one}, getattr(progress, f"{one}_bursts")) for one in _DIRECTIONS]
+        yield "overlayd_bursts_total", "counter", "Wake-ups of the engine.", both
+        both = [({"direction": one}, getattr(progress, f"{one}_reads")) for one in _DIRECTIONS]
+        yield "overlayd_reads_total", "counter", "Reads in them: a packet, a superpacket or a run of datagrams.", both
+    offloads = [({"offload": name}, gauges[name]) for name in OFFLOADS if name in gauges]
+    yield "overlayd_offload_enabled", "gauge", "Whether an offload is on.", offloads
+    if gauges:
+        refused = [({"offload": "udp_gso"}, gauges["gso_failures"]), ({"offload": "join"}, gauges["join_refusals"])]
+        yield "overlayd_offload_refusals_total", "counter", "Superpackets and runs that the kernel refused.", refused
+        meaning = "Superpackets that left by tunnel GSO."
+        yield _one("overlayd_tunnelled_total", "counter", meaning, gauges["tunnelled"])
+        yield _one("overlayd_busy_poll_seconds", "gauge", "udp.busy_poll_us.", gauges["busy_poll_us"] / 1e6)
+
+
+def _drops(counters: Counters | None, rules: Mapping[str, int]) -> Family:
+    found = {"tx": counters.tx_drops, "rx": counters.rx_drops} if counters is not None else {"rx": rules}
+    samples = [
+        ({"direction": direction, "reason": reason}, number)
+        for direction, reasons in found.items()
+        for reason, number in sorted(reasons.items())
+    ]
+    return "overlayd_drops_total", "counter", "Packets refused, by why (overlayctl counters explains).", samples
+
+
+def _devices(names: tuple[str, ...]) -> Iterator[Family]:
+    """What the kernel counts at the overlay's devices, the only counters there are where it moves the packets."""
+    counts = device.counts(names)
+    for what, meaning in (
+        ("packets", "Packets that the kernel counted at the device; tx is towards peers."),
+        ("bytes", "Bytes, likewise."),
+        ("errors", "Errors, likewise."),
+        ("dropped", "Packets that the kernel dropped at the device."),
+    ):
+        samples = [
+            ({"device": name, "direction": direction}, one[f"{direction}_{what}"])
+            for name, one in counts.items()
+            for direction in _DIRECTIONS
+        ]
+        yield f"overlayd_device_{what}_total", "counter", meaning, samples
+
+
+# --- peers ------------------------------------------------------------------------------------------------------------
+
+
+def _state_of(patients: list[Patient]) -> str:
+    """A peer's with all its addresses: one that fails is not made good by another."""
+    states = {one.state for one in patients}
+    return next((state for state in ("unreachable", "unknown", "reachable") if state in states), "not_probed")
+
+
+def _peer_states(peers: list[Lease], prober: Prober) -> Family:
+    states = Counter(_state_of(prober.of(lease.key)) for lease in peers)
+    samples = [({"state": state}, states[state]) for state in ("reachable", "unreachable", "unknown", "not_probed")]
+    return "overlayd_peers", "gauge", "Peers, by how their answers to probes show them.", samples
+
+
+def _probes(prober: Prober) -> Iterator[Family]:
+    counts = prober.counts
+    yield _one("overlayd_probes_sent_total", "counter", "Questions sent to peers.", counts["sent"])
+    yield _one(
+        "overlayd_probes_answered_total", "counter", "Questions of peers that were answered.", counts["answered"]
+    )
+    drops = [({"reason": reason}, prober.drops[reason]) for reason in prober.DROPS]
+    yield "overlayd_probe_drops_total", "counter", "Datagrams on the probe port that were no use.", drops
+
+
+def _round_trips(prober: Prober) -> str:
+    name = "overlayd_probe_rtt_seconds"
+    bounds, sums = [f"{bound:g}" for bound in BUCKETS] + ["+Inf"], list(accumulate(prober.histogram))
+    lines = [f'{name}_bucket{{le="{bound}"}} {number}\n' for bound, number in zip(bounds, sums, strict=True)]
+    tail = f"{name}_sum {prober.rtt_sum:.15g}\n{name}_count {sums[-1]}\n"
+    return _head(name, "histogram", "Round-trip times of probes to all peers.") + "".join(lines) + tail
+
+
+def _each_peer(peers: list[Lease], counters: Counters | None, prober: Prober) -> Iterator[Family]:
+    names = {lease.key: ",".join(map(str, lease.subnets)) for lease in peers}
+    if counters is not None:
+        for what, meaning in (("packets", "Packets of containers."), ("bytes", "Their bytes.")):
+            samples = [
+                ({"peer": name, "direction": direction}, getattr(own, f"{direction}_{what}"))
+                for key, name in names.items()
+                for own in (counters.peers.get(key, Traffic()),)
+                for direction in _DIRECTIONS
+            ]
+            yield f"overlayd_peer_{what}_total", "counter", f"{meaning} By peer.", samples
+    patients = [
+        ({"peer": names[lease.key], "address": one.target.host}, one) for lease in peers for one in prober.of(lease.key)
+    ]
+    reachable = [(labels, one.state == "reachable") for labels, one in patients if one.state != "unknown"]
+    yield "overlayd_peer_reachable", "gauge", "Whether the peer answers probes.", reachable
+    averages = [(labels, sum(rtts) / len(rtts)) for labels, one in patients if (rtts := one.rtts)]
+    yield "overlayd_peer_rtt_seconds", "gauge", "Average round-trip time of the last probes.", averages
+    least = [(labels, min(rtts)) for labels, one in patients if (rtts := one.rtts)]
+    yield "overlayd_peer_rtt_min_seconds", "gauge", "Least of them.", least
+    loss = [(labels, one.loss) for labels, one in patients if one.asked]
+    yield "overlayd_peer_loss_ratio", "gauge", "Part of the last probes that was not answered, 0 to 1.", loss
+    sizes = [(labels, one.path.found) for labels, one in patients if one.path.found is not None]
+    yield "overlayd_peer_path_mtu_bytes", "gauge", "The longest packet that gets to the peer.", sizes
+    told = [
+        ({**labels, "name": lease.name, "version": one.sender.release, "mode": one.sender.mode or "unknown"}, 1)
+        for lease in peers
+        for one in prober.of(lease.key)
+        if one.sender is not None
+        for labels in ({"peer": names[lease.key], "address": one.target.host},)
+    ]
+    yield "overlayd_peer_info", "gauge", "What the peer says of itself; always 1.", told

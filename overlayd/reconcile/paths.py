@@ -1,0 +1,95 @@
+"""Paths to peers that are narrower than the underlay interface.
+
+In udp mode the engine meets EMSGSIZE and answers with ICMP, packet by packet; in host-gw mode the router that is in the
+way answers the container itself. In vxlan mode neither happens: the kernel learns the path's MTU from ICMP, and yet
+forwards containers' packets by the MTU of the route, into nowhere (ip_forward_use_pmtu is off, and the host's to set).
+So what it has learnt goes into the routes to that peer's subnets, by which containers are told.
+
+What probes have found, where no ICMP comes back, goes there too, in any mode.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+
+from overlayd.backend.base import Backend
+from overlayd.core.address import Address
+from overlayd.reconcile.reconciler import Reconciler
+from overlayd.system.errors import HostError
+from overlayd.system.netlink import Netlink
+
+log = structlog.get_logger()
+
+_EVERY = 1.0  # seconds between looks at the counters of ICMP, which cost next to nothing
+_ANEW = 30.0  # seconds after which a path that was narrow is looked at again: the kernel forgets (mtu_expires)
+
+
+class PathFollower:
+    """What is known of paths, and who makes use of it."""
+
+    def __init__(
+        self,
+        netlink: Netlink,
+        backend: Callable[[], Backend],
+        reconciler: Reconciler,
+        probed: Callable[[], Mapping[Address, int]],
+    ) -> None:
+        """`probed`: how many bytes of IP packet get to underlay addresses, as probes have found it."""
+        self._netlink, self._backend, self._reconciler, self._probed = netlink, backend, reconciler, probed
+        self._learnt: dict[Address, int] = {}
+        self._counted: tuple[str, ...] = ()
+        self._looked = 0.0
+
+    async def run(self) -> None:
+        """Follow without end."""
+        while True:
+            await asyncio.sleep(_EVERY)
+            try:
+                await self.follow()
+            except HostError as error:
+                log.error("paths to peers are not followed", error=str(error))
+
+    async def follow(self) -> None:
+        """Look once, and use what is new. Raises HostError."""
+        backend = self._backend()
+        if backend.node.mode == "vxlan" and self._is_due():
+            self._learnt = await self._netlink.paths()
+        paths = self._narrow(backend)
+        if paths != backend.paths:
+            for public in paths.keys() | backend.paths.keys():
+                if paths.get(public) != backend.paths.get(public):
+                    log.info("path MTU", peer=str(public), mtu=paths.get(public, backend.node.underlay.mtu))
+            await self._reconciler.repath(backend, paths)
+
+    def _is_due(self) -> bool:
+        counted, now = _icmp_counters(), time.monotonic()
+        if counted == self._counted and not (self._learnt and now > self._looked + _ANEW):
+            return False
+        self._counted, self._looked = counted, now
+        return True
+
+    def _narrow(self, backend: Backend) -> dict[Address, int]:
+        found: dict[Address, int] = {}
+        for source in (self._learnt if backend.node.mode == "vxlan" else {}, self._probed()):
+            for address, mtu in source.items():
+                if mtu < backend.node.underlay.mtu and self._reconciler.table.is_public(address):
+                    found[address] = min(mtu, found.get(address, mtu))
+        return found
+
+
+def _icmp_counters() -> tuple[str, ...]:
+    """How many ICMP errors of the kind that tells of paths have come in: Destination Unreachable, Packet Too Big."""
+    found = []
+    with suppress(OSError, ValueError, IndexError):
+        names, values = (line.split() for line in Path("/proc/net/snmp").read_text().splitlines() if "Icmp:" in line)
+        found.append(values[names.index("InDestUnreachs")])
+    with suppress(OSError):
+        lines = Path("/proc/net/snmp6").read_text().splitlines()
+        found += [line for line in lines if line.startswith("Icmp6InPktTooBigs")]
+    return tuple(found)

@@ -1,0 +1,340 @@
+"""The rules are read back from nft's JSON and tried on packets, as nft itself would."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import pytest
+
+from overlayd.core.kernel.firewall import (
+    FORWARD_MARK,
+    ForeignChain,
+    Guarded,
+    Side,
+    Wanted,
+    forward_accepts,
+    overlay_packets,
+    own_table,
+    rulesets,
+    vtep_element,
+)
+from overlayd.core.kernel.kinds import Ruleset
+
+V4 = Side(ip_network("10.5.0.0/16"), ip_network("10.5.1.0/24"))
+V6 = Side(ip_network("fd05::/48"), ip_network("fd05:0:0:1::/64"))
+DEVICE, BRIDGE, UNDERLAY = "flannel.1", "cni0", "eth0"
+GUARDED = Guarded(carrier=4, port=8472, vni=1)
+DOCKER = ForeignChain("ip", "filter", "FORWARD")
+
+
+@dataclass(frozen=True)
+class Packet:
+    """What rules can see of a packet."""
+
+    saddr: str
+    daddr: str
+    iifname: str = DEVICE
+    mark: int = 0
+    dport: int = 0
+    vni: int = 0
+    state: str = "new"
+
+
+def rules_of(ruleset: Ruleset) -> list[dict[str, Any]]:
+    """The rules in the order in which packets meet them."""
+    rules: list[dict[str, Any]] = []
+    for command in json.loads(ruleset.definition):
+        if "rule" in command.get("add", {}):
+            rules.append(command["add"]["rule"])
+        elif "rule" in command.get("insert", {}):
+            rules.insert(0, command["insert"]["rule"])
+    return rules
+
+
+def value(left: dict[str, Any], packet: Packet) -> object:
+    """The left side of a match for this packet; None where the packet has no such header."""
+    family = ip_address(packet.saddr).version
+    match left:
+        case {"meta": {"key": "nfproto"}}:
+            return f"ipv{family}"
+        case {"meta": {"key": key}}:
+            return getattr(packet, key)
+        case {"ct": {"key": "state"}}:
+            return packet.state
+        case {"payload": {"base": "th", "offset": 96, "len": 24}}:
+            return packet.vni
+        case {"payload": {"protocol": "udp", "field": "dport"}}:
+            return packet.dport
+        case {"payload": {"protocol": protocol, "field": field}}:
+            return ip_address(getattr(packet, field)) if protocol == ("ip" if family == 4 else "ip6") else None
+        case {"&": [inner, mask]}:
+            found = value(inner, packet)
+            assert isinstance(found, int)
+            return found & mask
+    raise AssertionError(f"a match on {left}")
+
+
+def holds(match: dict[str, Any], packet: Packet, elements: set[str]) -> bool:
+    found, right = value(match["left"], packet), match["right"]
+    if found is None:
+        return False  # a match on a header that is not there fails, a negated one too
+    if isinstance(right, dict) and "prefix" in right:
+        inside = found in ip_network(f"{right['prefix']['addr']}/{right['prefix']['len']}")
+    elif isinstance(right, dict) and "set" in right:
+        inside = found in right["set"]
+    elif isinstance(right, list):
+        inside = found in right
+    elif isinstance(right, str) and right.startswith("@"):
+        inside = str(found) in elements
+    else:
+        inside = found == right
+    return inside is (match["op"] != "!=")
+
+
+def verdict(ruleset: Ruleset | None, chain: str, packet: Packet, elements: set[str] = frozenset()) -> str | None:
+    """drop, accept, return or masquerade; None where no rule of the chain decides."""
+    assert ruleset is not None
+    for rule in rules_of(ruleset):
+        statements = rule["expr"]
+        matches = [statement["match"] for statement in statements if "match" in statement]
+        if rule["chain"] == chain and all(holds(match, packet, elements) for match in matches):
+            [decision] = statements[-1]
+            return decision
+    return None
+
+
+# --- our own table ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("packet", "expected"),
+    [
+        (Packet("192.168.77.2", "192.168.77.1", UNDERLAY, dport=8472, vni=1), None),  # a peer
+        (Packet("192.168.77.9", "192.168.77.1", UNDERLAY, dport=8472, vni=1), "drop"),
+        (Packet("192.168.77.9", "192.168.77.1", UNDERLAY, dport=8472, vni=2), None),  # somebody else's device
+        (Packet("192.168.77.9", "192.168.77.1", UNDERLAY, dport=22), None),
+        (Packet("fd77::9", "fd77::1", UNDERLAY, dport=8472, vni=1), None),  # no device of ours on IPv6
+    ],
+)
+def test_guard(packet: Packet, expected: str | None) -> None:
+    table = own_table([V4], (DEVICE,), [GUARDED], masquerade=False)
+    assert verdict(table, "guard", packet, {"192.168.77.2"}) == expected
+
+
+def test_guard_of_ipv6() -> None:
+    table = own_table([V6], (DEVICE,), [replace(GUARDED, carrier=6)], masquerade=False)
+    stranger = Packet("fd77::9", "fd77::1", UNDERLAY, dport=8472, vni=1)
+    assert verdict(table, "guard", stranger, {"fd77::2"}) == "drop"
+    assert verdict(table, "guard", replace(stranger, saddr="fd77::2"), {"fd77::2"}) is None
+
+
+INNER = [
+    (Packet("10.5.2.7", "10.5.1.7"), None),
+    (Packet("10.5.2.7", "192.168.77.9"), "drop"),  # the underlay
+    (Packet("10.5.2.7", "8.8.8.8"), "drop"),
+    (Packet("10.5.2.7", "10.5.3.7"), "drop"),  # another host's
+    (Packet("192.168.77.9", "10.5.1.7"), "drop"),
+    (Packet("8.8.8.8", "192.168.77.9"), "drop"),
+    (Packet("10.5.1.7", "8.8.8.8", BRIDGE), None),
+    (Packet("192.168.77.9", "192.168.77.1", UNDERLAY), None),
+]
+
+
+@pytest.mark.parametrize(
+    ("packet", "expected"),
+    [
+        *INNER,
+        (Packet("fd05:0:0:2::7", "fd05:0:0:1::7"), None),
+        (Packet("fd05:0:0:2::7", "fd77::9"), "drop"),
+        (Packet("fd77::9", "fd05:0:0:1::7"), "drop"),
+    ],
+)
+def test_inner(packet: Packet, expected: str | None) -> None:
+    assert verdict(own_table([V4, V6], (DEVICE,), [GUARDED], masquerade=False), "inner", packet) == expected
+
+
+@pytest.mark.parametrize(
+    ("packet", "expected"),
+    [
+        *INNER,
+        (Packet("fd05:0:0:2::7", "fd77::9"), "drop"),
+        (Packet("fe80::7", "fd77::1"), "drop"),
+    ],
+)
+def test_a_family_that_the_overlay_has_not_may_not_come_out_of_it(packet: Packet, expected: str | None) -> None:
+    """Else the underlay's IPv6 could be reached through an IPv4 overlay."""
+    assert verdict(own_table([V4], (DEVICE,), [GUARDED], masquerade=False), "inner", packet) == expected
+
+
+@pytest.mark.parametrize(
+    ("packet", "expected"),
+    [
+        (Packet("10.5.1.7", "8.8.8.8", mark=0x4000), "return"),
+        (Packet("10.5.1.7", "8.8.8.8", mark=0x4001), "return"),
+        (Packet("10.5.1.7", "8.8.8.8", mark=0x8000), "masquerade"),
+        (Packet("10.5.1.7", "10.5.2.7"), "return"),
+        (Packet("10.5.2.7", "10.5.1.7"), "return"),
+        (Packet("192.168.77.9", "10.5.1.7"), "return"),
+        (Packet("10.5.1.7", "192.168.77.9"), "masquerade"),
+        (Packet("10.5.1.7", "224.0.0.251"), None),
+        (Packet("192.168.77.1", "10.5.2.7"), "masquerade"),
+        (Packet("192.168.77.1", "8.8.8.8"), None),
+        (Packet("fd05:0:0:1::7", "fd05:0:0:2::7"), "return"),
+        (Packet("fd05:0:0:1::7", "2001:db8::1"), "masquerade"),
+        (Packet("fd05:0:0:1::7", "ff02::1"), None),
+        (Packet("2001:db8::1", "fd05:0:0:1::7"), "return"),
+    ],
+)
+def test_masquerading_as_flannel_does(packet: Packet, expected: str | None) -> None:
+    assert verdict(own_table([V4, V6], (), [], masquerade=True), "postrouting", packet) == expected
+
+
+def test_nothing_wanted_is_no_table() -> None:
+    assert own_table([V4, V6], (), [], masquerade=False) is None
+
+
+def test_the_table_is_replaced_in_one_transaction() -> None:
+    """Adding it first makes deleting it safe where there is none."""
+    table = own_table([V4], (DEVICE,), [GUARDED], masquerade=True)
+    assert table is not None
+    overlayd = {"table": {"family": "inet", "name": "overlayd"}}
+    first, second, third, *rest = json.loads(table.definition)
+    assert (first, second, third) == ({"add": overlayd}, {"delete": overlayd}, {"add": overlayd})
+    added = [command["add"] for command in rest]
+    chains = [thing["chain"] for thing in added if "chain" in thing]
+    assert [(chain["name"], chain["hook"], chain["policy"]) for chain in chains] == [
+        ("guard", "input", "accept"),
+        ("inner", "prerouting", "accept"),
+        ("postrouting", "postrouting", "accept"),
+    ]
+    assert {rule["chain"] for rule in rules_of(table)} == {chain["name"] for chain in chains}
+    assert [(thing["set"]["name"], thing["set"]["type"]) for thing in added if "set" in thing] == [
+        ("vteps4", "ipv4_addr")
+    ]
+
+
+def test_elements_stand_in_the_set_that_the_guard_reads() -> None:
+    element = vtep_element(ip_address("192.168.77.2"))
+    table = own_table([V4], (DEVICE,), [GUARDED], masquerade=False)
+    assert table is not None
+    assert element.parent == table.key
+    assert f"@{element.set}" in table.definition
+    assert vtep_element(ip_address("fd77::2")).set == "vteps6"
+
+
+# --- comments: how rules are known again ------------------------------------------------------------------------------
+
+
+def test_comments_name_every_rule_in_order_and_end_in_a_digest() -> None:
+    own = own_table([V4, V6], (DEVICE,), [GUARDED], masquerade=True)
+    foreign = forward_accepts(DOCKER, [V4])
+    assert own is not None
+    assert foreign is not None
+    assert own.comments == tuple(f"{rule['chain']}: {rule['comment']}" for rule in rules_of(own))
+    assert foreign.comments == tuple(rule["comment"] for rule in rules_of(foreign))
+    for ruleset in (own, foreign):
+        assert len(set(ruleset.comments)) == len(ruleset.comments)
+        for rule in rules_of(ruleset):
+            assert re.fullmatch(r"overlayd: .+ #[0-9a-f]{8}", rule["comment"])
+            assert len(rule["comment"]) <= 128, "nft's limit"
+
+
+def test_a_changed_rule_has_another_comment() -> None:
+    def table(vni: int, masquerade: bool) -> Ruleset | None:
+        return own_table([V4], (DEVICE,), [replace(GUARDED, vni=vni)], masquerade)
+
+    assert table(1, True) == table(1, True)
+    assert table(1, True) != table(2, True)
+    assert table(1, True) != table(1, False)
+
+
+# --- somebody else's forward chain ------------------------------------------------------------------------------------
+
+FORWARDED = [
+    (Packet("10.5.2.7", "10.5.1.7"), "accept"),
+    (Packet("10.5.2.7", "10.5.3.7"), None),
+    (Packet("192.168.77.9", "10.5.1.7"), None),
+    (Packet("10.5.1.7", "10.5.2.7", BRIDGE), "accept"),
+    (Packet("10.5.1.7", "8.8.8.8", BRIDGE), "accept"),
+    (Packet("8.8.8.8", "10.5.1.7", UNDERLAY), None),
+    (Packet("8.8.8.8", "10.5.1.7", UNDERLAY, state="established"), "accept"),
+    (Packet("8.8.8.8", "10.5.1.7", UNDERLAY, state="related"), "accept"),
+    (Packet("8.8.8.8", "10.5.1.7", UNDERLAY, state="invalid"), None),
+    (Packet("10.5.1.7", "8.8.8.8", UNDERLAY), None),  # a spoofed source
+    (Packet("10.5.1.7", "8.8.8.8"), None),
+    (Packet("172.17.0.2", "8.8.8.8", "docker0"), None),  # not the overlay's business
+]
+
+
+def forwarded(packet: Packet, chain: ForeignChain = DOCKER, devices: tuple[str, ...] = (DEVICE,)) -> str | None:
+    """What becomes of a packet that meets our marking chain and then the foreign chain."""
+    table = own_table([V4, V6], devices, [], False, overlay_packets([V4, V6], devices, UNDERLAY))
+    if verdict(table, "mark", packet) == "mangle":
+        packet = replace(packet, mark=packet.mark | FORWARD_MARK)
+    return verdict(forward_accepts(chain, [V4, V6]), chain.chain, packet)
+
+
+@pytest.mark.parametrize(("packet", "expected"), [*FORWARDED, (Packet("10.5.2.7", "10.5.1.7", UNDERLAY), None)])
+def test_forward_accepts_the_overlays_packets_and_no_others(packet: Packet, expected: str | None) -> None:
+    assert forwarded(packet) == expected
+
+
+def test_host_gw_packets_come_over_the_underlay() -> None:
+    assert forwarded(Packet("10.5.2.7", "10.5.1.7", UNDERLAY), devices=()) == "accept"
+    assert forwarded(Packet("10.5.1.7", "10.5.2.7", BRIDGE), devices=()) == "accept"
+    assert forwarded(Packet("192.168.77.9", "10.5.1.7", UNDERLAY), devices=()) is None
+
+
+def test_another_users_mark_opens_nothing_but_this_hosts_subnet() -> None:
+    assert forwarded(Packet("172.17.0.2", "8.8.8.8", "docker0", mark=FORWARD_MARK)) is None
+
+
+def test_the_mark_is_gone_when_the_packet_has_been_forwarded() -> None:
+    table = own_table([V4], (DEVICE,), [], False, overlay_packets([V4], (DEVICE,), UNDERLAY))
+    assert table is not None
+    [rule] = [rule for rule in rules_of(table) if rule["chain"] == "unmark"]
+    assert rule["expr"][-1]["mangle"]["value"] == {"&": [{"meta": {"key": "mark"}}, 0xFFFFFFFF - FORWARD_MARK]}
+    assert verdict(table, "unmark", Packet("10.5.2.7", "10.5.1.7", mark=FORWARD_MARK | 1)) == "mangle"
+    assert verdict(table, "unmark", Packet("10.5.2.7", "10.5.1.7", mark=1)) is None
+
+
+def test_iptables_can_read_the_foreign_rules() -> None:
+    """iptables-nft gives up on a chain with a connection state or a set in it, and drops a second interface."""
+    ruleset = forward_accepts(DOCKER, [V4])
+    assert ruleset is not None
+    assert "ct" not in ruleset.definition.replace("protocol", "")
+    assert '"set"' not in ruleset.definition
+    assert "iifname" not in ruleset.definition
+
+
+@pytest.mark.parametrize(
+    ("family", "v4", "v6"), [("ip", "accept", None), ("ip6", None, "accept"), ("inet", "accept", "accept")]
+)
+def test_a_chain_gets_the_rules_of_its_family(family: str, v4: str | None, v6: str | None) -> None:
+    chain = ForeignChain(family, "filter", "FORWARD")
+    assert forwarded(Packet("10.5.2.7", "10.5.1.7"), chain) == v4
+    assert forwarded(Packet("fd05:0:0:2::7", "fd05:0:0:1::7"), chain) == v6
+
+
+def test_no_rules_for_a_chain_of_another_family() -> None:
+    assert forward_accepts(ForeignChain("ip6", "filter", "FORWARD"), [V4]) is None
+
+
+# --- all of it --------------------------------------------------------------------------------------------------------
+
+
+def test_rulesets() -> None:
+    wanted = Wanted((V4,), (DEVICE,), (GUARDED,), UNDERLAY, masquerade=False, forward_accept=True)
+    docker6 = ForeignChain("ip6", "filter", "FORWARD")
+    own, foreign = rulesets(wanted, [DOCKER, docker6])
+    assert (own.table, own.chain) == ("overlayd", None)
+    assert (foreign.table, foreign.chain) == ("filter", "FORWARD")
+    [alone] = rulesets(wanted, [])
+    assert rulesets(replace(wanted, forward_accept=False), [DOCKER]) == [alone]
+    assert set(alone.comments) < set(own.comments), "marks are set only where a foreign chain asks for them"
+    udp = replace(wanted, devices=("flannel0",), guarded=())
+    assert rulesets(udp, []) == []  # the daemon checks each packet itself
