@@ -104,10 +104,10 @@ class UdpBackend:
     # --- packets ---------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        for carrier in self.node.carriers:
-            local = self.node.underlay.local(carrier)
-            assert local is not None  # a carrier is a family of which this host has an address
-            self._sockets[carrier] = self._open_socket(SOCKETS[carrier], local)
+        for underlay_family in self.node.underlay_families:
+            local = self.node.underlay.local(underlay_family)
+            assert local is not None  # this host has an address of every family in use
+            self._sockets[underlay_family] = self._open_socket(SOCKETS[underlay_family], local)
 
     def _open_socket(self, name: str, local: IpAddress) -> socket.socket:
         kept = self._manager.take(name)
@@ -169,8 +169,8 @@ class UdpBackend:
         self._open_tap(self._engine)
         loop = asyncio.get_running_loop()
         loop.add_reader(self._tun.fileno(), self._outbound, self._engine)
-        for carrier, sock in self._sockets.items():
-            loop.add_reader(sock.fileno(), partial(self._engine.inbound, carrier))
+        for underlay_family, sock in self._sockets.items():
+            loop.add_reader(sock.fileno(), partial(self._engine.inbound, underlay_family))
 
     def _shelve(self, engine: Engine) -> None:
         """Keep what a stand-in goes on with when the next run starts."""
@@ -281,7 +281,7 @@ class UdpBackend:
         return ForwardingTable(own, [subnet.network_address for subnet in own], self.node.overlay_mtu, routes)
 
     def _of(self, lease: Lease) -> list[tuple[Network, Peer]]:
-        made: dict[str, Peer] = {}  # one peer for both of a lease's subnets where one carrier takes both
+        made: dict[str, Peer] = {}  # one peer for both of a lease's subnets where one underlay family takes both
         routes = []
         announced = self.node.lease.wire == lease.wire == "overlayd"
         for subnet, public in self.node.reachable(lease):

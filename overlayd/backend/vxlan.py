@@ -31,24 +31,26 @@ class VxlanBackend(KernelPath):
     def __init__(self, node: Node, settings: VxlanSettings) -> None:
         super().__init__(node)
         self._settings = settings
-        self.devices = tuple(self._device(carrier) for carrier in node.carriers)
-        self.guarded = tuple(Guarded(carrier, settings.port, settings.vni) for carrier in node.carriers)
+        self.devices = tuple(self._device(underlay_family) for underlay_family in node.underlay_families)
+        self.guarded = tuple(
+            Guarded(underlay_family, settings.port, settings.vni) for underlay_family in node.underlay_families
+        )
 
     def base(self) -> Sequence[KernelObject]:
         return list(self._base())
 
     def _base(self) -> Iterator[KernelObject]:
         node, settings = self.node, self._settings
-        for carrier in node.carriers:
-            local = node.underlay.local(carrier)
-            assert local is not None  # a carrier is a family of which this host has an address
+        for underlay_family in node.underlay_families:
+            local = node.underlay.local(underlay_family)
+            assert local is not None  # this host has an address of every family in use
             vxlan = Vxlan(settings.vni, settings.port, local, node.underlay.index, settings.learning, settings.gbp)
-            yield Link(self._device(carrier), node.overlay_mtu, mac=node.lease.vtep_mac, vxlan=vxlan)
+            yield Link(self._device(underlay_family), node.overlay_mtu, mac=node.lease.vtep_mac, vxlan=vxlan)
         for inner in node.families:
             subnet = node.lease.subnet_of(inner)
             assert subnet is not None
             vtep = ip_interface((subnet.network_address, subnet.max_prefixlen))
-            yield Address(self._device(node.carrier(inner)), vtep)
+            yield Address(self._device(node.underlay_family(inner)), vtep)
 
     def peer(self, lease: Lease) -> Sequence[KernelObject]:
         return list(self._peer(lease))
@@ -66,10 +68,10 @@ class VxlanBackend(KernelPath):
             mtu = self.node.route_mtu(subnet, public, self.paths)
             yield Route(subnet, device, vtep, onlink=True, own_link=True, mtu=mtu)
 
-    def _is_direct(self, inner: Family, carrier: Family, lease: Lease) -> bool:
-        public = lease.public(carrier)
+    def _is_direct(self, inner: Family, underlay_family: Family, lease: Lease) -> bool:
+        public = lease.public(underlay_family)
         # An IPv6 route cannot have an IPv4 gateway; the other way round it can (RFC 9229).
-        return public is not None and carrier >= inner and self.node.underlay.on_link(public)
+        return public is not None and underlay_family >= inner and self.node.underlay.on_link(public)
 
-    def _device(self, carrier: Family) -> str:
-        return f"ovl{'' if carrier == 4 else '6'}.{self._settings.vni}"
+    def _device(self, underlay_family: Family) -> str:
+        return f"ovl{'' if underlay_family == 4 else '6'}.{self._settings.vni}"

@@ -27,7 +27,8 @@ REASONS = {
     " (harmless) or a container's of an old subnet (start it again)",
     "no_lease": "to an address that no host leases: the peer's lease ended, or it never was in the overlay",
     "destination_own": "to this host's own subnet, where no interface has taken it: the bridge or container is gone",
-    "stranger": "from an underlay address that holds no lease: a host missing in the table, or an attempt to inject",
+    "unknown_peer": "from an underlay address that holds no lease: a host is missing in the table, or somebody"
+    " injects packets",
     "spoofed_source": "from a peer, but with an inner source that is not of that peer's subnet: two hosts disagree"
     " about the leases, or an attempt to inject",
     "destination_not_own": "from a peer, for an address that is not of this host's subnet: two hosts disagree about the"
@@ -40,7 +41,7 @@ REASONS = {
 """Why the engine drops, by core.decide.DropReason."""
 
 PROBES = {
-    "stranger": "from an address that is no peer's; never answered",
+    "unknown_peer": "from an address that is no peer's; never answered",
     "other_port": "from a peer, but not from its probe port",
     "malformed": "no probe of a version that is known here",
     "unasked": "an answer that nobody waits for any more: it came late, or twice",

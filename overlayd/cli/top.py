@@ -36,7 +36,7 @@ class Rates:
     devices: dict[str, dict[str, float]]
     """Likewise, by name."""
     drops: dict[str, float]
-    """By direction and reason: "rx stranger"."""
+    """By direction and reason: "rx unknown_peer"."""
     bursts: dict[str, float]
     """Packets in each wake-up, by direction."""
 

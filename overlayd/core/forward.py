@@ -38,7 +38,7 @@ class DropReason(StrEnum):
     """Outbound, to an address that nobody leases; answered with ICMP where that is allowed."""
     DESTINATION_OWN = "destination_own"
     """Outbound, back into this host's own subnet: the kernel should have delivered it."""
-    STRANGER = "stranger"
+    UNKNOWN_PEER = "unknown_peer"
     """Inbound, from an underlay address that holds no lease."""
     SPOOFED_SOURCE = "spoofed_source"
     """Inbound, from a peer, but the inner source is not of that peer's subnet."""
@@ -56,12 +56,12 @@ class DropReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Peer:
-    """A remote host as the data path knows it, for subnets of one carrier family."""
+    """A remote host as the data path knows it, for subnets of one underlay family."""
 
     host: str
     """Its public IP, in the text form in which the socket names senders."""
     port: int
-    carrier: Family
+    underlay_family: Family
     name: str
     """The lease's key, under which its counters are kept."""
     announced: bool = False
@@ -175,7 +175,7 @@ def decide_outbound(packet: bytes, table: ForwardingTable) -> Send | Drop | Repl
 def decide_inbound(packet: bytes, outer_source: str, table: ForwardingTable) -> Deliver | Drop | Reply:
     """The verdict on a datagram's payload that came from `outer_source`: Deliver, Reply or Drop."""
     if outer_source not in table.peers:
-        return DROP[DropReason.STRANGER]
+        return DROP[DropReason.UNKNOWN_PEER]
     header = ip.parse(packet)
     if isinstance(header, ip.Malformed):
         return _MALFORMED[header]

@@ -60,7 +60,7 @@ class Node:
         """The families that containers speak here: those in which this host holds a subnet."""
         return tuple(family for family in FAMILIES if self.lease.subnet_of(family) is not None)
 
-    def carrier(self, inner: Family) -> Family:
+    def underlay_family(self, inner: Family) -> Family:
         """The underlay family that carries container packets of family `inner`: the same one where this host
         has a public address of it, as flannel does in dual stack, else the other."""
         if self.underlay.public(inner) is not None:
@@ -68,16 +68,18 @@ class Node:
         return 6 if inner == 4 else 4
 
     @property
-    def carriers(self) -> tuple[Family, ...]:
+    def underlay_families(self) -> tuple[Family, ...]:
         """The underlay families in use."""
-        return tuple(sorted({self.carrier(inner) for inner in self.families}))
+        return tuple(sorted({self.underlay_family(inner) for inner in self.families}))
 
     @property
     def overlay_mtu(self) -> int:
-        """Bytes of container packet: as configured, else what every carrier in use can take."""
+        """Bytes of container packet: as configured, else what every underlay family in use can take."""
         if self.mtu_override is not None:
             return self.mtu_override
-        return min(overlay_mtu(self.underlay.mtu, self.mode, carrier) for carrier in self.carriers)
+        return min(
+            overlay_mtu(self.underlay.mtu, self.mode, underlay_family) for underlay_family in self.underlay_families
+        )
 
     def route_mtu(self, subnet: Network, public: Address, paths: Mapping[Address, int]) -> int | None:
         """Bytes of container packet that get to the peer's subnet, where its path is known to take less than others."""
@@ -88,20 +90,22 @@ class Node:
         and in addresses that are not sent from, and in nothing else."""
         mine, its = self.underlay, other.underlay
         alike = replace(other, underlay=replace(its, mtu=mine.mtu, addresses=mine.addresses))
-        return alike == self and all(mine.local(carrier) == its.local(carrier) for carrier in self.carriers)
+        return alike == self and all(
+            mine.local(underlay_family) == its.local(underlay_family) for underlay_family in self.underlay_families
+        )
 
     def obstacle(self, peer: Lease, inner: Family) -> str | None:
         """Why the peer's subnet of family `inner` cannot be reached from here, in words; None when it can."""
-        carrier = self.carrier(inner)
-        subnet, public = peer.subnet_of(inner), peer.public(carrier)
+        underlay_family = self.underlay_family(inner)
+        subnet, public = peer.subnet_of(inner), peer.public(underlay_family)
         if subnet is None or self._vacant(peer):
             return None
         if wrong := self._mismatch(peer, subnet):
             return wrong
         if public is None:
-            key = "public_ip" if carrier == 4 else "public_ipv6"
-            return f"{subnet} is carried over IPv{carrier} from here and the lease has no {key}; add it"
-        if self.mode == "host-gw" and inner > carrier:
+            key = "public_ip" if underlay_family == 4 else "public_ipv6"
+            return f"{subnet} is carried over IPv{underlay_family} from here and the lease has no {key}; add it"
+        if self.mode == "host-gw" and inner > underlay_family:
             return f"{subnet} has no IPv6 next hop: host-gw needs public_ipv6 in every lease, or use udp or vxlan"
         if self.mode == "host-gw" and not self.underlay.on_link(public):
             networks = ", ".join(str(own.network) for own in self.underlay.addresses if not own.ip.is_link_local)
@@ -138,7 +142,7 @@ class Node:
     def reachable(self, peer: Lease) -> Iterator[tuple[Network, Address]]:
         """The peer's subnets that can be reached from here, each with the underlay address that holds it."""
         for inner in self.families:
-            subnet, public = peer.subnet_of(inner), peer.public(self.carrier(inner))
+            subnet, public = peer.subnet_of(inner), peer.public(self.underlay_family(inner))
             if subnet is None or public is None or self._vacant(peer):
                 continue
             if self.obstacle(peer, inner) is None:

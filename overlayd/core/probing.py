@@ -92,7 +92,7 @@ class Target:
     host: str
     """In the text form in which the socket names senders."""
     port: int
-    carrier: Family
+    underlay_family: Family
     lease: str
     """The key of the peer's lease."""
 
@@ -147,7 +147,7 @@ class Patient:
         self.error: str | None = None
         """What the kernel said of the way there, while there is no answer."""
         self.nonce, self.sent = b"", -math.inf
-        self.path = PathSize(MINIMUM[target.carrier], underlay_mtu, now)
+        self.path = PathSize(MINIMUM[target.underlay_family], underlay_mtu, now)
         self.bucket = TokenBucket(PEER_RATE, PEER_BURST, now)
         self.ticket = -1
         """Its place in the order of those that are due."""
@@ -178,7 +178,7 @@ class Patient:
     @property
     def overhead(self) -> int:
         """Bytes of the headers around a probe."""
-        return IP_HEADER[self.target.carrier] + UDP_HEADER
+        return IP_HEADER[self.target.underlay_family] + UDP_HEADER
 
     def ask(self, nonce: bytes, now: float) -> Ask:
         """The next question: a long one where the path's size is to be tried and the peer is there."""
@@ -308,7 +308,7 @@ class Probing:
         wanted = {target.host: target for target in targets}
         if underlay_mtu != self._underlay_mtu:
             for one in self.patients.values():
-                one.path = PathSize(MINIMUM[one.target.carrier], underlay_mtu, now)
+                one.path = PathSize(MINIMUM[one.target.underlay_family], underlay_mtu, now)
             self._underlay_mtu = underlay_mtu
         for host in [host for host, one in self.patients.items() if wanted.get(host) != one.target]:
             del self.patients[host]

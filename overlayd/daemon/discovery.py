@@ -50,11 +50,11 @@ async def discover(settings: Settings, registry: Registry, netlink: Netlink, sta
     vni = settings.vxlan.vni if settings.mode == "vxlan" else None
     port = {"udp": settings.udp.port, "vxlan": settings.vxlan.port, "host-gw": None}[settings.mode]
     node = Node(settings.mode, lease, underlay, settings.ranges(), settings.mtu, vni, port)
-    for carrier in node.carriers:
-        if underlay.local(carrier) is None:
+    for underlay_family in node.underlay_families:
+        if underlay.local(underlay_family) is None:
             raise HostError(
-                f"interface {underlay.name} has no IPv{carrier} address to send from,"
-                f" and this host's lease is reached over IPv{carrier}; add one"
+                f"interface {underlay.name} has no IPv{underlay_family} address to send from,"
+                f" and this host's lease is reached over IPv{underlay_family}; add one"
             )
     least = max(MINIMUM[family] for family in node.families)
     if node.overlay_mtu < least:

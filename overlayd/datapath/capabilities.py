@@ -105,7 +105,7 @@ class Ways:
 
     def _wide(self, peer: Peer) -> bool:
         """Whether the path takes our longest packets: what is forwarded does not see what the path told the sockets."""
-        return path_mtu(peer) >= self._mtu + overhead("udp", peer.carrier)
+        return path_mtu(peer) >= self._mtu + overhead("udp", peer.underlay_family)
 
     def lose_tunnel(self, peer: Peer) -> None:
         """The path to the peer turned out narrower than its interface: the sockets learn that, the TAP does not."""

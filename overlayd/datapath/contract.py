@@ -90,7 +90,7 @@ class Engine(Protocol):
     def outbound(self) -> int:
         """Carry one burst from the TUN to the underlay; the number of packets read, or TUN_GONE."""
 
-    def inbound(self, carrier: Family) -> int:
+    def inbound(self, underlay_family: Family) -> int:
         """Carry one burst from the underlay socket of that family to the TUN; the number of datagrams read."""
 
     def replace_tap(self, tap: Tap | None) -> None:
@@ -140,7 +140,7 @@ def unheard(offload: str, seen: str) -> None:
 
 
 class MakeEngine(Protocol):
-    """How an engine is made: on a TUN and one bound, non-blocking UDP socket for each carrier family."""
+    """How an engine is made: on a TUN and one bound, non-blocking UDP socket for each underlay family."""
 
     def __call__(
         self,
@@ -162,7 +162,7 @@ def choose(wanted: str, engines: Sequence[tuple[str, MakeEngine]]) -> tuple[str,
 
 def path_mtu(peer: Peer) -> int:
     """What the kernel has learnt about the path (ip(7), IP_MTU on a connected socket); a rare question."""
-    ipv4 = peer.carrier == 4
+    ipv4 = peer.underlay_family == 4
     level, option = (socket.IPPROTO_IP, 14) if ipv4 else (socket.IPPROTO_IPV6, 24)  # IP_MTU, IPV6_MTU
     with socket.socket(socket.AF_INET if ipv4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
         try:

@@ -132,7 +132,7 @@ class PythonEngine:
 
     def _send(self, packet: bytes, peer: Peer) -> None:
         try:
-            self._sockets[peer.carrier].sendto(packet, (peer.host, peer.port))
+            self._sockets[peer.underlay_family].sendto(packet, (peer.host, peer.port))
         except BlockingIOError:
             self._count(self._counters.tx_drops, DropReason.SEND_BUFFER_FULL)
             return
@@ -151,7 +151,7 @@ class PythonEngine:
         if error.errno != errno.EMSGSIZE:
             self._count(self._counters.tx_drops, DropReason.SEND_ERROR)
             return
-        mtu = path_mtu(peer) - overhead("udp", peer.carrier)
+        mtu = path_mtu(peer) - overhead("udp", peer.underlay_family)
         self._not_sent(packet, too_big_for(packet, mtu, self._table))
 
     def _not_sent(self, packet: bytes, verdict: Drop | Reply) -> None:
@@ -164,14 +164,14 @@ class PythonEngine:
 
     # --- inbound ---------------------------------------------------------------------------------------------------
 
-    def inbound(self, carrier: Family) -> int:
-        count = self._inbound(carrier)
+    def inbound(self, underlay_family: Family) -> int:
+        count = self._inbound(underlay_family)
         self.progress.rx_bursts += 1
         self.progress.rx_reads += count
         return count
 
-    def _inbound(self, carrier: Family) -> int:
-        receive = self._sockets[carrier].recvmsg
+    def _inbound(self, underlay_family: Family) -> int:
+        receive = self._sockets[underlay_family].recvmsg
         for count in range(_BURST):
             try:
                 packet, control, _, sender = receive(_PACKET_MAX, _CONTROL)
@@ -183,7 +183,7 @@ class PythonEngine:
             if isinstance(verdict, Deliver):
                 self._deliver(packet, sender[0], _outer_ecn(control))
             else:
-                self._not_delivered(verdict, carrier, sender)
+                self._not_delivered(verdict, underlay_family, sender)
         return _BURST
 
     def _deliver(self, received: bytes, host: str, outer_ecn: int) -> None:
@@ -203,11 +203,11 @@ class PythonEngine:
         own.rx_packets += 1
         own.rx_bytes += size
 
-    def _not_delivered(self, verdict: Drop | Reply, carrier: Family, sender: tuple[str, int]) -> None:
+    def _not_delivered(self, verdict: Drop | Reply, underlay_family: Family, sender: tuple[str, int]) -> None:
         self._count(self._counters.rx_drops, verdict.reason)
         if isinstance(verdict, Reply) and self._may_answer():
             try:
-                self._sockets[carrier].sendto(verdict.packet, (sender[0], self._table.peers[sender[0]].port))
+                self._sockets[underlay_family].sendto(verdict.packet, (sender[0], self._table.peers[sender[0]].port))
             except OSError:
                 self._count(self._counters.tx_drops, DropReason.SEND_ERROR)
 

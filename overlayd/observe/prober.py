@@ -60,7 +60,7 @@ _WORDS = {
 class Prober:
     """Probes of one daemon. Without a port it does nothing."""
 
-    DROPS = ("stranger", "other_port", "malformed", "unasked", "limited")
+    DROPS = ("unknown_peer", "other_port", "malformed", "unasked", "limited")
     """Why a datagram may be of no use."""
 
     def __init__(
@@ -132,13 +132,17 @@ class Prober:
 
     def _open(self, node: Node) -> None:
         """Sockets on this host's addresses as they are now; what cannot be had is said, and tried again."""
-        wanted = {carrier: str(own) for carrier in node.carriers if (own := node.underlay.local(carrier))}
+        wanted = {
+            underlay_family: str(own)
+            for underlay_family in node.underlay_families
+            if (own := node.underlay.local(underlay_family))
+        }
         if wanted == self._locals:
             return
         self.close()
         try:
-            for carrier, local in wanted.items():
-                self._sockets[carrier] = sock = open_probe_socket(local, self._settings.port)
+            for underlay_family, local in wanted.items():
+                self._sockets[underlay_family] = sock = open_probe_socket(local, self._settings.port)
                 asyncio.get_running_loop().add_reader(sock.fileno(), partial(self._readable, sock))
         except HostError as error:
             if self.problem is None:
@@ -181,7 +185,7 @@ class Prober:
         self._tell()
 
     def _send(self, patient: Patient, ask: Ask, now: float) -> None:
-        sock = self._sockets.get(ask.target.carrier)
+        sock = self._sockets.get(ask.target.underlay_family)
         if sock is None:
             return
         question = Probe(Kind.QUESTION, self._me(), ask.nonce, ask.length).encode()
@@ -210,7 +214,7 @@ class Prober:
             self._dismiss(host)
         if len(self._witnesses) >= _WITNESSES:
             self._dismiss(next(iter(self._witnesses)))
-        sock = socket.socket(socket.AF_INET if target.carrier == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
+        sock = socket.socket(socket.AF_INET if target.underlay_family == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
         try:
             sock.setblocking(False)
             sock.connect((host, target.port))
@@ -256,7 +260,7 @@ class Prober:
         now = self._now()
         patient = self._probing.patients.get(host)
         if patient is None:
-            return "stranger"
+            return "unknown_peer"
         if port != patient.target.port:
             return "other_port"
         probe = decode(bytes(memoryview(self._buffer)[:length]))
@@ -299,7 +303,7 @@ class Prober:
     def problem_of(self, patient: Patient) -> str | None:
         """What keeps packets from that address, in words."""
         target = patient.target
-        peer = Peer(target.host, target.port, target.carrier, target.lease)
+        peer = Peer(target.host, target.port, target.underlay_family, target.lease)
         return patient.problem(self._now(), partial(path_mtu, peer))
 
     def problems(self) -> Iterator[tuple[str, str]]:

@@ -69,7 +69,7 @@ class UnderlayFollower:
     def _patience(self, found: HostInterface) -> float:
         """Seconds to wait for an address that packets are sent from and that nothing has replaced yet."""
         node = self._node()
-        missing = [carrier for carrier in node.carriers if not found.usable(carrier)]
+        missing = [underlay_family for underlay_family in node.underlay_families if not found.usable(underlay_family)]
         if not missing:
             self._missing_since = None
             return 0.0

@@ -192,7 +192,7 @@ static void judge(const struct table *table, const struct network *from, const s
         HOLD(reason == (receiver == OWN ? DESTINATION_OWN : NO_LEASE));
     else
         HOLD(reason == PASS && peer == receiver);
-    HOLD(decide_inbound(table, packet, length, NOBODY, &ip) == STRANGER);
+    HOLD(decide_inbound(table, packet, length, NOBODY, &ip) == UNKNOWN_PEER);
     for (unsigned index = 0; index < host_count; index++) {
         int host = scan_hosts(hosts[index].address, hosts[index].width);
         if (host == NOBODY)

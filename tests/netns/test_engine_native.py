@@ -204,7 +204,7 @@ def test_strangers_and_spoofers_are_counted_by_the_packet() -> None:
         inject(b, a.public_ip, UDP_PORT, *[udp_packet("10.1.3.2", "10.1.1.2", b"x")] * 5)
         inject(b, a.public_ip, UDP_PORT, *[udp_packet("10.1.2.2", "10.1.9.2", b"x")] * 3)
         eventually(lambda: (drops(a) - before).total() == 15, 5)
-        assert drops(a) - before == {"stranger": 7, "spoofed_source": 5, "destination_not_own": 3}
+        assert drops(a) - before == {"unknown_peer": 7, "spoofed_source": 5, "destination_not_own": 3}
 
 
 def test_a_narrow_path_is_learnt_by_the_container() -> None:

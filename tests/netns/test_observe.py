@@ -120,14 +120,14 @@ def test_a_stranger_gets_no_answer_and_a_peer_gets_a_short_one(trio: Trio, famil
     def refused(reason: str) -> float:
         return metrics(a)["overlayd_probe_drops_total", frozenset({("reason", reason)})]
 
-    before = refused("stranger"), refused("other_port")
+    before = refused("unknown_peer"), refused("other_port")
     with stranger.socket(inet(target[0]), socket.SOCK_DGRAM) as sock:
         sock.bind((STRANGER[family], PROBE_PORT))
         sock.setblocking(False)
         for payload in (question, os.urandom(1400), b"", question[:LENGTH]):
             sock.sendto(payload, target)
         inject(b, target[0], PROBE_PORT, question)  # a peer's address, but any port
-        eventually(lambda: (refused("stranger"), refused("other_port")) == (before[0] + 4, before[1] + 1))
+        eventually(lambda: (refused("unknown_peer"), refused("other_port")) == (before[0] + 4, before[1] + 1))
         with pytest.raises(BlockingIOError):
             sock.recv(2000)
     assert "192.0.2.77" not in a.log()
@@ -222,14 +222,14 @@ def test_metrics_are_what_was_carried(trio: Trio, family: int) -> None:
 
 def test_drops_are_counted_by_reason_and_explained(trio: Trio) -> None:
     a, _, c = trio
-    labels = frozenset({("direction", "rx"), ("reason", "stranger")})
+    labels = frozenset({("direction", "rx"), ("reason", "unknown_peer")})
     before = metrics(a).get(("overlayd_drops_total", labels), 0)
     with c.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind((STRANGER[4], 0))
         for _ in range(5):
             sock.sendto(b"E" * 100, (str(a.public(4)), 8285))
     eventually(lambda: metrics(a).get(("overlayd_drops_total", labels), 0) == before + 5)
-    assert "stranger: from an underlay address that holds no lease" in overlayctl(a, "counters")
+    assert "unknown_peer: from an underlay address that holds no lease" in overlayctl(a, "counters")
 
 
 def test_top_shows_who_talks(trio: Trio) -> None:

@@ -167,7 +167,7 @@ def test_ip_options_pass(path: Path) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_other_underlay_mtus(mode: str, underlay_mtu: int) -> None:
     with hosts(2, mode=mode, family="dual", underlay="dual", underlay_mtu=underlay_mtu) as (a, b):
-        mtu = underlay_mtu - OVERHEAD[mode, 6]  # the least that any carrier in use leaves
+        mtu = underlay_mtu - OVERHEAD[mode, 6]  # the least that any underlay family in use leaves
         assert a.status()["overlay"]["mtu"] == mtu
         assert f"FLANNEL_MTU={mtu}" in a.subnet_file.read_text()
         inner = a.container(0)

@@ -219,7 +219,7 @@ def test_a_stranger(udp: Trio, source: str, family: int) -> None:
         "a peer's subnet": SOUND[family],
         "malformed": b"",
     }[source]
-    assert_refused(udp, stranger, str(a.public(family)), [inner] * 3, "stranger")
+    assert_refused(udp, stranger, str(a.public(family)), [inner] * 3, "unknown_peer")
 
 
 def test_a_strangers_containers_reach_nobody(udp: Trio) -> None:
@@ -228,7 +228,7 @@ def test_a_strangers_containers_reach_nobody(udp: Trio) -> None:
     before = drops(a)
     for family in FAMILIES:
         assert not stranger.container(0).ping(a.container(0).address(family), timeout=0.2)
-    assert drops(a) - before == Counter(stranger=2)
+    assert drops(a) - before == Counter(unknown_peer=2)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -248,12 +248,12 @@ def test_a_peer_with_a_destination_that_is_not_the_receivers(udp: Trio, destinat
     assert_refused(udp, b, str(a.public(family)), [inner], "destination_not_own")
 
 
-@pytest.mark.parametrize("carrier", FAMILIES)
+@pytest.mark.parametrize("underlay_family", FAMILIES)
 @pytest.mark.parametrize("what", MALFORMED)
-def test_a_peer_with_a_malformed_packet(udp: Trio, what: str, carrier: int) -> None:
+def test_a_peer_with_a_malformed_packet(udp: Trio, what: str, underlay_family: int) -> None:
     a, b, _ = udp
     datagram, reason = MALFORMED[what]
-    assert_refused(udp, b, str(a.public(carrier)), [datagram], reason)
+    assert_refused(udp, b, str(a.public(underlay_family)), [datagram], reason)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -377,20 +377,25 @@ def test_two_thousand_random_datagrams(udp: Trio) -> None:
 # --- vxlan ------------------------------------------------------------------------------------------------------------
 
 
-def vtep_mac(host: Host, carrier: int) -> str:
+def vtep_mac(host: Host, underlay_family: int) -> str:
     """Of the host's overlay device on that underlay family."""
-    device = {4: "ovl.1", 6: "ovl6.1"}[carrier]
+    device = {4: "ovl.1", 6: "ovl6.1"}[underlay_family]
     return str(json.loads(host.run("ip", "-j", "link", "show", device).stdout)[0]["address"])
 
 
-def assert_dropped_by_rule(trio: Trio, sender: Host, carrier: int, inner: bytes, rule: str) -> None:
+def assert_dropped_by_rule(trio: Trio, sender: Host, underlay_family: int, inner: bytes, rule: str) -> None:
     """A VXLAN datagram with this packet is counted by this rule, and nothing else happens."""
     victim, peer, stranger = trio
     before = drops(victim)
     watch = Watch(victim, [stranger] if sender is peer else [peer])
     try:
-        mac = vtep_mac(victim, carrier)
-        inject(sender, victim.public(carrier), VXLAN_PORT, vxlan_datagram(1, mac, vtep_mac(sender, carrier), inner))
+        mac = vtep_mac(victim, underlay_family)
+        inject(
+            sender,
+            victim.public(underlay_family),
+            VXLAN_PORT,
+            vxlan_datagram(1, mac, vtep_mac(sender, underlay_family), inner),
+        )
         eventually(lambda: (drops(victim) - before).total() >= 1, 5)
         for family in FAMILIES:
             assert peer.container(0).ping(victim.container(0).address(family))

@@ -83,7 +83,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Host, Host]]:
         yield a, b
 
 
-def carrier(host: Host, family: int) -> int:
+def underlay_family(host: Host, family: int) -> int:
     """The underlay family that carries this family's packets."""
     return family if host.public(family) is not None else 10 - family
 
@@ -103,7 +103,7 @@ def test_containers_are_told(pair: tuple[Host, Host], family: int) -> None:
     until this host has heard of the path, be it by its own traffic or a probe's."""
     a, b = pair
     inner, address, mode = a.container(0), b.container(0).address(family), a.lab.spec.mode
-    under, header = carrier(a, family), 28 if family == 4 else 48
+    under, header = underlay_family(a, family), 28 if family == 4 else 48
     if mode == "vxlan" and under == family == 4:
         assert inner.ping(address, size=a.status()["overlay"]["mtu"], dont_fragment=True), "in fragments"
         assert not a.ping(b.public(4), size=WIDE, dont_fragment=True, timeout=0.3)

@@ -37,7 +37,7 @@ class Cable:
     b: Host
     wire: Wire
 
-    def carrier(self, family: int) -> int:
+    def underlay_family(self, family: int) -> int:
         """The underlay family that carries packets of this one."""
         return family if self.a.lab.spec.underlay == "dual" else 4
 
@@ -121,7 +121,7 @@ def test_no_checksum_is_wrong_and_the_format_is_flannels(path: Cable, family: in
         assert family == 6 or found["ip", GOOD] > 800
 
     # The payload of each datagram is one packet and nothing else: by the lengths of both.
-    ip, outer = IP[family], IP[path.carrier(family)]
+    ip, outer = IP[family], IP[path.underlay_family(family)]
     size = "ip.len" if family == 4 else "ipv6.plen"
     sizes = Counter(int(one) for (one,) in tshark(
         on_wire, f"udp.port=={UDP_PORT},data", f"{outer} && udp.port == {UDP_PORT}", "udp.length"
@@ -155,7 +155,7 @@ def test_what_arrives_in_the_container_is_what_crossed(path: Cable, family: int)
         ends = [path.a.container(0).address(family).packed, path.b.container(0).address(family).packed]
         return b"".join(ends) == (data[12:20] if data[0] >> 4 == 4 else data[8:40]) and data[0] >> 4 == family
 
-    header = {4: 28, 6: 48}[path.carrier(family)]
+    header = {4: 28, 6: 48}[path.underlay_family(family)]
 
     def crossed(frames: list[Frame]) -> Counter[bytes]:
         inner = (frame.ip[header:] for frame in frames if not frame.outgoing and len(frame.ip) > header)

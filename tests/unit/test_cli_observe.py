@@ -110,7 +110,7 @@ def test_counters() -> None:
     state = {
         **COUNTERS,
         "traffic": {"tx_packets": 7, "tx_bytes": 1_500, "rx_packets": 9, "rx_bytes": 2_000_000},
-        "drops": {"tx": {"no_lease": 3}, "rx": {"stranger": 4, "rule of nftables": 5}},
+        "drops": {"tx": {"no_lease": 3}, "rx": {"unknown_peer": 4, "rule of nftables": 5}},
         "devices": {"ovl.1": {"tx_errors": 0, "rx_errors": 0, "tx_dropped": 6, "rx_dropped": 0}},
         "probes": {"counts": {"sent": 12, "answers": 11, "answered": 10}, "drops": {"limited": 2}},
         "broken": ["ovl0: the TUN is gone"],
@@ -122,7 +122,7 @@ def test_counters() -> None:
         "in 9 packets, 2.0 MB",
         f"drops out 3 no_lease: {explain.REASONS['no_lease']}",
         "drops in 5 rule of nftables",
-        f"4 stranger: {explain.REASONS['stranger']}",
+        f"4 unknown_peer: {explain.REASONS['unknown_peer']}",
         "ovl.1 6 dropped out, as the kernel counts them",
         "probes 12 sent to peers, 11 answered",
         f"2 of no use: limited: {explain.PROBES['limited']}",

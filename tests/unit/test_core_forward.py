@@ -80,7 +80,7 @@ def answer(verdict: Verdict, reason: DropReason) -> IcmpError:
         ("10.1.1.2", "10.1.2.3", ALPHA),
         ("10.1.1.0", "10.1.2.0", ALPHA),
         ("10.1.1.255", "10.1.2.255", ALPHA),
-        ("fd00:1::2", "fd00:2::3", ALPHA),  # its carrier is IPv4
+        ("fd00:1::2", "fd00:2::3", ALPHA),  # it is reached over IPv4
         ("10.1.1.2", "10.1.3.127", BETA),
         ("10.1.1.2", "10.1.3.128", GAMMA),
         ("10.1.1.2", "10.1.3.255", GAMMA),
@@ -166,9 +166,9 @@ OUTBOUND_DROPS = [
 ]
 
 INBOUND_DROPS = [
-    ("a stranger", "192.168.0.9", GOOD_IN, DropReason.STRANGER),
-    ("this host itself", "192.168.0.1", GOOD_IN, DropReason.STRANGER),
-    ("a stranger inside the overlay", "10.1.2.3", GOOD_IN, DropReason.STRANGER),
+    ("a stranger", "192.168.0.9", GOOD_IN, DropReason.UNKNOWN_PEER),
+    ("this host itself", "192.168.0.1", GOOD_IN, DropReason.UNKNOWN_PEER),
+    ("a stranger inside the overlay", "10.1.2.3", GOOD_IN, DropReason.UNKNOWN_PEER),
     ("an unleased source", "192.168.0.2", packet("10.1.9.9", "10.1.1.2"), DropReason.SPOOFED_SOURCE),
     ("a source outside the overlay", "192.168.0.2", packet("8.8.8.8", "10.1.1.2"), DropReason.SPOOFED_SOURCE),
     ("the receiver's own source", "192.168.0.2", packet("10.1.1.3", "10.1.1.2"), DropReason.SPOOFED_SOURCE),
@@ -230,7 +230,7 @@ def test_order_outbound() -> None:
 
 
 def test_order_inbound() -> None:
-    assert decide_inbound(b"noise", "192.168.0.9", TABLE) == Drop(DropReason.STRANGER)
+    assert decide_inbound(b"noise", "192.168.0.9", TABLE) == Drop(DropReason.UNKNOWN_PEER)
     assert decide_inbound(packet("10.1.9.9", "10.1.9.9")[:-1], ALPHA.host, TABLE) == Drop(DropReason.TOO_SHORT)
     assert inbound(ALPHA.host, "10.1.9.9", "10.1.9.9", payload=BIG) == Drop(DropReason.SPOOFED_SOURCE)
     assert inbound(ALPHA.host, "10.1.2.3", "10.1.9.9", payload=BIG) == Drop(DropReason.DESTINATION_NOT_OWN)
@@ -293,7 +293,7 @@ def test_without_a_router_of_the_family_there_is_no_answer() -> None:
 def test_no_leases_but_this_hosts() -> None:
     alone = ForwardingTable(OWN, ROUTERS, MTU, [])
     assert isinstance(outbound("10.1.1.2", "10.1.2.3", table=alone), Reply)
-    assert inbound("192.168.0.2", "10.1.2.3", "10.1.1.2", table=alone) == Drop(DropReason.STRANGER)
+    assert inbound("192.168.0.2", "10.1.2.3", "10.1.1.2", table=alone) == Drop(DropReason.UNKNOWN_PEER)
 
 
 def test_two_holders_of_one_subnet() -> None:

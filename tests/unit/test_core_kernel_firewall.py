@@ -27,7 +27,7 @@ from overlayd.core.kernel.kinds import Ruleset
 V4 = Side(ip_network("10.5.0.0/16"), ip_network("10.5.1.0/24"))
 V6 = Side(ip_network("fd05::/48"), ip_network("fd05:0:0:1::/64"))
 DEVICE, BRIDGE, UNDERLAY = "flannel.1", "cni0", "eth0"
-GUARDED = Guarded(carrier=4, port=8472, vni=1)
+GUARDED = Guarded(underlay_family=4, port=8472, vni=1)
 DOCKER = ForeignChain("ip", "filter", "FORWARD")
 
 
@@ -126,7 +126,7 @@ def test_guard(packet: Packet, expected: str | None) -> None:
 
 
 def test_guard_of_ipv6() -> None:
-    table = own_table([V6], (DEVICE,), [replace(GUARDED, carrier=6)], masquerade=False)
+    table = own_table([V6], (DEVICE,), [replace(GUARDED, underlay_family=6)], masquerade=False)
     stranger = Packet("fd77::9", "fd77::1", UNDERLAY, dport=8472, vni=1)
     assert verdict(table, "guard", stranger, {"fd77::2"}) == "drop"
     assert verdict(table, "guard", replace(stranger, saddr="fd77::2"), {"fd77::2"}) is None

@@ -20,9 +20,9 @@ PEER = Lease(
 )
 
 
-def node(inner: str = "4", carriers: str = "4", mode: Mode = "udp", mtu: int | None = None) -> Node:
-    """A host with a subnet of each family in `inner` and an underlay address of each in `carriers`."""
-    v4, v6 = "4" in carriers, "6" in carriers
+def node(inner: str = "4", underlay_families: str = "4", mode: Mode = "udp", mtu: int | None = None) -> Node:
+    """A host with a subnet of each family in `inner` and an underlay address of each in `underlay_families`."""
+    v4, v6 = "4" in underlay_families, "6" in underlay_families
     addresses = [ip_interface("192.168.77.1/24")] * v4 + [ip_interface("fd77::1/64")] * v6
     return Node(
         mode=mode,
@@ -41,7 +41,7 @@ def node(inner: str = "4", carriers: str = "4", mode: Mode = "udp", mtu: int | N
 
 
 @pytest.mark.parametrize(
-    ("inner", "underlay", "families", "carriers"),
+    ("inner", "underlay", "families", "underlay_families"),
     [
         ("4", "4", (4,), (4,)),
         ("6", "6", (6,), (6,)),
@@ -54,17 +54,17 @@ def node(inner: str = "4", carriers: str = "4", mode: Mode = "udp", mtu: int | N
         ("46", "6", (4, 6), (6,)),
     ],
 )
-def test_carriers(inner: str, underlay: str, families: tuple[int, ...], carriers: tuple[int, ...]) -> None:
+def test_carriers(inner: str, underlay: str, families: tuple[int, ...], underlay_families: tuple[int, ...]) -> None:
     host = node(inner, underlay)
-    assert (host.families, host.carriers) == (families, carriers)
+    assert (host.families, host.underlay_families) == (families, underlay_families)
 
 
 def test_each_family_is_carried_by_itself_where_it_can_be() -> None:
     dual = node("46", "46")
-    assert (dual.carrier(4), dual.carrier(6)) == (4, 6)
+    assert (dual.underlay_family(4), dual.underlay_family(6)) == (4, 6)
     assert list(dual.reachable(PEER)) == [(PEER.subnet, PEER.public_ip), (PEER.ipv6_subnet, PEER.public_ipv6)]
     only_v6 = node("46", "6")
-    assert (only_v6.carrier(4), only_v6.carrier(6)) == (6, 6)
+    assert (only_v6.underlay_family(4), only_v6.underlay_family(6)) == (6, 6)
     assert list(only_v6.reachable(PEER)) == [(PEER.subnet, PEER.public_ipv6), (PEER.ipv6_subnet, PEER.public_ipv6)]
 
 
@@ -73,7 +73,7 @@ def test_each_family_is_carried_by_itself_where_it_can_be() -> None:
     [
         ("udp", "4", "4", 1472),
         ("udp", "4", "6", 1452),
-        ("udp", "46", "46", 1452),  # the narrower of two carriers
+        ("udp", "46", "46", 1452),  # the narrower of two underlay families
         ("udp", "4", "46", 1472),  # the IPv6 address carries nothing
         ("vxlan", "4", "4", 1450),
         ("vxlan", "6", "6", 1430),
@@ -90,12 +90,12 @@ def test_configured_mtu_goes_before_the_computed_one() -> None:
 
 
 def test_on_link() -> None:
-    underlay = node(carriers="46").underlay
+    underlay = node(underlay_families="46").underlay
     assert underlay.on_link(ip_address("192.168.77.200"))
     assert underlay.on_link(ip_address("fd77::dead"))
     assert not underlay.on_link(ip_address("192.168.78.1"))
     assert not underlay.on_link(ip_address("fd78::1"))
-    assert not node(carriers="4").underlay.on_link(ip_address("fd77::2"))
+    assert not node(underlay_families="4").underlay.on_link(ip_address("fd77::2"))
 
 
 # --- problems ---------------------------------------------------------------------------------------------------------

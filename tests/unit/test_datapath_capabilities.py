@@ -176,14 +176,14 @@ def test_questions_are_answered_to_announced_peers_alone(pair: Pair) -> None:
     pair.stranger.sendto(question.encode(), pair.local.getsockname())
     pair.inbound()
     assert pair.read_peer() == [question.answer(BOTH).encode()]
-    assert pair.engine.counters().rx_drops == {"stranger": 1}
+    assert pair.engine.counters().rx_drops == {"unknown_peer": 1}
     pair.engine.replace_table(
         ForwardingTable(OWN, [], MTU, [(ip_network("10.1.2.0/24"), Peer("127.0.0.2", pair.alpha.port, 4, "alpha"))])
     )
     pair.peer.sendto(question.encode(), pair.local.getsockname())
     pair.inbound()
     assert pair.read_peer() == []
-    assert pair.engine.counters().rx_drops == {"stranger": 1, "bad_version": 1}
+    assert pair.engine.counters().rx_drops == {"unknown_peer": 1, "bad_version": 1}
     pair.engine.greet()
     assert pair.read_peer() == [], "flannel would put it on its TUN"
 

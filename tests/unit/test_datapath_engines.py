@@ -173,7 +173,7 @@ def test_strangers_are_counted_by_datagram(rig: Rig) -> None:
     rig.stranger.sendto(b"", rig.local.getsockname())
     rig.inbound()
     assert rig.read_tun() == []
-    assert rig.engine.counters().rx_drops == {"stranger": 6}
+    assert rig.engine.counters().rx_drops == {"unknown_peer": 6}
 
 
 def test_no_lease_is_answered(rig: Rig) -> None:

@@ -49,7 +49,7 @@ class Engine(KernelPath):
 
     def counters(self) -> Counters:  # type: ignore[override]
         peers = {"10.1.2.0-24": Traffic(1, 100, 2, 200), "10.1.3.0-24": Traffic(7, 700, 0, 0)}
-        return Counters(Traffic(8, 800, 2, 200), peers, {"no_lease": 3}, {"stranger": 4}, 5, 6)
+        return Counters(Traffic(8, 800, 2, 200), peers, {"no_lease": 3}, {"unknown_peer": 4}, 5, 6)
 
     def gauges(self) -> dict[str, int]:
         rest = {"run_segments": 128, "gso_failures": 1, "join_refusals": 2, "tunnelled": 3, "busy_poll_us": 50}
@@ -116,7 +116,7 @@ async def test_what_was_counted_is_told() -> None:
     assert at(found, "overlayd_packets_total", direction="tx") == 8
     assert at(found, "overlayd_bytes_total", direction="rx") == 200
     assert at(found, "overlayd_drops_total", direction="tx", reason="no_lease") == 3
-    assert at(found, "overlayd_drops_total", direction="rx", reason="stranger") == 4
+    assert at(found, "overlayd_drops_total", direction="rx", reason="unknown_peer") == 4
     assert at(found, "overlayd_bursts_total", direction="tx") == 10
     assert at(found, "overlayd_reads_total", direction="rx") == 6
     assert at(found, "overlayd_offload_enabled", offload="udp_gso") == 1

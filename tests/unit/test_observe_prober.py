@@ -117,7 +117,7 @@ async def test_a_node_that_stops_is_missed_with_the_kernels_word_for_it(pair: Pa
 async def test_a_stranger_gets_no_answer(pair: Pair) -> None:
     await until(lambda: state(pair.a, 2) == "reachable")
     assert await ask(("127.0.1.66", pair.port), ("127.0.1.1", pair.port), question(), question(1400)) == []
-    assert pair.a.drops == {"stranger": 2}
+    assert pair.a.drops == {"unknown_peer": 2}
 
 
 async def test_nor_does_a_peers_other_port_or_what_is_no_question(pair: Pair) -> None:

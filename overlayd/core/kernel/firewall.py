@@ -51,9 +51,9 @@ class ForeignChain:
 
 @dataclass(frozen=True, slots=True)
 class Guarded:
-    """A VXLAN device to guard: datagrams of `vni` to `port` on underlay family `carrier`."""
+    """A VXLAN device to guard: datagrams of `vni` to `port` on this underlay family."""
 
-    carrier: Family
+    underlay_family: Family
     port: int
     vni: int
 
@@ -87,7 +87,7 @@ def own_table(
     what forwarded packets must match to be marked (`overlay_packets`)."""
     sides, guarded = tuple(sides), tuple(guarded)
     rules: list[tuple[str, str, list[Json]]] = [
-        ("guard", f"VXLAN from a host without a lease (IPv{item.carrier})", _guard(item)) for item in guarded
+        ("guard", f"VXLAN from a host without a lease (IPv{item.underlay_family})", _guard(item)) for item in guarded
     ]
     for device in devices:
         rules += [("inner", f"{device}: {text}", match) for text, match in _inner(device, sides)]
@@ -112,7 +112,7 @@ def own_table(
     table: Json = {"family": "inet", "name": TABLE}
     # `add` before `delete` makes the deletion safe where there is no table; all of it is one transaction.
     commands: list[Json] = [{"add": {"table": table}}, {"delete": {"table": table}}, {"add": {"table": table}}]
-    for name in sorted({f"vteps{item.carrier}" for item in guarded}):
+    for name in sorted({f"vteps{item.underlay_family}" for item in guarded}):
         kind = "ipv4_addr" if name.endswith("4") else "ipv6_addr"
         commands.append({"add": {"set": {"family": "inet", "table": TABLE, "name": name, "type": kind}}})
     for name, hook in chains.items():
@@ -188,14 +188,14 @@ def _inner(device: str, sides: tuple[Side, ...]) -> list[tuple[str, list[Json]]]
 
 
 def _guard(item: Guarded) -> list[Json]:
-    source = nft.field("ip" if item.carrier == 4 else "ip6", "saddr")
+    source = nft.field("ip" if item.underlay_family == 4 else "ip6", "saddr")
     return [
-        nft.equal(nft.meta("nfproto"), "ipv4" if item.carrier == 4 else "ipv6"),
+        nft.equal(nft.meta("nfproto"), "ipv4" if item.underlay_family == 4 else "ipv6"),
         nft.equal(nft.field("udp", "dport"), item.port),
         # RFC 7348: behind 8 bytes of UDP header, flags and 3 reserved bytes, the VNI: bit 96 of the transport header.
         # Another VNI on the same port belongs to somebody else's device.
         nft.equal({"payload": {"base": "th", "offset": 96, "len": 24}}, item.vni),
-        {"match": {"op": "!=", "left": source, "right": f"@vteps{item.carrier}"}},
+        {"match": {"op": "!=", "left": source, "right": f"@vteps{item.underlay_family}"}},
         *nft.drop(),
     ]
 

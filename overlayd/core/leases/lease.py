@@ -62,9 +62,9 @@ class Lease:
         """The MAC of the host's VXLAN device: as written, else derived from the lease, the same on every host."""
         return self.written_mac or self.written_mac_v6 or derive_mac(f"overlayd vtep {self.key}")
 
-    def mac_over(self, carrier: Family) -> str:
+    def mac_over(self, underlay_family: Family) -> str:
         """The MAC of the host's VXLAN device over that underlay family."""
-        return self.written_mac_v6 or self.vtep_mac if carrier == 6 else self.vtep_mac
+        return self.written_mac_v6 or self.vtep_mac if underlay_family == 6 else self.vtep_mac
 
     def subnet_of(self, family: Family) -> Network | None:
         """The subnet of that family, if the lease has one."""

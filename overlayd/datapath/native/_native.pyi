@@ -79,7 +79,7 @@ class Engine:
     def outbound(self) -> int:
         """Carry one burst from the TUN: the number of reads, plus ATTENTION where that applies, or TUN_GONE (-1)."""
 
-    def inbound(self, carrier: int) -> int:
+    def inbound(self, underlay_family: int) -> int:
         """Carry one burst from the socket of family 4 or 6: the number of messages, and ATTENTION likewise."""
 
     def refused(self) -> list[tuple[int, int, int, bytes]]:

@@ -183,8 +183,8 @@ class NativeEngine:
         self.progress.tx_reads += max(count, 0)
         return count
 
-    def inbound(self, carrier: Family) -> int:
-        count = self._native.inbound(carrier)
+    def inbound(self, underlay_family: Family) -> int:
+        count = self._native.inbound(underlay_family)
         if count >= native.ATTENTION:
             self._attend()
             count -= native.ATTENTION
@@ -214,7 +214,7 @@ class NativeEngine:
                 continue
             else:
                 self._ways.lose_tunnel(peer)
-                verdict = too_big_for(packet, path_mtu(peer) - overhead("udp", peer.carrier), self._table)
+                verdict = too_big_for(packet, path_mtu(peer) - overhead("udp", peer.underlay_family), self._table)
             if not isinstance(verdict, Reply) or not self._may_answer():
                 continue
             if direction == _INBOUND and peer is not None:
@@ -230,7 +230,7 @@ class NativeEngine:
 
     def _answer_peer(self, answer: bytes, peer: Peer) -> None:
         try:
-            self._sockets[peer.carrier].sendto(answer, (peer.host, peer.port))
+            self._sockets[peer.underlay_family].sendto(answer, (peer.host, peer.port))
         except OSError:
             self._reply_errors += 1
 

@@ -126,7 +126,7 @@ struct engine {
     bool busy; /* a burst is being carried, the GIL released */
     const struct table *table;
 
-    struct batch batches[2]; /* IPv4, IPv6 carrier */
+    struct batch batches[2]; /* IPv4, IPv6 underlay */
     int tap;                 /* takes superpackets with their outer headers, or -1 */
     struct outer outers[2];
     int *open_runs;          /* by peer: its run that may grow, or -1 */
@@ -1199,10 +1199,10 @@ static PyObject *engine_outbound(PyObject *self, PyObject *Py_UNUSED(none))
 
 static PyObject *engine_inbound(PyObject *self, PyObject *args)
 {
-    int carrier;
-    if (!PyArg_ParseTuple(args, "i", &carrier))
+    int family;
+    if (!PyArg_ParseTuple(args, "i", &family))
         return NULL;
-    return engine_carry(((EngineObject *)self)->engine, carrier == 6);
+    return engine_carry(((EngineObject *)self)->engine, family == 6);
 }
 
 static PyObject *engine_refused(PyObject *self, PyObject *Py_UNUSED(none))

@@ -57,7 +57,7 @@ enum {
     X(SOURCE_NOT_OWN, "source_not_own")                                                                                \
     X(NO_LEASE, "no_lease")                                                                                            \
     X(DESTINATION_OWN, "destination_own")                                                                              \
-    X(STRANGER, "stranger")                                                                                            \
+    X(UNKNOWN_PEER, "unknown_peer")                                                                                            \
     X(SPOOFED_SOURCE, "spoofed_source")                                                                                \
     X(DESTINATION_NOT_OWN, "destination_not_own")                                                                      \
     X(CE_NOT_ECT, "ce_not_ect")                                                                                        \

@@ -26,7 +26,7 @@ struct peer {
     } address;
     socklen_t address_length;
     struct key key; /* the underlay address, to compare */
-    bool ipv6;     /* the carrier */
+    bool ipv6;     /* the underlay family */
     bool announced; /* its lease and ours say that both ends are overlayd: it may leave sums partial, ask, ... */
     int slot;      /* of its counters */
 };
@@ -201,7 +201,7 @@ static inline enum reason decide_inbound(const struct table *table, const uint8_
                                          struct ip *ip)
 {
     if (host < 0)
-        return STRANGER;
+        return UNKNOWN_PEER;
     enum reason reason = parse_ip(packet, length, ip);
     if (reason != PASS)
         return reason;
