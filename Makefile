@@ -31,7 +31,7 @@ setup: packages $(STAMP) ## set up this clone to work in: Debian packages and a 
 packages:
 	@./.ci/packages $(PACKAGES)
 
-$(STAMP): pyproject.toml constraints.txt $(NATIVE)
+$(STAMP): pyproject.toml constraints.txt overlayd/__init__.py $(NATIVE)
 	python3 -m venv $(VENV)
 	OVERLAYD_CFLAGS="$(WARNINGS)" $(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
@@ -116,6 +116,13 @@ fuzz-merge: fuzz-build ## make the committed corpus anew: seeds, what it was and
 	for target in $(FUZZ); do mkdir -p build/fuzz/merged/$$target tests/fuzz/corpus/$$target && build/fuzz/$$target -set_cover_merge=1 -use_counters=0 \
 		$(FUZZ_OPTIONS) build/fuzz/merged/$$target build/fuzz/seeds/$$target tests/fuzz/corpus/$$target build/fuzz/found/$$target || exit 1; done
 	rm -rf tests/fuzz/corpus && cp -r build/fuzz/merged tests/fuzz/corpus
+
+# --- packages ----------------------------------------------------------------------------------------------------------
+
+DIST := dist
+.PHONY: wheel
+wheel: $(STAMP) ## build the source distribution, and the wheel from it, into DIST
+	OVERLAYD_CFLAGS="$(WARNINGS)" $(PYTHON) -m build --no-isolation --outdir $(DIST) .
 
 # --- as a service ------------------------------------------------------------------------------------------------------
 
