@@ -82,7 +82,7 @@ test-cross: $(STAMP) ## replay the fuzz corpus on emulated machines of either by
 	@echo "s390x: 64 bits, big-endian" && $(call replay,s390x-linux-gnu-gcc $(CROSS),timeout 300 qemu-s390x -L /usr/s390x-linux-gnu)
 
 # The fuzz targets without libFuzzer, over seeds and corpus: $(call replay,compiler and its flags,emulator or nothing)
-SEEDS = PYTHONPATH=tests/unit $(PYTHON) tests/fuzz/seeds.py build/fuzz/seeds
+SEEDS = PYTHONPATH=tests $(PYTHON) tests/fuzz/seeds.py build/fuzz/seeds
 replay = for target in $(FUZZ); do $(1) -std=gnu11 $(WARNINGS) -Ioverlayd/datapath/native tests/fuzz/$$target.c tests/fuzz/replay.c \
 	-o build/fuzz/replay-$$target && $(2) build/fuzz/replay-$$target build/fuzz/seeds/$$target/* tests/fuzz/corpus/$$target/* \
 	|| exit 1; done
@@ -183,7 +183,7 @@ format: $(STAMP) ## put the code into its form
 MINUTES := 10
 .PHONY: soak
 soak: setup ## traffic for MINUTES while things go wrong, by a seeded schedule; SEED repeats one (root)
-	$(PYTHON) tests/netns/soak.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+	PYTHONPATH=tests $(PYTHON) -m support.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 .PHONY: bench
 bench: setup ## measure decisions, sockets, netlink, clusters of thousands, every way between containers (root)

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 import pytest
-from chromium import missing
+
+from support.chromium import missing
 
 
 @pytest.fixture(scope="session", autouse=True)

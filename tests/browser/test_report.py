@@ -7,12 +7,12 @@ import struct
 from pathlib import Path
 
 import pytest
-from chromium import Page, browse
 
 from overlayd.bench.report import page, write_pngs
 from overlayd.bench.report.charts import charts, comparison
 from overlayd.bench.result import Result
 from overlayd.bench.way import WAYS
+from support.chromium import Page, browse
 
 RECORDED = Path(__file__).parents[1] / "unit" / "bench_result.json"
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
-from packets import ipv4, ipv6, rfc1071
+from support.packets import ipv4, ipv6, rfc1071
 
 FIX_LENGTHS, FIX_SUMS, CONTINUE, DAMAGE = 1, 2, 4, 8
 FIX = FIX_LENGTHS | FIX_SUMS

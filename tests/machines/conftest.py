@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fixtures import _privileged, figure, mode, pytest_terminal_summary, running, stage
-from machine import Pair, debian, machines
+
+from support.machine import Pair, debian, machines
+from support.machine_fixtures import _privileged, figure, mode, pytest_terminal_summary, running, stage
 
 __all__ = ["_privileged", "figure", "mode", "pytest_terminal_summary", "running", "stage"]
 

@@ -7,50 +7,37 @@ import json
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
 import pytest
-from machine import LEASES_YAML, MINE, OVERLAYD_YAML, ROOT, Machine, Pair
-from traffic import asking
 
 from overlayd.bench import tools
 from overlayd.bench.station import Local
+from support.machine import LEASES_YAML, MINE, OVERLAYD_YAML, ROOT, Machine, Pair
+from support.request_traffic import asking
+from support.service import (
+    ADDRESSES,
+    KEPT,
+    MODES,
+    SLOW,
+    assert_another_mode_takes_over,
+    assert_least_privilege,
+    assert_shown_by_systemd,
+    assert_stop_and_cleanup,
+    devices,
+    kill,
+    restart,
+    restarts,
+    service,
+)
+from support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(400)
 
-MODES = ("udp", "vxlan", "host-gw")
-GROUP = "7304812"  # of overlayd's devices
-CAP_NET_ADMIN = 1 << 12  # <linux/capability.h>
 WORST = 2.0  # what systemd-analyze security may say; 10 is worst
-KEPT = {"udp": "4", "vxlan": "0"}  # file descriptors in systemd's store: the TUN, a socket for each family, the recipe
-ADDRESSES = ("10.1.2.2", "fd00:10:1:2::2")
-
-
-def eventually(condition: Callable[[], object], what: str, timeout: float = 30) -> None:
-    """Poll until the condition holds; fails the test with `what` when it does not come to hold."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"not after {timeout:g} s: {what}")
-        time.sleep(0.05)
-
-
-def service(mode: str) -> str:
-    return f"overlayd@{mode}.service"
-
-
-def devices(machine: Machine) -> list[str]:
-    """The devices that are overlayd's, with their indexes."""
-    shown = machine.run("ip", "-o", "link", "show", "group", GROUP).stdout
-    return re.findall(r"^(\d+: [^:@]+)", shown, re.M)
-
-
-def restarts(machine: Machine, mode: str) -> int:
-    return int(machine.show(service(mode), "NRestarts"))
 
 
 # --- the units --------------------------------------------------------------------------------------------------------
@@ -68,25 +55,11 @@ def test_units(pair: Pair, unit: str, figure: Callable[[str], None]) -> None:
 
 
 def test_least_privilege(running: Pair, mode: str) -> None:
-    a = running.a
-    status = a.sh("cat", f"/proc/{a.show(service(mode), 'MainPID')}/status").stdout
-    fields = dict(line.split(":\t", 1) for line in status.splitlines())
-    assert "0" not in fields["Uid"].split(), "it runs as root"
-    for capabilities in ("CapEff", "CapPrm", "CapBnd", "CapAmb"):
-        assert int(fields[capabilities], 16) == CAP_NET_ADMIN, capabilities
-    assert fields["NoNewPrivs"] == "1"
-    assert fields["Seccomp"] == "2"
-    assert a.sh("stat", "-c", "%U %a", "/run/overlayd/overlayd.sock", "/run/flannel/subnet.env").stdout.split() == (
-        ["overlayd", "660", "overlayd", "644"]
-    )
+    assert_least_privilege(running, mode)
 
 
 def test_what_systemd_shows(running: Pair, mode: str) -> None:
-    a = running.a
-    assert a.show(service(mode), "ActiveState") == "active"
-    text = a.show(service(mode), "StatusText")
-    assert re.fullmatch(rf"{mode}: 10\.1\.1\.0/24\+fd00:\S+ over eth0, MTU \d+, 2 leases", text), text
-    assert a.show(service(mode), "NFileDescriptorStore") == KEPT[mode]
+    assert_shown_by_systemd(running, mode)
 
 
 def test_all_that_it_can_do_it_may_do(pair: Pair, mode: str) -> None:
@@ -104,7 +77,9 @@ def test_all_that_it_can_do_it_may_do(pair: Pair, mode: str) -> None:
     if mode == "udp":
         assert status["offloads"]["udp_gso"] == status["offloads"]["tso4"] == 1
         eventually(
-            lambda: json.loads(a.sh("overlayctl", "status", "--json").stdout)["peers"][0]["ways"], "the ways are found"
+            lambda: json.loads(a.sh("overlayctl", "status", "--json").stdout)["peers"][0]["ways"],
+            "the ways are found",
+            timeout=SLOW,
         )
     said = a.journal(service(mode))
     for word in ("Operation not permitted", "Permission denied", "Read-only file system", "kernel refused"):
@@ -122,20 +97,10 @@ def hang(machine: Machine, mode: str) -> None:
     """Have the process stand still; the watchdog has to see it."""
     count = restarts(machine, mode)
     machine.sh("systemctl", "kill", "--signal=STOP", service(mode))
-    eventually(lambda: restarts(machine, mode) > count, "the watchdog ends a process that hangs")
+    eventually(lambda: restarts(machine, mode) > count, "the watchdog ends a process that hangs", timeout=SLOW)
     said = machine.journal(service(mode))
     assert "Watchdog timeout" in said
     assert "Fatal Python error: Aborted" in said, "it says where it stood"
-
-
-def kill(machine: Machine, mode: str) -> None:
-    count = restarts(machine, mode)
-    machine.sh("systemctl", "kill", "--signal=KILL", service(mode))
-    eventually(lambda: restarts(machine, mode) > count, "systemd starts what was killed")
-
-
-def restart(machine: Machine, mode: str) -> None:
-    machine.sh("systemctl", "restart", service(mode))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +119,7 @@ def test_an_established_connection_pauses(
             what(machine, mode)
             asked.more()
         figure(f"{mode}, {address}, {what.__name__} on {name}: TCP answers stood still for {asked.pause * 1000:.0f} ms")
-    eventually(lambda: a.show(service(mode), "SubState") == "running", "it is ready again")
+    eventually(lambda: a.show(service(mode), "SubState") == "running", "it is ready again", timeout=SLOW)
     assert devices(a) == before
     assert a.show(service(mode), "NFileDescriptorStore") == KEPT[mode]
     said = a.journal(service(mode))[mark:]
@@ -204,8 +169,10 @@ def test_another_device_and_another_port_are_not_taken(pair: Pair) -> None:
         "UDP 192.0.2.1 port 8290: the socket that was kept is another: AF_INET, SOCK_DGRAM, bound to",
         "UDP 2001:db8::1 port 8290: the socket that was kept is another: AF_INET6, SOCK_DGRAM, bound to",
     ):
-        eventually(lambda: reason in a.journal(service(mode)), reason)  # noqa: B023  # called at once
-    eventually(lambda: a.show(service(mode), "NFileDescriptorStore") == KEPT[mode], "what is right is kept")
+        eventually(lambda: reason in a.journal(service(mode)), reason, timeout=SLOW)  # noqa: B023  # called at once
+    eventually(
+        lambda: a.show(service(mode), "NFileDescriptorStore") == KEPT[mode], "what is right is kept", timeout=SLOW
+    )
     assert a.run("ss", "-Hlun", "sport = :8285").stdout == "", "the old socket is closed everywhere"
     a.write("/etc/overlayd/overlayd.yaml", OVERLAYD_YAML)
     restart(a, mode)
@@ -221,7 +188,9 @@ def test_reload(running: Pair, mode: str) -> None:
     process = a.show(service(mode), "MainPID")
 
     def status(end: str) -> None:
-        eventually(lambda: a.show(service(mode), "StatusText").endswith(end), f"the status ends with {end!r}")
+        eventually(
+            lambda: a.show(service(mode), "StatusText").endswith(end), f"the status ends with {end!r}", timeout=SLOW
+        )
 
     with asking(a.container, b.container, ADDRESSES[0]):
         a.write("/etc/overlayd/leases.yaml", LEASES_YAML + "  - {name: c, subnet: 10.1.3.0/24, public_ip: 192.0.2.3}\n")
@@ -236,7 +205,7 @@ def test_reload(running: Pair, mode: str) -> None:
         a.write("/etc/overlayd/leases.yaml", LEASES_YAML)
         a.sh("systemctl", "reload", service(mode))
         status("2 leases")
-    eventually(lambda: a.show(service(mode), "ActiveState") == "active", "no reload is going on")
+    eventually(lambda: a.show(service(mode), "ActiveState") == "active", "no reload is going on", timeout=SLOW)
     assert a.show(service(mode), "MainPID") == process
 
 
@@ -244,19 +213,7 @@ def test_reload(running: Pair, mode: str) -> None:
 
 
 def test_another_mode_takes_over_and_leaves_nothing(running: Pair, mode: str) -> None:
-    a = running.a
-    other = "vxlan" if mode == "udp" else "udp"
-    running.start(other)
-    assert running.talk()
-    assert a.show(service(mode), "ActiveState") == "inactive"
-    assert a.show(service(mode), "NFileDescriptorStore") == "0"
-    assert {name.split()[1] for name in devices(a)} == ({"ovl0"} if other == "udp" else {"ovl.1", "ovl6.1"})
-    tables = a.run("nft", "list", "tables").stdout
-    assert ("table inet overlayd" in tables) == (other == "vxlan")
-    running.start(mode)
-    assert running.talk()
-    assert {name.split()[1] for name in devices(a)} == ({"ovl0"} if mode == "udp" else {"ovl.1", "ovl6.1"})
-    assert a.show(service(mode), "NFileDescriptorStore") == KEPT[mode]
+    assert_another_mode_takes_over(running, mode)
 
 
 def test_host_gw(pair: Pair) -> None:
@@ -274,28 +231,14 @@ def test_host_gw(pair: Pair) -> None:
     assert a.show(service("host-gw"), "NFileDescriptorStore") == "0"
     a.sh("systemctl", "reload", service("host-gw"))
     a.ip("route del 10.1.2.0/24")
-    eventually(pair.talk, "the route is put back")
+    eventually(pair.talk, "the route is put back", timeout=SLOW)
     pair.start("vxlan")
     assert pair.talk()
     assert a.run("ip", "route", "show", "proto", "178", "via", "192.0.2.2").stdout == "", "nothing of host-gw is left"
 
 
 def test_a_stop_leaves_the_state_and_a_cleanup_nothing(running: Pair, mode: str) -> None:
-    a = running.a
-    before = devices(a)
-    a.sh("systemctl", "stop", service(mode))
-    assert devices(a) == before
-    assert a.exists("/run/flannel/subnet.env")
-    assert a.show(service(mode), "NFileDescriptorStore") == "0"
-    assert a.run("ss", "-Hlun", "sport = :8285").stdout == ""
-    running.start(mode)
-    assert running.talk()
-    a.sh("systemctl", "start", "overlayd-cleanup")  # ends the daemon first
-    assert a.show(service(mode), "ActiveState") == "inactive"
-    assert devices(a) == []
-    for family in ("-4", "-6"):
-        assert a.run("ip", family, "route", "show", "proto", "178").stdout == ""
-    assert "overlayd" not in a.run("nft", "list", "tables").stdout
+    assert_stop_and_cleanup(running, mode)
 
 
 def test_what_is_wrong_is_not_tried_again_and_what_is_refused_is(running: Pair, mode: str) -> None:
@@ -310,10 +253,12 @@ def test_what_is_wrong_is_not_tried_again_and_what_is_refused_is(running: Pair, 
     a.write("/etc/overlayd/overlayd.yaml", OVERLAYD_YAML)
     a.ip("link set eth0 down", "addr flush dev eth0")
     a.sh("systemctl", "start", "--no-block", service(mode))
-    eventually(lambda: "tried again in 5 s" in a.show(service(mode), "StatusText"), "it says what is refused")
+    eventually(
+        lambda: "tried again in 5 s" in a.show(service(mode), "StatusText"), "it says what is refused", timeout=SLOW
+    )
     a.ip("addr add 192.0.2.1/24 dev eth0", "addr add 2001:db8::1/64 dev eth0 nodad", "link set eth0 up")
-    eventually(lambda: a.show(service(mode), "ActiveState") == "active", "it is tried again")
-    eventually(running.talk, "the network is back")
+    eventually(lambda: a.show(service(mode), "ActiveState") == "active", "it is tried again", timeout=SLOW)
+    eventually(running.talk, "the network is back", timeout=SLOW)
 
 
 # --- the host ---------------------------------------------------------------------------------------------------------
@@ -325,8 +270,8 @@ def test_after_a_power_cut_the_host_comes_back_by_itself(running: Pair, mode: st
     a.cut_power()
     a.plug_in()
     a.boot()
-    eventually(lambda: a.show(service(mode), "ActiveState") == "active", "it starts at boot")
-    eventually(running.talk, "the containers talk")
+    eventually(lambda: a.show(service(mode), "ActiveState") == "active", "it starts at boot", timeout=SLOW)
+    eventually(running.talk, "the containers talk", timeout=SLOW)
     a.sh("systemctl", "disable", service(mode))
 
 
@@ -348,7 +293,7 @@ def test_docker_gets_its_options(running: Pair, mode: str) -> None:
     a.sh("systemctl", "stop", service(mode))
     a.sh("systemctl", "start", "docker")
     assert a.show(service(mode), "ActiveState") == "active", "docker needs it"
-    eventually(lambda: a.exists("/run/dockerd.arguments"), "dockerd runs")
+    eventually(lambda: a.exists("/run/dockerd.arguments"), "dockerd runs", timeout=SLOW)
     given = a.sh("cat", "/run/dockerd.arguments").stdout
     assert "--bip=10.1.1.1/24" in given
     assert "--mtu=" in given

@@ -1,7 +1,8 @@
 """Tests in here make network namespaces."""
 
 import pytest
-from etcd_server import etcd, etcd_process
+
+from support.etcd_server import etcd, etcd_process
 
 __all__ = ["etcd", "etcd_process"]
 

@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from wire import FAMILIES, UDP_PORT, drops, eventually, inet, inject, ping_text, udp_echo, udp_packet
 
 from overlayd.core.address import Address
 from overlayd.datapath.native.engine import kernel
 from overlayd.lab import Host, Namespace, hosts
+from support.waiting import eventually
+from support.wire import FAMILIES, UDP_PORT, drops, inet, inject, ping_text, udp_echo, udp_packet
 
 pytest.importorskip("overlayd.datapath.native._native", reason="the native engine is not built: needs a C compiler")
 
@@ -203,7 +204,7 @@ def test_strangers_and_spoofers_are_counted_by_the_packet() -> None:
         inject(c, a.public_ip, UDP_PORT, *[udp_packet("10.1.2.2", "10.1.1.2", b"x")] * 7)
         inject(b, a.public_ip, UDP_PORT, *[udp_packet("10.1.3.2", "10.1.1.2", b"x")] * 5)
         inject(b, a.public_ip, UDP_PORT, *[udp_packet("10.1.2.2", "10.1.9.2", b"x")] * 3)
-        eventually(lambda: (drops(a) - before).total() == 15, 5)
+        eventually(lambda: (drops(a) - before).total() == 15, timeout=5)
         assert drops(a) - before == {"unknown_peer": 7, "spoofed_source": 5, "destination_not_own": 3}
 
 

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
-from wire import UDP, rfc1071
 
 from overlayd.lab import Host, hosts
 from overlayd.lab.namespace import within
+from support.wire import UDP, rfc1071
 
 native = pytest.importorskip(
     "overlayd.datapath.native._native", reason="the native engine is not built: needs a C compiler"

@@ -9,10 +9,10 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from test_life_dump import eventually
 
 from overlayd.lab import Host, hosts
 from overlayd.lab.etcdctl import PREFIX
+from support.waiting import eventually
 
 
 @pytest.fixture

@@ -12,7 +12,11 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from etcd_cluster import (
+
+from overlayd.lab import Host, LabError, hosts, merged, wait_ready
+from overlayd.lab.etcdctl import PREFIX
+from support.commands import one_line, overlayctl, overlayd
+from support.etcd_cluster import (
     DAY,
     SUBNETS,
     await_agreement,
@@ -29,10 +33,8 @@ from etcd_cluster import (
     take_away,
     written,
 )
-from test_life_dump import eventually, one_line, overlayctl, overlayd, pinging
-
-from overlayd.lab import Host, LabError, hosts, merged, wait_ready
-from overlayd.lab.etcdctl import PREFIX
+from support.pings import pinging
+from support.waiting import eventually
 
 Two = tuple[Host, Host]
 

@@ -15,18 +15,6 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address
 
 import pytest
-from etcd_cluster import (
-    SUBNETS,
-    await_agreement,
-    etcd_of,
-    flannel_value,
-    key_of,
-    lines,
-    put_as_flannel,
-    routes,
-    take_away,
-)
-from test_life_dump import eventually, overlayctl
 
 from overlayd.core.address import Network
 from overlayd.core.node import Underlay
@@ -37,6 +25,19 @@ from overlayd.lab.etcd import Etcd
 from overlayd.registry.base import RegistryError
 from overlayd.registry.etcd.registry import EtcdRegistry
 from overlayd.wire.mac import derive_mac
+from support.commands import overlayctl
+from support.etcd_cluster import (
+    SUBNETS,
+    await_agreement,
+    etcd_of,
+    flannel_value,
+    key_of,
+    lines,
+    put_as_flannel,
+    routes,
+    take_away,
+)
+from support.waiting import eventually
 
 Three = tuple[Host, Host, Host]
 

@@ -9,12 +9,14 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
-from etcd_cluster import SUBNETS, await_agreement, etcd_of, key_of, lines, own_subnet, routes, written
-from test_life_dump import eventually, one_line, overlayctl, pinging
 
 from overlayd.lab import Host, hosts
 from overlayd.lab.etcdctl import PREFIX
 from overlayd.lab.host import ROOT
+from support.commands import one_line, overlayctl
+from support.etcd_cluster import SUBNETS, await_agreement, etcd_of, key_of, lines, own_subnet, routes, written
+from support.pings import pinging
+from support.waiting import eventually
 
 Two = tuple[Host, Host]
 CONFIG = f"{PREFIX}/config"

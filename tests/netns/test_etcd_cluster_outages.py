@@ -12,7 +12,11 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from etcd_cluster import (
+
+from overlayd.lab import Host, hosts, wait_ready
+from overlayd.lab.etcdctl import PREFIX
+from support.commands import overlayctl, overlayd
+from support.etcd_cluster import (
     SUBNETS,
     await_agreement,
     connected,
@@ -28,10 +32,8 @@ from etcd_cluster import (
     take_away,
     written,
 )
-from test_life_dump import eventually, overlayctl, overlayd, pinging
-
-from overlayd.lab import Host, hosts, wait_ready
-from overlayd.lab.etcdctl import PREFIX
+from support.pings import pinging
+from support.waiting import eventually
 
 Two = tuple[Host, Host]
 
@@ -254,7 +256,9 @@ def test_the_leader_is_killed(three: Two) -> None:
             put_as_flannel(etcd, f"10.1.{number}.0/24", flannel_value("192.0.2.77", backend="udp"))
             for host in three:
                 eventually(
-                    lambda host=host, number=number: f"10.1.{number}.0/24" in routes(host), "the watch goes on", 30
+                    lambda host=host, number=number: f"10.1.{number}.0/24" in routes(host),
+                    "the watch goes on",
+                    timeout=30,
                 )
             leader.start()
     for number in (52, 53):
@@ -271,14 +275,14 @@ def test_quorum_is_lost_and_comes_back(three: Two) -> None:
         leader.kill()
         others[0].kill()
         for host in three:
-            eventually(lambda host=host: not connected(host), "the loss is noticed", 30)
+            eventually(lambda host=host: not connected(host), "the loss is noticed", timeout=30)
         leader.start(wait=False)
         others[0].start()
         for host in three:
-            eventually(lambda host=host: connected(host), "it is back", 30)
+            eventually(lambda host=host: connected(host), "it is back", timeout=30)
     put_as_flannel(etcd, "10.1.54.0/24", flannel_value("192.0.2.77", backend="udp"))
     for host in three:
-        eventually(lambda host=host: "10.1.54.0/24" in routes(host), "and watched", 30)
+        eventually(lambda host=host: "10.1.54.0/24" in routes(host), "and watched", timeout=30)
     take_away(etcd, "10.1.54.0/24")
     await_agreement(three)
 
@@ -336,4 +340,4 @@ def test_a_watch_that_dies_without_a_word() -> None:
               f" add rule inet forgets out tcp sport {{ {ports} }} drop;"
               f" add rule inet forgets in tcp dport {{ {ports} }} drop")  # fmt: skip
         etcd_of(a).put(key_of("10.1.77.0/24"), flannel_value("192.0.2.77", backend="udp"))
-        eventually(lambda: "10.1.77.0/24" in routes(a), "the lease is known all the same", 60)
+        eventually(lambda: "10.1.77.0/24" in routes(a), "the lease is known all the same", timeout=60)

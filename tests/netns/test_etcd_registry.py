@@ -27,6 +27,7 @@ from overlayd.registry.etcd.client import EtcdClient
 from overlayd.registry.etcd.messages import Delete, Put
 from overlayd.registry.etcd.registry import EtcdRegistry
 from overlayd.system.state_dir import StateDir
+from support.waiting import eventually_async
 
 PREFIX = "/coreos.com/network"
 CONFIG = '{"Network":"10.5.0.0/16","SubnetMin":"10.5.40.0","Backend":{"Type":"vxlan","VNI":1}}'
@@ -62,15 +63,6 @@ async def at_once(_: float) -> None:
     await asyncio.sleep(0)
 
 
-async def eventually(condition: Callable[[], Any], what: str) -> None:
-    """Await what etcd will tell; only a failure takes long."""
-    for _ in range(1000):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"never: {what}")
-
-
 async def settled() -> None:
     """Whatever can run now has run."""
     for _ in range(8):
@@ -99,7 +91,7 @@ class Node:
         await self.acquire()
         self.table.replace(self.registry.leases(self.given))
         self.tasks = [asyncio.ensure_future(one) for one in (*self.registry.tasks(), self._follow())]
-        await eventually(lambda: self.registry.state().since is not None, "the watch stands")
+        await eventually_async(lambda: self.registry.state().since is not None, "the watch stands")
         return self
 
     async def _follow(self) -> None:
@@ -397,9 +389,9 @@ async def test_a_configuration_that_is_not_there_yet_is_waited_for(etcd: Etcd, m
     node = make(clock=clock)
     with capture_logs() as logs:
         waiting = asyncio.ensure_future(node.acquire())
-        await eventually(lambda: logs, "it is said")
+        await eventually_async(lambda: logs, "it is said")
         etcd.put(f"{PREFIX}/config", CONFIG)
-        await eventually(lambda: clock.advance(1) or waiting.done(), "it has a lease")
+        await eventually_async(lambda: clock.advance(1) or waiting.done(), "it has a lease")
     assert str((await waiting).subnet).startswith("10.5.")
     assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["no leases yet: waiting for etcd"]
     assert "overlayctl etcd init" in logs[0]["reason"]
@@ -424,7 +416,7 @@ async def test_a_new_configuration_is_gone_over_to(etcd: Etcd, make: Make) -> No
     node = await make().run()
     assert node.lease is not None
     etcd.put(f"{PREFIX}/config", CONFIG.replace('"VNI":1', '"VNI":7'))
-    await eventually(lambda: node.moved, "it is told")
+    await eventually_async(lambda: node.moved, "it is told")
     assert node.moved == ["the network's configuration in etcd changed"]
     lease = await node.acquire()
     assert (lease.subnets, lease.vni) == (node.lease.subnets, 7)
@@ -450,7 +442,7 @@ async def test_a_new_configuration_that_cannot_be_gone_over_to(
             etcd.delete(f"{PREFIX}/config")
         else:
             etcd.put(f"{PREFIX}/config", config)
-        await eventually(lambda: [entry for entry in logs if entry["log_level"] == "error"], "it is said")
+        await eventually_async(lambda: [entry for entry in logs if entry["log_level"] == "error"], "it is said")
     (entry,) = [entry for entry in logs if entry["log_level"] == "error"]
     assert entry["event"] == "the network's new configuration is not followed, the old one stays"
     assert reason in entry["reason"]
@@ -465,11 +457,11 @@ async def test_leases_come_change_and_go(etcd: Etcd, make: Make) -> None:
     node = await make().run()
     own = str(node.lease and node.lease.subnet)
     etcd.put(f"{PREFIX}/subnets/10.5.12.0-24", flannels("192.0.2.52"))
-    await eventually(lambda: "10.5.12.0/24" in node.subnets, "a lease comes")
+    await eventually_async(lambda: "10.5.12.0/24" in node.subnets, "a lease comes")
     etcd.put(f"{PREFIX}/subnets/10.5.12.0-24", flannels("192.0.2.53"))
-    await eventually(lambda: "192.0.2.53" in [str(lease.public_ip) for lease in node.table], "it changes")
+    await eventually_async(lambda: "192.0.2.53" in [str(lease.public_ip) for lease in node.table], "it changes")
     etcd.delete(f"{PREFIX}/subnets/10.5.12.0-24")
-    await eventually(lambda: node.subnets == [own], "it goes")
+    await eventually_async(lambda: node.subnets == [own], "it goes")
 
 
 async def test_all_that_happened_between_two_looks_is_one_update(etcd: Etcd, make: Make) -> None:
@@ -483,7 +475,7 @@ async def test_all_that_happened_between_two_looks_is_one_update(etcd: Etcd, mak
     one = node.registry.client
     await one.transact([], *(Put(f"{PREFIX}/subnets/{key}", flannels("192.0.2.9")) for key in keys))
     await one.transact([], Delete(f"{PREFIX}/subnets/{keys[0]}"), Put(f"{PREFIX}/subnets/{keys[1]}", "bad"))
-    await eventually(lambda: len(node.registry.view.bad) == 1, "everything has come")
+    await eventually_async(lambda: len(node.registry.view.bad) == 1, "everything has come")
     update = await anext(updates)
     assert isinstance(update, Changes)
     assert sorted(event.lease.key for event in update.events) == sorted(keys[2:])
@@ -496,7 +488,7 @@ async def test_one_bad_key_loses_nobody_elses_and_is_said_once(etcd: Etcd, make:
         for text in ("{", "[]", "{"):
             etcd.put(f"{PREFIX}/subnets/10.5.9.0-24", text)
         etcd.put(f"{PREFIX}/subnets/10.5.12.0-24", flannels("192.0.2.52"))
-        await eventually(lambda: "10.5.12.0/24" in node.subnets, "the other one has come")
+        await eventually_async(lambda: "10.5.12.0/24" in node.subnets, "the other one has come")
     assert list(node.registry.state().bad) == [f"{PREFIX}/subnets/10.5.9.0-24"]
     said = [entry for entry in logs if entry["event"] == "an entry in etcd makes no sense and is left out"]
     assert [entry["key"] for entry in said] == [f"{PREFIX}/subnets/10.5.9.0-24"]
@@ -522,8 +514,8 @@ async def test_the_lease_is_renewed_when_the_margin_is_reached_and_not_before(et
             clock.advance(1)
             await settled()
         assert len(renewed) == due // 600 - 1, "not before"
-        await eventually(lambda: clock.advance(0.5) or len(renewed) == due // 600, "renewed")  # noqa: B023
-        await eventually(lambda: node.registry._term.expires > clock.time + 900, "the answer has come")
+        await eventually_async(lambda: clock.advance(0.5) or len(renewed) == due // 600, "renewed")  # noqa: B023
+        await eventually_async(lambda: node.registry._term.expires > clock.time + 900, "the answer has come")
     assert [round(time, -1) for time in renewed] == [600, 1200]
     assert etcd.leases() == {lease}, "one etcd lease, the same one"
     assert etcd.version_of(key_of(node.lease)) == 1, "a renewal writes no key"
@@ -543,7 +535,7 @@ async def test_a_renewal_that_fails_is_tried_again(etcd: Etcd, make: Make) -> No
 
     node.registry.client.keep_alive = flaky  # type: ignore[method-assign]
     clock.advance(601)
-    await eventually(lambda: clock.advance(1) or len(tries) == 4, "it is renewed in the end")
+    await eventually_async(lambda: clock.advance(1) or len(tries) == 4, "it is renewed in the end")
 
 
 async def test_the_etcd_lease_is_gone_and_everything_is_written_anew(etcd: Etcd, make: Make) -> None:
@@ -551,7 +543,7 @@ async def test_the_etcd_lease_is_gone_and_everything_is_written_anew(etcd: Etcd,
     node = await make().run()
     old = etcd.lease_of(key_of(node.lease))
     etcd.revoke(old)
-    await eventually(lambda: subnet_keys(etcd) and records(etcd), "taken back")
+    await eventually_async(lambda: subnet_keys(etcd) and records(etcd), "taken back")
     assert list(subnet_keys(etcd)) == [node.lease and node.lease.key]
     (new,) = etcd.leases()
     assert new != old
@@ -571,7 +563,7 @@ async def test_own_keys_that_somebody_deletes_are_taken_back(etcd: Etcd, make: M
     etcd.ctl("del", "--prefix", f"{PREFIX}/{which}")
     if not which:
         etcd.put(f"{PREFIX}/config", config or "")
-    await eventually(lambda: etcd.below(f"{PREFIX}/") == before, "all is as it was")
+    await eventually_async(lambda: etcd.below(f"{PREFIX}/") == before, "all is as it was")
     assert records(etcd)["192.0.2.1"]["session"] == session
     assert etcd.leases() == {lease}
     assert node.moved == []
@@ -582,7 +574,7 @@ async def test_own_key_overwritten_by_hand_is_put_right(etcd: Etcd, make: Make) 
     before = etcd.below(f"{PREFIX}/")
     for value in ("{", flannels("192.0.2.1", "06:00:00:00:00:99")):
         etcd.put(key_of(node.lease), value, lease=etcd.lease_of(key_of(node.lease)))
-        await eventually(lambda: etcd.below(f"{PREFIX}/") == before, "all is as it was")
+        await eventually_async(lambda: etcd.below(f"{PREFIX}/") == before, "all is as it was")
 
 
 async def test_own_subnet_that_another_node_took_means_a_new_lease(etcd: Etcd, make: Make) -> None:
@@ -591,7 +583,7 @@ async def test_own_subnet_that_another_node_took_means_a_new_lease(etcd: Etcd, m
         former = node.lease
         other = etcd.grant(500)
         etcd.put(key_of(former), flannels("192.0.2.66"), lease=other)
-        await eventually(lambda: node.moved, "it is told")
+        await eventually_async(lambda: node.moved, "it is told")
     assert "is held by 10.5." in node.moved[0]
     lease = await node.acquire()
     assert lease.subnet != (former and former.subnet)
@@ -604,7 +596,7 @@ async def test_own_subnet_that_another_node_took_means_a_new_lease(etcd: Etcd, m
 async def test_a_lease_made_a_reservation_by_hand_stays_one(etcd: Etcd, make: Make) -> None:
     node = await make().run()
     etcd.put(key_of(node.lease), etcd.get(key_of(node.lease)) or "")
-    await eventually(lambda: [lease.reserved for lease in node.table] == [True], "it is known")
+    await eventually_async(lambda: [lease.reserved for lease in node.table] == [True], "it is known")
     assert etcd.lease_of(key_of(node.lease)) == 0
     await node.stop()
     assert (await make().acquire()).reserved
@@ -622,7 +614,7 @@ async def test_a_clone_stops_and_the_first_node_goes_on(etcd: Etcd, make: Make) 
         (error,) = [task.exception() for task in done]
         assert isinstance(error, RegistryError)
         assert "is its clone. Remove node-id from the clone's state_dir" in str(error)
-        await eventually(lambda: list(records(etcd)) == ["192.0.2.1"], "the first node has its lease back")
+        await eventually_async(lambda: list(records(etcd)) == ["192.0.2.1"], "the first node has its lease back")
     assert "another node runs with this node's identity: a clone; it is told to stop" in [e["event"] for e in logs]
     assert subnet_keys(etcd) == {
         first.lease.key: flannels("192.0.2.1", first.lease.vtep_mac)  # type: ignore[union-attr]
@@ -638,14 +630,14 @@ async def test_etcd_lost_and_back_is_one_line_each(etcd: Etcd, make: Make) -> No
     node = await make().run()
     with capture_logs() as logs:
         await asyncio.to_thread(etcd.members[0].kill)
-        await eventually(lambda: not node.registry.state().connected, "it is noticed")
+        await eventually_async(lambda: not node.registry.state().connected, "it is noticed")
         state = node.registry.state()
         assert state.error
         assert [str(lease.subnet) for lease in node.registry.leases(node.given)] == node.subnets
         await asyncio.sleep(0.2)  # some more attempts
         etcd.members[0].start()  # here: it ends with the thread that starts it
         etcd.put(f"{PREFIX}/subnets/10.5.12.0-24", flannels("192.0.2.52"))
-        await eventually(lambda: "10.5.12.0/24" in node.subnets, "what happened since is known")
+        await eventually_async(lambda: "10.5.12.0/24" in node.subnets, "what happened since is known")
         assert node.registry.state().connected
     assert [entry["event"] for entry in logs if entry["log_level"] in ("error", "info")] == [
         "etcd is lost; leases stay as last known",
@@ -657,10 +649,10 @@ async def test_a_member_that_hangs_is_noticed(etcd: Etcd, make: Make) -> None:
     node = await make(heartbeat=0.05).run()
     node.registry.client._timeout = 0.2
     etcd.members[0].pause()
-    await eventually(lambda: not node.registry.state().connected, "it is noticed")
+    await eventually_async(lambda: not node.registry.state().connected, "it is noticed")
     assert "no answer in time" in (node.registry.state().error or "")
     etcd.members[0].resume()
-    await eventually(lambda: node.registry.state().connected, "it is back")
+    await eventually_async(lambda: node.registry.state().connected, "it is back")
 
 
 async def test_a_compaction_during_an_outage(etcd: Etcd, make: Make) -> None:
@@ -670,7 +662,7 @@ async def test_a_compaction_during_an_outage(etcd: Etcd, make: Make) -> None:
     node.registry.client.endpoints = ("http://127.0.0.1:1",)
     node.registry.client.endpoint = "http://127.0.0.1:1"
     await asyncio.to_thread(etcd.members[0].kill)
-    await eventually(lambda: not node.registry.state().connected, "it is noticed")
+    await eventually_async(lambda: not node.registry.state().connected, "it is noticed")
     etcd.members[0].start()  # here: it ends with the thread that starts it
     for number in range(20, 30):
         etcd.put(f"{PREFIX}/subnets/10.5.{number}.0-24", flannels(f"192.0.2.{number}"))
@@ -680,7 +672,7 @@ async def test_a_compaction_during_an_outage(etcd: Etcd, make: Make) -> None:
     node.registry.client.endpoint = etcd.endpoints[0]
     own = str(node.lease and node.lease.subnet)
     wanted = sorted([own, *(f"10.5.{number}.0/24" for number in range(20, 30) if number != 25)])
-    await eventually(lambda: node.subnets == wanted, "everything is known")
+    await eventually_async(lambda: node.subnets == wanted, "everything is known")
 
 
 async def test_a_start_without_etcd_on_the_leases_last_known(etcd: Etcd, make: Make) -> None:
@@ -701,8 +693,8 @@ async def test_a_start_without_etcd_on_the_leases_last_known(etcd: Etcd, make: M
     node.tasks = [asyncio.ensure_future(one) for one in (*node.registry.tasks(), node._follow())]
     etcd.members[0].start()  # here: it ends with the thread that starts it
     etcd.put(f"{PREFIX}/subnets/10.5.13.0-24", flannels("192.0.2.53"))
-    await eventually(lambda: "10.5.13.0/24" in node.subnets, "it catches up")
-    await eventually(lambda: node.registry.state().connected, "and says so")
+    await eventually_async(lambda: "10.5.13.0/24" in node.subnets, "it catches up")
+    await eventually_async(lambda: node.registry.state().connected, "and says so")
     assert (node.registry.state().stale, node.moved) == (None, [])
     assert [task.done() for task in node.tasks] == [False] * 4
 
@@ -717,7 +709,7 @@ async def test_a_stale_start_whose_lease_is_another_nodes_by_now(etcd: Etcd, mak
     assert (await node.acquire()).subnets == (first.lease and first.lease.subnets)
     node.tasks = [asyncio.ensure_future(one) for one in (*node.registry.tasks(), node._follow())]
     etcd.members[0].start()  # here: it ends with the thread that starts it
-    await eventually(lambda: node.moved, "it is told")
+    await eventually_async(lambda: node.moved, "it is told")
     assert (await node.acquire()).subnets != (first.lease and first.lease.subnets)
 
 
@@ -731,10 +723,12 @@ async def test_saved_leases_that_make_no_sense_are_not_used(etcd: Etcd, make: Ma
     node.registry._store.save(text)
     with capture_logs() as logs:
         waiting = asyncio.ensure_future(node.acquire())
-        await eventually(lambda: [entry for entry in logs if entry["log_level"] == "error"], "it waits, and says so")
+        await eventually_async(
+            lambda: [entry for entry in logs if entry["log_level"] == "error"], "it waits, and says so"
+        )
         assert not waiting.done()
         etcd.members[0].start()  # here: it ends with the thread that starts it
-        await eventually(lambda: clock.advance(1) or waiting.done(), "it has a lease")
+        await eventually_async(lambda: clock.advance(1) or waiting.done(), "it has a lease")
     assert str((await waiting).subnet).startswith("10.5.")
 
 
@@ -765,9 +759,9 @@ async def test_a_lease_is_made_a_reservation_and_released(etcd: Etcd, make: Make
     node = await make().run()
     subnet = node.lease.subnets[0]  # type: ignore[union-attr]
     assert "is reserved: it does not end" in await admin.reserve(client, PREFIX, [subnet], [])
-    await eventually(lambda: [lease.reserved for lease in node.table] == [True], "the node knows")
+    await eventually_async(lambda: [lease.reserved for lease in node.table] == [True], "the node knows")
     assert (etcd.lease_of(key_of(node.lease)), etcd.lease_of(f"{PREFIX}/overlayd/hosts/192.0.2.1")) == (0, 0)
-    await eventually(lambda: etcd.leases() == set(), "the etcd lease that is not needed any more ends")
+    await eventually_async(lambda: etcd.leases() == set(), "the etcd lease that is not needed any more ends")
     assert "is a reservation already" in await admin.reserve(client, PREFIX, [subnet], [])
     await node.stop()
     assert "is released" in await admin.release(client, PREFIX, [subnet], None)

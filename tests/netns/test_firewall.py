@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
-from test_life_dump import MODES, assert_same, dump, eventually, overlayd
 
 from overlayd.core.address import Family
 from overlayd.lab import Host, Namespace, hosts
 from overlayd.lab.namespace import within
+from support.commands import overlayd
+from support.dump import assert_same, dump
+from support.waiting import eventually
+from support.wire import MODES
 
 Pair = tuple[Host, Host]
 NFT_DROP = "add table inet filter; add chain inet filter forward { type filter hook forward priority 0; policy drop; }"

@@ -9,9 +9,12 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
-from test_life_dump import MODES, assert_same, devices, dump, eventually, index_of, pinging
 
 from overlayd.lab import Host, hosts, merged
+from support.dump import assert_same, devices, dump, index_of
+from support.pings import pinging
+from support.waiting import eventually
+from support.wire import MODES
 
 Pair = tuple[Host, Host]
 MTU = {"udp": 1472, "vxlan": 1450, "host-gw": 1500}

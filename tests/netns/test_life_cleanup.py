@@ -6,9 +6,11 @@ h1c1 10.1.1.2 -- br0 10.1.1.1 [h1] eth0 192.0.2.1 ======== eth0 192.0.2.2 [h2] b
 from __future__ import annotations
 
 import pytest
-from test_life_dump import MODES, assert_same, dump, one_line, overlayd
 
 from overlayd.lab import Host, hosts
+from support.commands import one_line, overlayd
+from support.dump import assert_same, dump
+from support.wire import MODES
 
 LOOK_ALIKES = """
 add table inet overlay

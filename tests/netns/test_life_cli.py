@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_life_dump import assert_same, devices, dump, eventually, one_line, overlayctl, overlayd
 
 from overlayd.lab import Host, hosts
 from overlayd.lab.host import ROOT
+from support.commands import one_line, overlayctl, overlayd
+from support.dump import assert_same, devices, dump
+from support.waiting import eventually
 
 GOOD = """\
 mode: vxlan

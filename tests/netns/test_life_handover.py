@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_life_dump import eventually
 
 from overlayd.datapath.handover import stand_in
 from overlayd.lab import Host, hosts
+from support.waiting import eventually
 
 NAMES = {"tun", "udp4", "udp6", "engine"}
 

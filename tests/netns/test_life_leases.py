@@ -10,9 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from test_life_dump import MODES, assert_same, dump, eventually, pinging, reloaded, route_events
 
 from overlayd.lab import Host, hosts, wait_ready
+from support.commands import reloaded
+from support.dump import assert_same, dump, route_events
+from support.pings import pinging
+from support.waiting import eventually
+from support.wire import MODES
 
 Three = tuple[Host, Host, Host]
 

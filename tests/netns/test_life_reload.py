@@ -14,9 +14,13 @@ from typing import Any
 
 import pytest
 import yaml
-from test_life_dump import MODES, assert_same, devices, dump, eventually, overlayctl, pinging, reloaded
 
 from overlayd.lab import Host, hosts, merged
+from support.commands import overlayctl, reloaded
+from support.dump import assert_same, devices, dump
+from support.pings import pinging
+from support.waiting import eventually
+from support.wire import MODES
 
 Pair = tuple[Host, Host]
 

@@ -11,9 +11,12 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from test_life_dump import MODES, Dump, assert_same, devices, dump, one_line, overlayd, pinging
 
 from overlayd.lab import Host, hosts
+from support.commands import one_line, overlayd
+from support.dump import Dump, assert_same, devices, dump
+from support.pings import pinging
+from support.wire import MODES
 
 Pair = tuple[Host, Host]
 

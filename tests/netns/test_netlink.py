@@ -5,41 +5,33 @@
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import struct
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface
-from typing import Any, TypeVar
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_interface
+from typing import Any
 
 import pytest
-from test_life_dump import assert_same, dump, index_of
 
 from overlayd.core.kernel.diff import Operation, diff
-from overlayd.core.kernel.firewall import TABLE, Guarded, Side, own_table, vtep_element
+from overlayd.core.kernel.firewall import TABLE, vtep_element
 from overlayd.core.kernel.kinds import (
     Address,
     FdbEntry,
-    KernelObject,
-    KernelState,
-    Link,
     Neighbour,
     Route,
-    Ruleset,
     SetElement,
-    Vxlan,
     state_of,
 )
 from overlayd.lab import Host, hosts
 from overlayd.lab.namespace import within
 from overlayd.system.kernel import Failure, Kernel
-from overlayd.system.netlink import Netlink
 from overlayd.system.netlink.elements import ElementWriter
-from overlayd.wire.mac import derive_mac
 from overlayd.wire.netlink.nfnetlink import ELEMENTS_MAX
+from support.dump import assert_same, dump
+from support.kernel import bring_to, device, inside, peers, reading, rules
 
-T = TypeVar("T")
 PEERS = 5000
 
 
@@ -47,57 +39,6 @@ PEERS = 5000
 def host() -> Iterator[Host]:
     with hosts(2, mode="none", underlay="dual", containers=0) as (one, _):
         yield one
-
-
-def inside(host: Host, job: Callable[[Kernel], Coroutine[Any, Any, T]]) -> T:
-    """The result of a coroutine that is given the host's kernel.
-
-    A thread is moved into the namespace; every socket and process that the coroutine makes is from there.
-    """
-
-    async def run() -> T:
-        async with Netlink() as netlink:
-            return await job(Kernel(netlink))
-
-    return within(host.namespace, lambda: asyncio.run(run()))
-
-
-def bring_to(host: Host, desired: KernelState) -> list[Failure]:
-    """Compare and apply; what the kernel refused."""
-
-    async def job(kernel: Kernel) -> list[Failure]:
-        return await kernel.apply(diff((await kernel.read()).state, desired))
-
-    return inside(host, job)
-
-
-def reading(host: Host) -> KernelState:
-    """What is there."""
-
-    async def job(kernel: Kernel) -> KernelState:
-        return (await kernel.read()).state
-
-    return inside(host, job)
-
-
-def device(host: Host, **fields: Any) -> Link:
-    """The vxlan device of these tests."""
-    vxlan = Vxlan(1, 8472, IPv4Address("192.0.2.1"), index_of(host, "eth0"))
-    return replace(Link("ovl.1", 1450, mac="06:47:0f:9c:01:2a", vxlan=vxlan), **fields)
-
-
-def peers(count: int) -> Iterator[KernelObject]:
-    """The objects of vxlan mode for this many peers, every tenth of them with IPv6."""
-    subnets = IPv4Network("100.64.0.0/10").subnets(new_prefix=24)
-    subnets6 = IPv6Network("fd00:10::/32").subnets(new_prefix=64)
-    for number, (subnet, subnet6) in enumerate(zip(subnets, subnets6, strict=False)):
-        if number == count:
-            return
-        mac = derive_mac(f"peer {number}")
-        yield FdbEntry("ovl.1", mac, IPv4Address("172.16.0.0") + number)
-        for own in (subnet, subnet6) if number % 10 == 0 else (subnet,):
-            yield Neighbour("ovl.1", own[0], mac)
-            yield Route(own, "ovl.1", own[0], onlink=True, own_link=True)
 
 
 def test_five_thousand_peers_are_written_and_read_back(host: Host) -> None:
@@ -242,15 +183,6 @@ def vteps(last: int, first: int = 1) -> list[SetElement]:
     """Elements of both families."""
     numbers = range(first, last + 1)
     return [vtep_element(address) for n in numbers for address in (IPv4Address(n << 8), IPv6Address((0xFD << 120) + n))]
-
-
-def rules() -> Ruleset:
-    """Our table with both sets."""
-    network = IPv4Network("10.1.0.0/16")
-    guarded = (Guarded(4, 8472, 1), Guarded(6, 8472, 1))
-    made = own_table([Side(network, IPv4Network("10.1.1.0/24"))], ("ovl.1",), guarded, False)
-    assert made is not None
-    return made
 
 
 @pytest.mark.parametrize("count", [1, ELEMENTS_MAX // 2 - 1, ELEMENTS_MAX])

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 from pyroute2 import IPRoute
-from test_life_dump import eventually, index_of
-from test_netlink import bring_to, device, reading
 
 from overlayd.core.kernel.kinds import Address, FdbEntry, KernelObject, Link, Neighbour, Route, Vxlan, state_of
 from overlayd.lab import Host, hosts
 from overlayd.lab.namespace import within
+from support.dump import index_of
+from support.kernel import bring_to, device, reading
+from support.waiting import eventually
 
 OURS = ("ovl.1", "ovl6.2", "ovl0")
 KINDS = (Neighbour, FdbEntry, Route)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_interface
 
 import pytest
-from test_netlink import device, peers, rules
 
 from overlayd.core.kernel.changes import Changes
 from overlayd.core.kernel.diff import Operation, diff
@@ -21,6 +20,7 @@ from overlayd.lab.namespace import within
 from overlayd.system import nft
 from overlayd.system.kernel import Kernel
 from overlayd.system.netlink import Monitor, Netlink
+from support.kernel import device, peers, rules
 
 
 @pytest.fixture(scope="module")

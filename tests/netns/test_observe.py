@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from etcd_cluster import etcd_of, flannel_value, put_as_flannel
 from prometheus_client.parser import text_string_to_metric_families
-from wire import FAMILIES, eventually, inet, inject
 
 from overlayd.lab import Host, hosts
 from overlayd.lab.host import ROOT
 from overlayd.wire.probe import LENGTH, NONCE, Kind, Probe, Sender, decode
+from support.etcd_cluster import etcd_of, flannel_value, put_as_flannel
+from support.waiting import eventually
+from support.wire import FAMILIES, inet, inject
 
 PROBE_PORT, HEALTH_PORT = 8286, 9001
 WAYS = ("tx", "rx")
@@ -158,11 +159,11 @@ def test_a_peer_that_goes_away_is_said_so_in_words(trio: Trio) -> None:
     c.stop()
     try:
         gone = {b.name: "192.0.2.2", c.name: "192.0.2.3"}
-        eventually(lambda: all(probes(a, one)[gone[one.name]]["state"] == "unreachable" for one in (b, c)), 20)
+        eventually(lambda: all(probes(a, one)[gone[one.name]]["state"] == "unreachable" for one in (b, c)), timeout=20)
         assert probes(a, b)["fd00:192:0:2::2"]["state"] == "reachable"
         assert probes(a, b)["192.0.2.2"]["problem"].startswith("192.0.2.2 has not answered for ")
-        eventually(lambda: "it asks us, so packets come from there" in probes(a, b)["192.0.2.2"]["problem"], 15)
-        eventually(lambda: "nothing takes probes there" in probes(a, c)["192.0.2.3"]["problem"], 15)
+        eventually(lambda: "it asks us, so packets come from there" in probes(a, b)["192.0.2.2"]["problem"], timeout=15)
+        eventually(lambda: "nothing takes probes there" in probes(a, c)["192.0.2.3"]["problem"], timeout=15)
         shown = overlayctl(a, "peers", "--wrong")
         assert "192.0.2.2 has not answered" in shown
         assert "192.0.2.3 has not answered" in shown
@@ -261,7 +262,7 @@ def test_a_black_hole_is_found_and_said_and_bridged(trio: Trio) -> None:
     c.run("nft", "add table netdev hole; add chain netdev hole in { type filter hook ingress device eth0 priority 0; };"
           " add rule netdev hole in meta length > 1400 drop")  # fmt: skip
     a.restart()  # it looks at every path when it starts
-    eventually(lambda: {one["path_mtu"] for one in probes(a, c).values()} == {1400}, 40)
+    eventually(lambda: {one["path_mtu"] for one in probes(a, c).values()} == {1400}, timeout=40)
     (problem,) = {one["problem"].split(" vanish")[0] for one in probes(a, c).values()}
     assert problem == "packets of more than 1400 bytes"
     eventually(lambda: {one["path_mtu"] for one in probes(a, b).values()} == {1500})

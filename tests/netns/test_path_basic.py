@@ -17,9 +17,10 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-from wire import ENGINES, FAMILIES, MODES, Capture, eventually, ping_text, tcp_carries, udp_echo
 
 from overlayd.lab import Host, hosts
+from support.waiting import eventually
+from support.wire import ENGINES, FAMILIES, MODES, Capture, ping_text, tcp_carries, udp_echo
 
 STACKS = (("ipv4", "ipv4"), ("ipv6", "ipv6"), ("dual", "ipv4"), ("ipv4", "ipv6"), ("dual", "dual"))
 OVERHEAD = {("udp", 4): 28, ("udp", 6): 48, ("vxlan", 4): 50, ("vxlan", 6): 70, ("host-gw", 4): 0, ("host-gw", 6): 0}
@@ -187,5 +188,5 @@ def test_a_mesh_of_three(mode: str) -> None:
                 assert one.ping(other.container(1).address(family)), (one, other, family)
         if mode == "udp":
             a, b, c = nodes
-            eventually(lambda: all(peer["traffic"]["rx_packets"] for peer in a.status()["peers"]), 5)
+            eventually(lambda: all(peer["traffic"]["rx_packets"] for peer in a.status()["peers"]), timeout=5)
             assert {peer["name"] for peer in a.status()["peers"]} == {b.name, c.name}

@@ -22,7 +22,10 @@ from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 
 import pytest
-from wire import (
+
+from overlayd.lab import Container, Host, hosts
+from support.waiting import eventually
+from support.wire import (
     ENGINES,
     FAMILIES,
     ICMP,
@@ -31,7 +34,6 @@ from wire import (
     Capture,
     Frame,
     drops,
-    eventually,
     inject,
     ipv4,
     ipv6,
@@ -40,8 +42,6 @@ from wire import (
     udp_packet,
     vxlan_datagram,
 )
-
-from overlayd.lab import Container, Host, hosts
 
 Trio = tuple[Host, Host, Host]
 
@@ -179,7 +179,7 @@ def assert_refused(trio: Trio, sender: Host, target: str, packets: list[bytes], 
     watch = Watch(victim, [stranger] if sender is peer else [peer])
     try:
         inject(sender, target, UDP_PORT, *packets)
-        eventually(lambda: (drops(victim) - before).total() >= len(packets), 5)
+        eventually(lambda: (drops(victim) - before).total() >= len(packets), timeout=5)
         # The genuine packet comes last through the same socket: when it is there, all others have been decided on.
         assert peer.container(0).ping(victim.container(0).address())
         assert drops(victim) - before == Counter({reason: len(packets)})
@@ -201,7 +201,7 @@ def test_what_is_injected_would_be_seen(udp: Trio, family: int) -> None:
     try:
         before = drops(a)
         inject(b, a.public(family), UDP_PORT, SOUND[family])
-        eventually(lambda: [frame for frame in watch.container.frames() if frame.ip[-len(MARK) :] == MARK], 5)
+        eventually(lambda: [frame for frame in watch.container.frames() if frame.ip[-len(MARK) :] == MARK], timeout=5)
         places = {text.split()[0] for text in watch.beyond()}
         assert places == {"ovl0", "br0", "c1", "eth0"}
         assert drops(a) == before
@@ -361,7 +361,7 @@ def test_two_thousand_random_datagrams(udp: Trio) -> None:
     with Capture(a.container(0), "eth0") as capture:
         inject(b, a.public(4), UDP_PORT, *[one for one in datagrams if one[:1] < b"\x60"])
         inject(b, a.public(6), UDP_PORT, *[one for one in datagrams if one[:1] >= b"\x60"])
-        eventually(lambda: decided() == 2000, 10, "each is either delivered or counted as refused")
+        eventually(lambda: decided() == 2000, "each is either delivered or counted as refused", timeout=10)
         for family in FAMILIES:
             assert b.container(0).ping(a.container(0).address(family))
         came = capture.incoming("eth0")
@@ -396,7 +396,7 @@ def assert_dropped_by_rule(trio: Trio, sender: Host, underlay_family: int, inner
             VXLAN_PORT,
             vxlan_datagram(1, mac, vtep_mac(sender, underlay_family), inner),
         )
-        eventually(lambda: (drops(victim) - before).total() >= 1, 5)
+        eventually(lambda: (drops(victim) - before).total() >= 1, timeout=5)
         for family in FAMILIES:
             assert peer.container(0).ping(victim.container(0).address(family))
         assert drops(victim) - before == Counter({rule: 1})
@@ -414,7 +414,7 @@ def test_vxlan_what_is_injected_would_be_seen(vxlan: Trio, family: int) -> None:
         before = drops(a)
         datagram = vxlan_datagram(1, vtep_mac(a, family), vtep_mac(b, family), SOUND[family])
         inject(b, a.public(family), VXLAN_PORT, datagram)
-        eventually(lambda: [frame for frame in capture.frames() if frame.ip[-len(MARK) :] == MARK], 5)
+        eventually(lambda: [frame for frame in capture.frames() if frame.ip[-len(MARK) :] == MARK], timeout=5)
         assert drops(a) == before
 
 
@@ -509,7 +509,7 @@ def test_a_family_that_the_overlay_does_not_have(mode: str) -> None:
                 macs = vtep_mac(a, 4), vtep_mac(b, 4)
                 inject(b, a.public_ip, VXLAN_PORT, *[vxlan_datagram(1, *macs, one) for one in packets])
                 refused = Counter({"ovl.1: no such family here": 2})
-            eventually(lambda: drops(a).total() >= 2, 5)
+            eventually(lambda: drops(a).total() >= 2, timeout=5)
             assert b.container(0).ping(a.container(0).address())
             assert drops(a) == refused
             assert {text.split()[0] for text in watch.beyond()} <= {"ovl.1"}

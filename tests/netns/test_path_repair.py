@@ -13,47 +13,24 @@ Here much is damaged at once, in all labs before the first test looks; test_repa
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import re
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from pathlib import Path
 
 import pytest
-from wire import FAMILIES, MODES, eventually
 
 from overlayd.lab import Host, hosts, merged
+from support.picture import picture, ticks
+from support.waiting import eventually
+from support.wire import FAMILIES, MODES
 
 Trio = tuple[Host, ...]
 
 ROUTE_PROTOCOL = 178
 """Of every route that overlayd makes."""
-DEVICES = {"udp": ["ovl0"], "vxlan": ["ovl.1", "ovl6.1"], "host-gw": []}
-
-
-def picture(host: Host, mode: str) -> list[str]:
-    """All that is the overlay's in a host's kernel, as `ip`, `bridge` and `nft` tell it; no counters, no indices."""
-    lines = []
-    for command in ("ip -4 route show", "ip -6 route show", "nft -s list table inet overlayd"):
-        lines += host.run(*command.split(), check=False).stdout.splitlines()
-    for device in DEVICES[mode]:
-        (link,) = json.loads(host.run("ip", "-j", "-d", "addr", "show", device, check=False).stdout or "[{}]") or [{}]
-        # The link-local address of a TUN is random at every making.
-        addresses = [one["local"] for one in link.get("addr_info", []) if one["scope"] != "link"]
-        flags = sorted(set(link.get("flags", [])) & {"UP", "LOWER_UP"})
-        lines.append(f"{device} {link.get('address')} mtu {link.get('mtu')} {flags} {addresses}")
-        lines += host.run("ip", "neigh", "show", "dev", device, "nud", "permanent", check=False).stdout.splitlines()
-        lines += host.run("bridge", "fdb", "show", "dev", device, check=False).stdout.splitlines()
-    return sorted(line.strip() for line in lines if "fe80::" not in line)
-
-
-def ticks(pid: int) -> int:
-    """Processor time of a process, user and system, in clock ticks (proc(5))."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
 
 
 class Damaged:
@@ -115,7 +92,7 @@ def test_damage_is_repaired_and_the_daemon_does_not_spin(damaged: Damaged, mode:
     for host in trio:
         eventually(lambda host=host: host.status()["repairs"] > 0, what=f"a repair by {host.name}")
         with suppress(pytest.fail.Exception):  # it may still be at work
-            eventually(lambda host=host: not damaged.differences(host, mode), 5)
+            eventually(lambda host=host: not damaged.differences(host, mode), timeout=5)
         assert damaged.differences(host, mode) == set(), f"not all of {host.name} came back at once"
         assert host.pid == damaged.pids[host]
     eventually(lambda: time.monotonic() > damaged.since + 2)  # long enough to see a spinning process

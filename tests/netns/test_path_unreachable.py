@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from wire import ENGINES, FAMILIES, MODES, Capture, ping_text, tcp_carries
 
 from overlayd.lab import Host, hosts
+from support.wire import ENGINES, FAMILIES, MODES, Capture, ping_text, tcp_carries
 
 Pair = tuple[Host, Host]
 

@@ -18,10 +18,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from test_path_repair import picture, ticks
-from wire import FAMILIES, MODES, eventually
 
 from overlayd.lab import Host, hosts
+from support.picture import picture, ticks
+from support.waiting import eventually
+from support.wire import FAMILIES, MODES
 
 Pair = tuple[Host, Host]
 

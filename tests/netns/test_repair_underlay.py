@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from etcd_cluster import etcd_of, flannel_value, key_of
-from test_path_repair import DEVICES, picture
-from wire import FAMILIES, MODES, eventually, tcp_carries
 
 from overlayd.core.mtu import overhead
 from overlayd.lab import Host, hosts
+from support.etcd_cluster import etcd_of, flannel_value, key_of
+from support.picture import DEVICES, picture
+from support.waiting import eventually
+from support.wire import FAMILIES, MODES, tcp_carries
 
 Pair = tuple[Host, Host]
 

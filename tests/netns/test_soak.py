@@ -1,9 +1,10 @@
-"""The soak of soak.py for a short while; `make soak` takes longer."""
+"""The soak of tests/support/soak.py for a short while; `make soak` takes longer."""
 
 from __future__ import annotations
 
 import pytest
-import soak
+
+from support import soak
 
 SECONDS = 12
 SEED = 20

@@ -13,11 +13,11 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-from impaired import impaired_hosts
-from streams import MB, checksum_errors, exchange
-from wire import FAMILIES, UDP, VXLAN_PORT, Capture, rfc1071
 
 from overlayd.lab import Host
+from support.impaired import impaired_hosts
+from support.streams import MB, checksum_errors, exchange
+from support.wire import FAMILIES, UDP, VXLAN_PORT, Capture, rfc1071
 
 Pair = tuple[Host, Host]
 

@@ -16,11 +16,12 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from impaired import Wire, impaired_hosts
-from streams import kernel_counters
-from wire import ENGINES, FAMILIES, drops, eventually, inet
 
 from overlayd.lab import Host
+from support.impaired import Wire, impaired_hosts
+from support.streams import kernel_counters
+from support.waiting import eventually
+from support.wire import ENGINES, FAMILIES, drops, inet
 
 _SOL_UDP, _UDP_SEGMENT, _SO_RCVBUFFORCE = 17, 103, 33
 RUNS, LENGTH = 40, 40
@@ -68,7 +69,7 @@ def test_no_flipped_bit_arrives(path: tuple[Host, Host, Wire], family: int, ill:
                 harmed.update(wire.harm(**{ill: 0.1}))
                 return harmed["frames"] >= (run + 1) * LENGTH
 
-            eventually(crossed, 5, "the burst on the wire")  # not faster than the readable engine reads
+            eventually(crossed, "the burst on the wire", timeout=5)  # not faster than the readable engine reads
         harmed += wire.harm()
 
         def counted() -> Counter[str]:
@@ -89,7 +90,9 @@ def test_no_flipped_bit_arrives(path: tuple[Host, Host, Wire], family: int, ill:
 
         # IPv6 has no checksum over next header, which then names a protocol that nobody speaks.
         unseen = harmed[f"{ill} header"] if family == 6 else 0
-        found = eventually(lambda: now if (now := counted()).total() >= RUNS * LENGTH - unseen else None, 5, "the rest")
+        found = eventually(
+            lambda: now if (now := counted()).total() >= RUNS * LENGTH - unseen else None, "the rest", timeout=5
+        )
 
     assert found.total() <= RUNS * LENGTH, (found, harmed)
     assert harmed[ill] > 100

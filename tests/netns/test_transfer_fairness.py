@@ -16,10 +16,11 @@ from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 
 import pytest
-from wire import ENGINES, FAMILIES, eventually, inet
 
 from overlayd.core.address import Address
 from overlayd.lab import Container, Host, hosts
+from support.waiting import eventually
+from support.wire import ENGINES, FAMILIES, inet
 
 Trio = tuple[Host, Host, Host]
 

@@ -13,12 +13,12 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from impaired import impaired_hosts
-from streams import MB, exchange
-from wire import ENGINES, FAMILIES, drops, inet, ping_text, udp_echo
 
 from overlayd.lab import Host, Namespace, hosts
 from overlayd.lab.namespace import ip_batch
+from support.impaired import impaired_hosts
+from support.streams import MB, exchange
+from support.wire import ENGINES, FAMILIES, drops, inet, ping_text, udp_echo
 
 WIDE, NARROW = 1500, 1400
 OVERLAY = {WIDE: WIDE - 48, NARROW: NARROW - 48}

@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address
 
 import pytest
-from streams import MB, exchange
-from wire import FAMILIES, MODES, eventually, ping_text
 
 from overlayd.core.mtu import overhead
 from overlayd.core.settings.model import Settings
@@ -27,6 +25,9 @@ from overlayd.reconcile.reconciler import Reconciler
 from overlayd.registry.static import StaticRegistry
 from overlayd.system.kernel import Kernel
 from overlayd.system.netlink import Netlink
+from support.streams import MB, exchange
+from support.waiting import eventually
+from support.wire import FAMILIES, MODES, ping_text
 
 WIDE, NARROW = 1500, 1400
 MIDDLE = {4: ("198.18.0.1", "198.18.0.2"), 6: ("fd00:18::1", "fd00:18::2")}

@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from impaired import Wire, impaired_hosts
-from streams import MB, checksum_errors, exchange, kernel_counters
-from wire import ENGINES, FAMILIES, drops, eventually
 
 from overlayd.lab import Host, Namespace, hosts
+from support.impaired import Wire, impaired_hosts
+from support.streams import MB, checksum_errors, exchange, kernel_counters
+from support.waiting import eventually
+from support.wire import ENGINES, FAMILIES, drops
 
 GIB = float(os.environ.get("OVERLAYD_TRANSFER_GIB", "0"))
 """How much is sent in every case, both directions together; 0 for what SIZES says."""
@@ -115,7 +116,7 @@ def test_both_ways_at_once_over_a_bad_cable(impaired: tuple[Path, Wire], family:
     # What the outer checksum can catch, it does: the daemon never sees it. The kernel looks when the daemon reads.
     outer = ("UdpInCsumErrors", "Udp6InCsumErrors")
     eventually(lambda: total(checksum_errors(path.nodes) - before, *outer) + overflowed(path) - overflows
-               >= harmed["corrupt"], 5, "the outer checksums")  # fmt: skip
+               >= harmed["corrupt"], "the outer checksums", timeout=5)  # fmt: skip
     found = checksum_errors(path.nodes) - before
     assert total(found, *outer) <= harmed["corrupt"]
     # What it cannot catch was passed on as it came, and the inner checksum caught it: nothing repaired it on the way.

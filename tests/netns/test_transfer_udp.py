@@ -18,10 +18,11 @@ from contextlib import ExitStack
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from streams import MB, checksum_errors, exchange, kernel_counters
-from wire import FAMILIES, ICMP, UDP, Capture, eventually, inet, packet, rfc1071, udp_echo, udp_packet
 
 from overlayd.lab import Host, Namespace, hosts
+from support.streams import MB, checksum_errors, exchange, kernel_counters
+from support.waiting import eventually
+from support.wire import FAMILIES, ICMP, UDP, Capture, inet, packet, rfc1071, udp_echo, udp_packet
 
 Pair = tuple[Host, Host]
 
@@ -138,7 +139,7 @@ def carry(pair: Pair, *packets: bytes) -> list[bytes]:
 
         for one in packets:
             send_raw(a.container(0), one)
-        eventually(lambda: len(seen(arrived, False)) >= len(packets), 5, f"{len(packets)} packets")
+        eventually(lambda: len(seen(arrived, False)) >= len(packets), f"{len(packets)} packets", timeout=5)
         assert len(seen(given_, True)) == len(packets)
         assert seen(taken, False) == seen(given_, True)
         return seen(arrived, False)

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from impaired import Wire, impaired_hosts
-from streams import MB, exchange
-from wire import FAMILIES, UDP_PORT, Capture, Frame, eventually, inet, tshark, udp_echo, write_pcap
 
 from overlayd.lab import Host
+from support.impaired import Wire, impaired_hosts
+from support.streams import MB, exchange
+from support.waiting import eventually
+from support.wire import FAMILIES, UDP_PORT, Capture, Frame, inet, tshark, udp_echo, write_pcap
 
 IP = {4: "ip", 6: "ipv6"}
 GOOD, BAD = "1", "0"
@@ -163,7 +164,7 @@ def test_what_arrives_in_the_container_is_what_crossed(path: Cable, family: int)
 
     with Capture(path.b, "eth0") as wire, Capture(path.b.container(0), "eth0") as inside:
         talk(path, family)
-        eventually(lambda: len(inside.incoming("eth0")) > 1000, 5)
+        eventually(lambda: len(inside.incoming("eth0")) > 1000, timeout=5)
         came = Counter(bare(frame.ip) for frame in inside.incoming("eth0") if of_overlay(frame.ip))
         went = crossed(wire.frames())
     assert came == went

@@ -13,9 +13,9 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
-from wire import FAMILIES, UDP_PORT, VXLAN_PORT, Capture, tshark, udp_echo, write_pcap
 
 from overlayd.lab import Host, hosts
+from support.wire import FAMILIES, UDP_PORT, VXLAN_PORT, Capture, tshark, udp_echo, write_pcap
 
 SIZE = 120
 """Bytes of each echo request and reply, with their IP headers."""

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from packets import ICMP, ICMPV6, UDP, IcmpError, any_bytes, packet, read_error
 
 from overlayd.core.address import Network
 from overlayd.core.forward import (
@@ -36,6 +35,7 @@ from overlayd.core.forward import (
     decide_outbound,
     too_big_for,
 )
+from support.packets import ICMP, ICMPV6, UDP, IcmpError, any_bytes, packet, read_error
 
 MTU = 1472
 ALPHA = Peer("192.168.0.2", 8285, 4, "10.1.2.0-24&fd00:2::-64")

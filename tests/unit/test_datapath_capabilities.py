@@ -12,11 +12,11 @@ from pathlib import Path as File
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from packets import ipv4, ipv6, packet, rfc1071
 
 from overlayd.core.forward import Change, ForwardingTable, Peer
 from overlayd.wire import ip
 from overlayd.wire.hello import Ability, Greeting, Kind, Path, decode
+from support.packets import ipv4, ipv6, packet, rfc1071
 
 pytest.importorskip("overlayd.datapath.native._native", reason="the native engine is not built: needs a C compiler")
 from test_datapath_engines import MTU, OWN, PLAIN, Rig, superpacket

@@ -14,7 +14,6 @@ from ipaddress import ip_address, ip_network
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from packets import any_bytes, packet, read_error
 from test_datapath_native import ACK, TCPV4, Super, tcp, valid, vnet
 
 from overlayd.core.forward import Change, ForwardingTable, Peer
@@ -22,6 +21,7 @@ from overlayd.core.offload import OFFLOADS
 from overlayd.core.settings.model import UdpSettings
 from overlayd.datapath.contract import TUN_GONE, Engine
 from overlayd.datapath.python import PythonEngine
+from support.packets import any_bytes, packet, read_error
 
 pytest.importorskip("overlayd.datapath.native._native", reason="the native engine is not built: needs a C compiler")
 from overlayd.datapath.native.engine import NativeEngine

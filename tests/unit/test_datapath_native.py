@@ -8,11 +8,11 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from packets import any_bytes, ipv4, ipv6, packet, rfc1071
 
 from overlayd.core.forward import Change, Deliver, Drop, DropReason, ForwardingTable, Peer, Reply, Send
 from overlayd.core.forward import decide_inbound as oracle_inbound
 from overlayd.core.forward import decide_outbound as oracle_outbound
+from support.packets import any_bytes, ipv4, ipv6, packet, rfc1071
 
 native = pytest.importorskip(
     "overlayd.datapath.native._native", reason="the native engine is not built: needs a C compiler"

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from ipaddress import ip_network
 
 import pytest
-from packets import packet
 from test_datapath_engines import KINDS, MTU, OWN, PLAIN, NativeEngine, Rig, small, superpacket
 from test_datapath_native import ACK, PSH, TCPV4, Super, compiled, number, tcp, valid, vnet
 from test_datapath_native import native as native_module
 
 from overlayd.core.forward import DropReason, ForwardingTable, Peer
 from overlayd.core.settings.model import UdpSettings
+from support.packets import packet
 
 SOL_UDP, UDP_SEGMENT = 17, 103
 HERE, THERE = "10.1.1.2", "10.1.2.3"

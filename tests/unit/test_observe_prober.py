@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from ipaddress import IPv4Address, IPv4Network, ip_interface
 
 import pytest
@@ -16,6 +16,7 @@ from overlayd.core.settings.model import ProbeSettings
 from overlayd.observe import prober as module
 from overlayd.observe.prober import Prober
 from overlayd.wire.probe import LENGTH, NONCE, Kind, Probe, Sender, decode
+from support.waiting import eventually_async
 
 US = Sender("udp", "0.1.0", 1472, True)
 
@@ -35,12 +36,6 @@ def free_port() -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.1.1", 0))
         return int(sock.getsockname()[1])
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)  # there is nothing to wait for: both ends run by themselves
 
 
 class Pair:
@@ -92,8 +87,8 @@ async def ask(source: tuple[str, int], target: tuple[str, int], *payloads: bytes
 
 
 async def test_two_nodes_find_each_other(pair: Pair) -> None:
-    await until(lambda: state(pair.a, 2) == state(pair.b, 1) == "reachable")
-    await until(lambda: pair.a.describe("10.1.2.0-24")[0]["path_mtu"] == 1500)
+    await eventually_async(lambda: state(pair.a, 2) == state(pair.b, 1) == "reachable")
+    await eventually_async(lambda: pair.a.describe("10.1.2.0-24")[0]["path_mtu"] == 1500)
     (seen,) = pair.a.describe("10.1.2.0-24")
     assert (seen["version"], seen["mode"], seen["overlay_mtu"]) == ("0.1.0", "udp", 1472)
     assert seen["rtt"]["min"] <= seen["rtt"]["avg"]
@@ -103,10 +98,10 @@ async def test_two_nodes_find_each_other(pair: Pair) -> None:
 
 
 async def test_a_node_that_stops_is_missed_with_the_kernels_word_for_it(pair: Pair) -> None:
-    await until(lambda: state(pair.a, 2) == "reachable")
+    await eventually_async(lambda: state(pair.a, 2) == "reachable")
     pair.tasks[1].cancel()
     pair.b.close()
-    await until(lambda: state(pair.a, 2) == "unreachable")
+    await eventually_async(lambda: state(pair.a, 2) == "unreachable")
     ((key, problem),) = pair.a.problems()
     assert key == "10.1.2.0-24"
     assert problem.startswith("127.0.1.2 has not answered for ")
@@ -115,13 +110,13 @@ async def test_a_node_that_stops_is_missed_with_the_kernels_word_for_it(pair: Pa
 
 
 async def test_a_stranger_gets_no_answer(pair: Pair) -> None:
-    await until(lambda: state(pair.a, 2) == "reachable")
+    await eventually_async(lambda: state(pair.a, 2) == "reachable")
     assert await ask(("127.0.1.66", pair.port), ("127.0.1.1", pair.port), question(), question(1400)) == []
     assert pair.a.drops == {"unknown_peer": 2}
 
 
 async def test_nor_does_a_peers_other_port_or_what_is_no_question(pair: Pair) -> None:
-    await until(lambda: state(pair.a, 2) == "reachable")
+    await eventually_async(lambda: state(pair.a, 2) == "reachable")
     pair.b.close()
     pair.tasks[1].cancel()
     here, there = ("127.0.1.2", pair.port), ("127.0.1.1", pair.port)
@@ -134,7 +129,7 @@ async def test_nor_does_a_peers_other_port_or_what_is_no_question(pair: Pair) ->
 
 
 async def test_an_answer_is_no_longer_than_the_question_and_there_are_not_too_many(pair: Pair) -> None:
-    await until(lambda: state(pair.a, 2) == "reachable")
+    await eventually_async(lambda: state(pair.a, 2) == "reachable")
     pair.b.close()
     pair.tasks[1].cancel()
     here, there = ("127.0.1.2", pair.port), ("127.0.1.1", pair.port)
@@ -149,7 +144,7 @@ async def test_a_node_that_announces_no_port_is_never_asked(pair: Pair) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as flannel:
         flannel.bind(("127.0.1.3", pair.port))
         pair.a.follow(node(1, pair.port), [lease(2, pair.port), lease(3, None)])
-        await until(lambda: state(pair.a, 2) == "reachable")
+        await eventually_async(lambda: state(pair.a, 2) == "reachable")
         assert pair.a.describe("10.1.3.0-24") == []
         with pytest.raises(BlockingIOError):
             flannel.recv(100)
@@ -168,7 +163,7 @@ async def test_a_port_that_is_taken_is_said_and_tried_again() -> None:
         assert prober.problem is not None
         assert f"UDP 127.0.1.1 port {port}: Address already in use; set probe.port" in prober.problem
     task = asyncio.create_task(prober.run())
-    await until(lambda: prober.problem is None)
+    await eventually_async(lambda: prober.problem is None)
     task.cancel()
     prober.close()
 

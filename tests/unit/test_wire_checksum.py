@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from packets import rfc1071
 
 from overlayd.wire.checksum import internet_checksum
+from support.packets import rfc1071
 
 
 @given(st.binary(max_size=300))

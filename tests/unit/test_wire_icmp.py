@@ -5,10 +5,10 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from packets import ICMP, ICMPV6, IcmpError, ipv4, ipv6, read_error, valid_packets
 
 from overlayd.wire import icmp
 from overlayd.wire.ip import Header, parse
+from support.packets import ICMP, ICMPV6, IcmpError, ipv4, ipv6, read_error, valid_packets
 
 ROUTER = {4: int(IPv4Address("10.1.1.0")), 6: int(IPv6Address("fd00:1::"))}
 

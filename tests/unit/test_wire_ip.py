@@ -6,9 +6,9 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from packets import any_bytes, ipv4, ipv6, valid_packets
 
 from overlayd.wire.ip import Header, Malformed, parse
+from support.packets import any_bytes, ipv4, ipv6, valid_packets
 
 V4 = ipv4("10.1.1.2", "10.1.2.3", b"payload")
 V6 = ipv6("fd00:1::2", "fd00:2::3", b"payload")

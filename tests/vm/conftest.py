@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-sys.path += [str(Path(__file__).parents[1] / neighbour) for neighbour in ("machines", "netns")]
-from fixtures import _privileged, figure, mode, pytest_terminal_summary, running, stage
-from machine import Pair, debian, machines
-from vm import VM_PACKAGES, VirtualMachine, kernel
+from support.machine import Pair, debian, machines
+from support.machine_fixtures import _privileged, figure, mode, pytest_terminal_summary, running, stage
+from support.vm import VM_PACKAGES, VirtualMachine, kernel
 
 __all__ = ["_privileged", "figure", "mode", "pytest_terminal_summary", "running", "stage"]
 

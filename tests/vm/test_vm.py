@@ -10,28 +10,26 @@ from ipaddress import ip_address
 from typing import Any
 
 import pytest
-from machine import Machine, Pair
-from streams import MB, exchange, kernel_counters
-from test_service import (
+
+from support.machine import Machine, Pair
+from support.request_traffic import asking
+from support.service import (
     ADDRESSES,
     KEPT,
+    SLOW,
+    assert_another_mode_takes_over,
+    assert_least_privilege,
+    assert_shown_by_systemd,
+    assert_stop_and_cleanup,
     devices,
-    eventually,
     kill,
     restart,
     service,
-    test_least_privilege,
-    test_what_systemd_shows,
 )
-from test_service import test_a_stop_leaves_the_state_and_a_cleanup_nothing as a_stop_and_a_cleanup
-from test_service import test_another_mode_takes_over_and_leaves_nothing as another_mode_and_back
-from traffic import asking
-from vm import VirtualMachine
+from support.streams import MB, exchange, kernel_counters
+from support.vm import VirtualMachine
+from support.waiting import eventually
 
-__all__ = [
-    "test_least_privilege",
-    "test_what_systemd_shows",
-]
 pytestmark = pytest.mark.timeout(400)
 
 NETEM = "limit 10000 delay 20ms 5ms loss 1% reorder 5%"
@@ -63,6 +61,14 @@ def test_the_kernel_is_debians(pair: Pair) -> None:
         assert machine.sh("systemctl", "is-system-running").stdout.strip() == "running"
 
 
+def test_least_privilege(running: Pair, mode: str) -> None:
+    assert_least_privilege(running, mode)
+
+
+def test_what_systemd_shows(running: Pair, mode: str) -> None:
+    assert_shown_by_systemd(running, mode)
+
+
 # --- what only a kernel of one's own shows ----------------------------------------------------------------------------
 
 
@@ -89,7 +95,7 @@ def test_nothing_is_repaired_that_nobody_harmed(running: Pair, mode: str) -> Non
         return found
 
     restart(a, mode)
-    eventually(lambda: status()["uptime_seconds"] > 5, "it has had the time to")
+    eventually(lambda: status()["uptime_seconds"] > 5, "it has had the time to", timeout=SLOW)
     assert status()["repairs"] == 0
 
 
@@ -125,7 +131,7 @@ def test_containers_in_the_kernels_of_the_machines(own_containers: Pair, address
     assert ", 0% packet loss" in in_c2(a, "ping", "-n", "-c", "3", "-i", "0.2", "-W", "10", address)
     with ThreadPoolExecutor() as pool:
         received = pool.submit(in_c2, b, "python3", "-c", TRANSFER, "receive", address, "0")
-        eventually(lambda: ":5001" in in_c2(b, "ss", "-Hltn"), "the receiver listens")
+        eventually(lambda: ":5001" in in_c2(b, "ss", "-Hltn"), "the receiver listens", timeout=SLOW)
         assert in_c2(a, "python3", "-c", TRANSFER, "send", address, str(16 * MB)) == received.result()
 
 
@@ -175,7 +181,7 @@ def test_connections_outlive_a_restart_and_a_kill(running: Pair, mode: str, figu
             figure(
                 f"{mode}, {address}, {what.__name__}, emulated: TCP answers stood still for {asked.pause * 1000:.0f} ms"
             )
-    eventually(lambda: b.show(service(mode), "SubState") == "running", "it is ready again", 120)
+    eventually(lambda: b.show(service(mode), "SubState") == "running", "it is ready again", timeout=120)
     assert devices(a) == before
     for machine in (a, b):
         assert machine.show(service(mode), "NFileDescriptorStore") == KEPT[mode]
@@ -186,12 +192,12 @@ def test_connections_outlive_a_restart_and_a_kill(running: Pair, mode: str, figu
 
 @pytest.mark.parametrize("mode", ["udp"])
 def test_another_mode_takes_over_and_leaves_nothing(running: Pair, mode: str) -> None:
-    another_mode_and_back(running, mode)
+    assert_another_mode_takes_over(running, mode)
 
 
 @pytest.mark.parametrize("mode", ["vxlan"])
 def test_a_stop_leaves_the_state_and_a_cleanup_nothing(running: Pair, mode: str) -> None:
-    a_stop_and_a_cleanup(running, mode)
+    assert_stop_and_cleanup(running, mode)
 
 
 @pytest.mark.parametrize("mode", ["udp"])
@@ -202,7 +208,7 @@ def test_after_a_reboot_the_host_comes_back_by_itself(running: Pair, mode: str) 
     a.reboot()
     assert a.show(service(mode), "ActiveState") == "active", "it is started at boot"
     assert a.show(service(mode), "NRestarts") == "0", "and at the first attempt"
-    eventually(running.talk, "the containers talk")
+    eventually(running.talk, "the containers talk", timeout=SLOW)
     a.sh("systemctl", "disable", service(mode))
 
 
@@ -215,7 +221,7 @@ def test_the_benchmark_between_two_machines(running: Pair, mode: str, figure: Ca
     # iperf3 changes the length of a file that it has deleted, which 9p cannot: a directory in memory for it.
     b.sh("systemd-run", "--unit=bench-serve", "--setenv=TMPDIR=/run", "overlayctl", "bench", "serve")
     try:
-        eventually(lambda: ":5209" in b.sh("ss", "-Hltn").stdout, "it listens")
+        eventually(lambda: ":5209" in b.sh("ss", "-Hltn").stdout, "it listens", timeout=SLOW)
         ways = ("--peer", "10.1.2.1", "--peer", "host=192.0.2.2")
         short = ("--quick", "--rounds", "1", "--patience", "0", "--metrics", "tcp1,udp64,rr", "--output", "/tmp/result")
         a.sh("env", "TMPDIR=/run", "overlayctl", "bench", *ways, *short)

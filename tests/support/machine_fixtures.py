@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from machine import MINE, Pair, installed
+
+from support.machine import MINE, Pair, installed
 
 FIGURES: list[str] = []
 

@@ -1,6 +1,6 @@
 """What tests on the wire need: packets made by hand, datagrams sent from inside a namespace, frames captured there.
 
-Packets are built by `packets` of the unit tests, with struct alone and independently of overlayd.wire.
+Packets are built by `support.packets`, with struct alone and independently of overlayd.wire.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ import shutil
 import socket
 import struct
 import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -26,9 +24,7 @@ import pytest
 
 from overlayd.core.address import Address
 from overlayd.lab import Host, Namespace
-
-sys.path.append(str(Path(__file__).parents[1] / "unit"))
-from packets import ICMP, ICMPV6, UDP, ipv4, ipv6, packet, rfc1071
+from support.packets import ICMP, ICMPV6, UDP, ipv4, ipv6, packet, rfc1071
 
 __all__ = ["ICMP", "ICMPV6", "UDP", "ipv4", "ipv6", "packet", "rfc1071"]
 
@@ -43,16 +39,6 @@ _SO_RCVBUFFORCE = 33
 _LINKTYPE_ETHERNET = 1  # pcap
 
 T = TypeVar("T")
-
-
-def eventually(condition: Callable[[], T], timeout: float = 15.0, what: str = "") -> T:
-    """The condition's value once it is true; the test fails if that does not come."""
-    deadline = time.monotonic() + timeout
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"not after {timeout:g} s: {what or condition}; last seen: {value!r}")
-        time.sleep(0.02)
-    return value
 
 
 # --- conversations ----------------------------------------------------------------------------------------------------

@@ -12,11 +12,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from wire import inet
 
 from overlayd.core.address import Address
 from overlayd.lab import Namespace
 from overlayd.lab.namespace import within
+from support.wire import inet
 
 MB = 1 << 20
 PIECE = MB

@@ -1,6 +1,6 @@
 """Hosts that talk while things go wrong, by a seeded schedule; what TCP carried must be whole at the end.
 
-    sudo .venv/bin/python tests/netns/soak.py [--minutes 10] [--mode udp] [--seed N]
+    sudo PYTHONPATH=tests .venv/bin/python -m support.soak [--minutes 10] [--mode udp] [--seed N]
 
     h1c1 <=> h2c1 <=> h3c1 <=> h1c1      a connection for each pair and family, random bytes both ways all the time
     every second or two, on one host:    an object of overlayd's deleted, its device too; a device down, or its MTU
@@ -31,13 +31,14 @@ from pathlib import Path
 from zlib import crc32
 
 import pytest
-from test_life_dump import assert_same, dump, eventually
-from wire import inet
 
 from overlayd.core.address import FAMILIES, Family
 from overlayd.lab import Container, Host, hosts
 from overlayd.lab.host import wait_ready
 from overlayd.lab.spec import IPV6_NETWORK
+from support.dump import assert_same, dump
+from support.waiting import eventually
+from support.wire import inet
 
 PACE = 10 << 20  # bytes a second and direction of a connection: a load, and not the end of it
 PIECE = 64 << 10

@@ -8,12 +8,11 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from test_life_dump import eventually
-
 from overlayd.lab import Host
 from overlayd.lab.etcd import Etcd
 from overlayd.lab.etcdctl import PREFIX
 from overlayd.wire.mac import derive_mac
+from support.waiting import eventually
 
 SUBNETS = f"{PREFIX}/subnets/"
 DAY = 86400

@@ -29,10 +29,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from machine import PACKAGES, ROOT, Machine
-
 from overlayd.lab import LabError, Namespace
 from overlayd.lab.namespace import ip_batch
+from support.machine import PACKAGES, ROOT, Machine
 
 VM_PACKAGES = f"{PACKAGES} kmod udev qemu-guest-agent iputils-ping curl iperf3"
 BOOT = 120.0
