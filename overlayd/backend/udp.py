@@ -35,7 +35,7 @@ from overlayd.datapath.contract import TUN_GONE, Counters, Engine, MakeEngine, P
 from overlayd.datapath.handover import RECIPE, SOCKETS, TUN, Shelf
 from overlayd.datapath.negotiation import GREET_EVERY
 from overlayd.datapath.python import PythonEngine
-from overlayd.datapath.stall import STANDSTILL, Refusals, Standstill
+from overlayd.datapath.stall import STALLED_AFTER, Refusals, StallDetector
 from overlayd.system.device import ailment
 from overlayd.system.errors import HostError
 from overlayd.system.files import write_sysctl
@@ -84,7 +84,7 @@ class UdpBackend:
         self._shelving: asyncio.TimerHandle | None = None
         self._routes: dict[str, list[tuple[Network, Peer]]] = {}
         """What each peer's lease comes to in the table, by the lease's key."""
-        self._still_out, self._still_in = Standstill(), Standstill()
+        self._stalls = StallDetector()
         self._refused_out, self._refused_in = Refusals(), Refusals()
         self._table = self._make_table(())
 
@@ -296,29 +296,19 @@ class UdpBackend:
         if self._tun is None or self._engine is None:
             return [f"{DEVICE}: the TUN is gone: nothing of the containers' leaves until it is made again"]
         found = [text for text in (ailment(DEVICE),) if text is not None]
-        waiting, reads = self._waiting(), self._engine.progress
-        out = self._still_out.look(self._tun.fileno() in waiting, reads.tx_reads, now)
-        into = self._still_in.look(bool(waiting - {self._tun.fileno()}), reads.rx_reads, now)
-        if out >= STANDSTILL:
-            found.append(f"{DEVICE}: packets wait on the TUN, and the engine has read none for {out:.0f} s")
-        if into >= STANDSTILL:
-            found.append(f"UDP port {self._settings.port}: datagrams wait, none has been read for {into:.0f} s")
+        stalled = self._stalls.update(self.waiting(), self._engine.progress, now)
+        if (seconds := stalled.get("outbound", 0.0)) >= STALLED_AFTER:
+            found.append(f"{DEVICE}: packets wait on the TUN, and the engine has read none for {seconds:.0f} s")
+        if (seconds := stalled.get("inbound", 0.0)) >= STALLED_AFTER:
+            found.append(f"UDP port {self._settings.port}: datagrams wait, none has been read for {seconds:.0f} s")
         return found + self._refusals(self._engine, now)
-
-    def _waiting(self) -> set[int]:
-        """The descriptors that could be read now."""
-        assert self._tun is not None
-        look = select.poll()
-        for fd in (self._tun.fileno(), *(sock.fileno() for sock in self._sockets.values())):
-            look.register(fd, select.POLLIN)
-        return {fd for fd, _ in look.poll(0)}
 
     def _refusals(self, engine: Engine, now: float) -> list[str]:
         if self._refused_out.due(now):
             counters = engine.counters()
             full, error = (counters.tx_drops.get(reason, 0) for reason in ("send_buffer_full", "send_error"))
-            self._refused_out.look(counters.total.tx_packets, full + error, now)
-            self._refused_in.look(counters.total.rx_packets, counters.rx_drops.get("tun_error", 0), now)
+            self._refused_out.update(counters.total.tx_packets, full + error, now)
+            self._refused_in.update(counters.total.rx_packets, counters.rx_drops.get("tun_error", 0), now)
         found = []
         if out := self._refused_out.verdict:
             found.append(f"underlay: it refused the last {out} datagrams and took none (route, interface, firewall?)")

@@ -68,7 +68,7 @@ class Health:
         if self._one_way.due(now):
             seen = traffic(daemon.backend)
             alone = daemon.prober.silent()
-            self._one_way.look(seen.rx_packets, seen.tx_packets, now)
+            self._one_way.update(seen.rx_packets, seen.tx_packets, now)
             if not alone:
                 self._one_way.verdict = 0
         if self._one_way.verdict:

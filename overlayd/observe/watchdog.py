@@ -1,48 +1,24 @@
-"""Signs of life for the service manager: given while the event loop turns *and* packets that wait are moved.
+"""Watchdog notifications: sent while the event loop turns *and* packets that wait are forwarded.
 
-A direction is stuck when packets waited at two looks in a row and nothing was counted in between. The service manager
-then hears nothing, and ends the process after WatchdogSec; what it kept open goes on in the next one.
+A direction is stuck when packets waited at two checks in a row and none was read in between. The service manager is not
+notified then, and ends the process after WatchdogSec; the files it keeps open are used by the next one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import structlog
 
 from overlayd.backend.base import Backend
-from overlayd.datapath.contract import Counters
+from overlayd.datapath.stall import StallDetector
 from overlayd.system.service_manager import ServiceManager
 
 log = structlog.get_logger()
 
-_LOOK_EVERY = 5.0  # seconds, where the service manager does not watch us
-
-
-class Progress:
-    """Whether a backend moves the packets that wait for it. Look at it now and then."""
-
-    def __init__(self) -> None:
-        self._waited: frozenset[str] = frozenset()
-        self._moved: dict[str, int] = {}
-
-    def stuck(self, backend: Backend) -> frozenset[str]:
-        """The directions in which nothing has moved since the last look though packets wait, then as now."""
-        waiting, counters = backend.waiting(), backend.counters()
-        moved = _moved(counters) if counters is not None else {}
-        still = {way for way in self._waited & waiting if moved.get(way) == self._moved.get(way)}
-        self._waited, self._moved = waiting, moved
-        return frozenset(still)
-
-
-def _moved(counters: Counters) -> dict[str, int]:
-    """Packets that an engine has taken, whatever became of them."""
-    answers = counters.icmp_sent + counters.icmp_limited
-    return {
-        "outbound": counters.total.tx_packets + sum(counters.tx_drops.values()) + answers,
-        "inbound": counters.total.rx_packets + sum(counters.rx_drops.values()) + answers,
-    }
+_CHECK_EVERY = 5.0  # seconds, where the service manager has no watchdog for us
 
 
 class Watchdog:
@@ -50,21 +26,23 @@ class Watchdog:
 
     def __init__(self, manager: ServiceManager, backend: Callable[[], Backend], status: Callable[[], str]) -> None:
         self._manager, self._backend, self._status = manager, backend, status
-        self._progress = Progress()
+        self._stalls = StallDetector()
         self._told = ""
 
     async def run(self) -> None:
-        """Look, and tell, twice in the time after which silence is death."""
+        """Check twice in each watchdog interval."""
         while self._manager:
-            self.look()
-            await asyncio.sleep((self._manager.watchdog or 2 * _LOOK_EVERY) / 2)
+            self.check(time.monotonic())
+            await asyncio.sleep((self._manager.watchdog or 2 * _CHECK_EVERY) / 2)
         await asyncio.Event().wait()
 
-    def look(self) -> None:
-        """One look."""
-        stuck = self._progress.stuck(self._backend())
-        if stuck:
-            log.error("packets wait and none is moved: no sign of life is given", direction=", ".join(sorted(stuck)))
+    def check(self, now: float) -> None:
+        """Notify the service manager, unless packets wait and none is moved."""
+        backend = self._backend()
+        stalled = self._stalls.update(backend.waiting(), backend.progress, now)
+        if stalled:
+            message = "data path is stuck: packets are waiting and none is forwarded; watchdog not notified"
+            log.error(message, direction=", ".join(sorted(stalled)))
             return
         self._manager.alive()
         status = self._status()

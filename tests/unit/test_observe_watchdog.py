@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -16,71 +16,85 @@ from overlayd.core.leases.lease import Lease
 from overlayd.core.leases.subnets import SubnetRange
 from overlayd.core.node import Node, Underlay
 from overlayd.core.settings.model import UdpSettings
-from overlayd.datapath.contract import Counters, Traffic
-from overlayd.observe.watchdog import Progress
+from overlayd.datapath.contract import Progress
+from overlayd.datapath.stall import StallDetector
+from overlayd.observe.watchdog import Watchdog
+from overlayd.system.service_manager import ServiceManager
 
 NOTHING: frozenset[str] = frozenset()
 OUT, IN = frozenset({"outbound"}), frozenset({"inbound"})
 
 
 class Data:
-    """A backend's data path, as far as it is looked at."""
+    """A backend's data path, as far as the watchdog reads it."""
 
     def __init__(self) -> None:
-        self.counts = Counters()
+        self.progress = Progress()
         self.waits = NOTHING
 
     def waiting(self) -> frozenset[str]:
         return self.waits
 
-    def counters(self) -> Counters:
-        return self.counts
+
+class Manager:
+    """Counts notifications."""
+
+    watchdog = 10.0
+
+    def __init__(self) -> None:
+        self.notified = 0
+
+    def alive(self) -> None:
+        self.notified += 1
+
+    def status(self, text: str) -> None:
+        pass
 
 
-def moves(data: Data, what: str) -> None:
-    total = data.counts.total
-    if what == "drops":
-        data.counts.tx_drops["no_lease"] = data.counts.tx_drops.get("no_lease", 0) + 1
-    elif what == "answers":
-        data.counts.icmp_limited += 1
-    else:
-        data.counts.total = Traffic(
-            total.tx_packets + (what == "outbound"), 0, total.rx_packets + (what == "inbound"), 0
-        )
+def watched(backend: object) -> tuple[Manager, Watchdog]:
+    manager = Manager()
+    return manager, Watchdog(cast(ServiceManager, manager), lambda: cast(Backend, backend), lambda: "")
 
 
-@pytest.mark.parametrize("what", ["outbound", "drops", "answers"])
-def test_packets_that_wait_and_move_are_well(what: str) -> None:
-    data, progress = Data(), Progress()
+def test_packets_that_wait_and_move_are_well() -> None:
+    data = Data()
+    manager, watchdog = watched(data)
     data.waits = OUT
-    for _ in range(4):
-        assert progress.stuck(cast(Backend, data)) == NOTHING
-        moves(data, what)
+    for now in range(4):
+        watchdog.check(float(now))
+        data.progress.tx_reads += 1
+    assert manager.notified == 4
 
 
 def test_packets_that_wait_and_do_not_move() -> None:
-    data, progress = Data(), Progress()
-    looks: list[Any] = []
-    for waits, moved in ((OUT, ""), (OUT, "inbound"), (OUT | IN, "outbound"), (OUT | IN, "outbound"), (IN, "")):
+    data = Data()
+    manager, watchdog = watched(data)
+    notified = []
+    for now, (waits, moved) in enumerate(((OUT, ""), (OUT, "rx"), (OUT | IN, "tx"), (OUT | IN, "tx"), (IN, ""))):
         data.waits = waits
-        if moved:
-            moves(data, moved)
-        looks.append(progress.stuck(cast(Backend, data)))
-    # At the first look nothing is known; at the second the other direction alone moved; then the inbound one stands.
-    assert looks == [NOTHING, OUT, NOTHING, IN, IN]
+        data.progress.tx_reads += moved == "tx"
+        data.progress.rx_reads += moved == "rx"
+        before = manager.notified
+        watchdog.check(float(now))
+        notified.append(manager.notified > before)
+    # At the first check nothing is known; at the second the other direction alone moved; then the inbound one stalls.
+    assert notified == [True, False, True, False, False]
 
 
 def test_nothing_waits_nothing_is_stuck() -> None:
-    data, progress = Data(), Progress()
-    for waits in (OUT, NOTHING, OUT, NOTHING):
+    data = Data()
+    manager, watchdog = watched(data)
+    for now, waits in enumerate((OUT, NOTHING, OUT, NOTHING)):
         data.waits = waits
-        assert progress.stuck(cast(Backend, data)) == NOTHING
+        watchdog.check(float(now))
+    assert manager.notified == 4
 
 
 def test_what_the_kernel_carries_never_waits_for_us() -> None:
-    progress = Progress()
-    backend = KernelPath(cast(Node, SimpleNamespace()))
-    assert [progress.stuck(cast(Backend, backend)) for _ in range(3)] == [NOTHING] * 3
+    manager, watchdog = watched(KernelPath(cast(Node, SimpleNamespace())))
+    for now in range(3):
+        watchdog.check(float(now))
+    assert manager.notified == 3
 
 
 def loopback() -> Node:
@@ -107,10 +121,11 @@ async def test_the_udp_backend_sees_what_waits(family: int, host: str) -> None:
         backend = UdpBackend(loopback(), UdpSettings(port=port))
         backend.open()
         try:
-            progress = Progress()
+            stalls = StallDetector()
+            still = Progress()
             assert backend.waiting() == NOTHING
             peer.sendto(b"nobody reads this", (host, port))
             assert backend.waiting() == IN
-            assert [progress.stuck(backend) for _ in range(2)] == [NOTHING, IN]
+            assert [stalls.update(backend.waiting(), still, now) for now in (1.0, 2.0)] == [{}, {"inbound": 1.0}]
         finally:
             backend.stop()
