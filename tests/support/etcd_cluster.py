@@ -121,7 +121,7 @@ def await_agreement(nodes: Sequence[Host], timeout: float = 40) -> None:
     def settled() -> bool:
         return all(node.pid is not None and node.check_ready() for node in nodes) and agree(nodes, etcd_of(nodes[0]))
 
-    eventually(settled, "all nodes have the same table as etcd", timeout)
+    eventually(settled, "all nodes have the same table as etcd", timeout=timeout)
 
 
 def lines(host: Host, *words: str) -> list[str]:

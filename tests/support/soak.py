@@ -277,7 +277,7 @@ def soak(seconds: float, seed: int, say: Say, *, mode: str = "udp") -> list[Stre
             trouble.end()
             say(f"all of it ends: {', '.join(f'{count} {what}' for what, count in sorted(trouble.done.items()))}")
             for host in everyone:
-                eventually(lambda host=host: host.status()["problems"] == [], f"{host.name} is well", WELL)  # type: ignore[misc]
+                eventually(lambda host=host: host.status()["problems"] == [], f"{host.name} is well", timeout=WELL)  # type: ignore[misc]
         for host, was in zip(everyone, before, strict=True):
             _await_same(was, host)
         after = Holdings.of(trouble.never)
