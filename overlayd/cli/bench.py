@@ -27,6 +27,7 @@ from overlayd.cli.bench_peer import add_peer_options, peer_ways, serve
 from overlayd.cli.bench_progress import terminable, watched
 from overlayd.cli.bench_table import show
 from overlayd.cli.render import invocation
+from overlayd.core.errors import UsageError
 from overlayd.lab.namespace import need_root, need_tools
 from overlayd.system.files import write_atomically
 
@@ -175,23 +176,23 @@ def _report(given: argparse.Namespace) -> int:
 
 
 def plan_of(given: argparse.Namespace) -> Plan:
-    """The plan that the options make. Raises BenchError for a word that is none."""
+    """The plan that the options make. Raises UsageError for a word that is none."""
     plan, ways = QUICK_PLAN if given.quick else Plan(), tuple(WAYS)
     chosen: dict[str, Any] = {"family": given.family, "underlay": given.underlay}
     if given.attachments:
         if given.peer:
-            raise BenchError("--attachments and --peer: are not for one run; leave out either")
+            raise UsageError("--attachments cannot be used with --peer")
         ways = tuple(ATTACHMENTS)
         plan = replace(plan, ways=ways, metrics=ATTACH_METRICS, base=attach.BASE)
     for key, known in (("ways", ways), ("metrics", tuple(METRICS))):
         if (words := getattr(given, key)) is not None:
             chosen[key] = words.split(",")
             if unknown := [word for word in chosen[key] if word not in known]:
-                raise BenchError(f"--{key}: {unknown[0]!r} is not one of {', '.join(known)}")
+                raise UsageError(f"--{key}: {unknown[0]!r} is not one of {', '.join(known)}")
     for key, low, high in (("rounds", 1, 1000), ("seconds", 1, 600), ("patience", 0, 3600)):
         if (value := getattr(given, key)) is not None:
             if not low <= value <= high:
-                raise BenchError(f"--{key} {value:g}: use {low} to {high}")
+                raise UsageError(f"--{key} {value:g}: use {low} to {high}")
             if key == "seconds":
                 chosen["durations"] = scaled(plan.durations, value)
             else:

@@ -13,14 +13,15 @@ from overlayd.bench.errors import BenchError
 from overlayd.bench.result import Machine
 from overlayd.bench.way import Way, peer_way
 from overlayd.cli.bench_progress import terminable
-from overlayd.core.settings.model import Settings
+from overlayd.core.errors import UsageError
+from overlayd.core.settings.defaults import CONTROL_SOCKET
 from overlayd.lab.namespace import need_tools
 
 
 def add_peer_options(parser: argparse.ArgumentParser) -> None:
     """Where the other side is spoken to, and the daemon of this one."""
     parser.add_argument("--port", type=int, default=peer.PORT, help="of bench serve, TCP (default: %(default)s)")
-    path = os.environ.get("OVERLAYD_CONTROL_SOCKET", Settings.model_fields["control_socket"].default)
+    path = os.environ.get("OVERLAYD_CONTROL_SOCKET", CONTROL_SOCKET)
     parser.add_argument("--socket", type=Path, default=Path(path), help="the daemon's control socket (%(default)s)")
 
 
@@ -33,12 +34,12 @@ def peer_ways(stack: ExitStack, given: argparse.Namespace) -> tuple[list[Way], M
         try:
             ip_address(address)
         except ValueError:
-            raise BenchError(f"--peer {address}: is no IP address; write 10.1.16.1 or vxlan=10.1.16.1") from None
+            raise UsageError(f"--peer {address}: is not an IP address; write 10.1.16.1 or vxlan=10.1.16.1") from None
     session = stack.enter_context(peer.Session(named[0][1], given.port))
     daemon = peer.daemon_here(given.socket)
     ways = [peer_way(name, peer.Remote(session, address), daemon) for name, address in named]
     if len({way.name for way in ways}) < len(ways):
-        raise BenchError(f"--peer: {', '.join(way.name for way in ways)}: name each way differently, as a=10.1.16.1")
+        raise UsageError(f"--peer: {', '.join(way.name for way in ways)}: name each way differently, as a=10.1.16.1")
     return ways, session.machine
 
 

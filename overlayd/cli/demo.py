@@ -34,6 +34,7 @@ from overlayd.cli.render import invocation
 from overlayd.core.address import FAMILIES, Mode
 from overlayd.lab import Lab, LabError, LabSpec
 from overlayd.lab.lab import unique_name
+from overlayd.lab.spec import SpecError
 
 MODES: tuple[Mode, ...] = ("host-gw", "vxlan", "udp")
 BASELINE: Mode = "vxlan"
@@ -81,13 +82,13 @@ def run(arguments: argparse.Namespace) -> int:
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         if arguments.rounds < 1 or not 0 < arguments.seconds <= 3600:
-            raise LabError(
+            raise SpecError(
                 f"--rounds {arguments.rounds} --seconds {arguments.seconds:g}: use at least 1 and up to 3600"
             )
         setup, results = _demo(arguments)
     except LabError as error:
         print(f"overlayctl demo: {error}", file=sys.stderr)
-        return 1
+        return error.exit_status
     except KeyboardInterrupt:
         print("overlayctl demo: interrupted; the labs are down", file=sys.stderr)
         return 130

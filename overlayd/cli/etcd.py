@@ -12,6 +12,7 @@ from typing import Any
 
 from overlayd.cli.settings import add_flags, sources
 from overlayd.core.address import Address, Network
+from overlayd.core.errors import UsageError
 from overlayd.core.flannel.config import config_text
 from overlayd.core.settings import values
 from overlayd.core.settings.model import Settings
@@ -88,7 +89,7 @@ def _init(given: argparse.Namespace) -> int:
         raw[given.backend] = section
     settings = validate(raw)
     if not isinstance(settings, Settings):
-        raise RegistryError("\n".join(f"{_flag(one.path)}: {one.value} {one.text}" for one in settings))
+        raise UsageError("\n".join(f"{_flag(one.path)}: {one.value} {one.text}" for one in settings))
     return _in_etcd(
         given, lambda client, prefix, _: admin.write_config(client, prefix, config_text(settings), force=given.force)
     )

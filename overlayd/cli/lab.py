@@ -19,6 +19,7 @@ from overlayd.lab import Host, Lab, LabError, LabSpec, merged, reap
 from overlayd.lab import state as states
 from overlayd.lab.drawing import draw
 from overlayd.lab.namespace import silent
+from overlayd.lab.spec import SpecError
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -103,7 +104,7 @@ def _guarded(run: Run) -> Run:
             return run(arguments)
         except LabError as error:
             print(f"overlayctl lab: {error}", file=sys.stderr)
-            return 1
+            return error.exit_status
         except KeyboardInterrupt:
             print("overlayctl lab: interrupted", file=sys.stderr)
             return 130
@@ -114,12 +115,12 @@ def _guarded(run: Run) -> Run:
 
 
 def parse_settings(pairs: list[str]) -> dict[str, Any]:
-    """["vxlan.port=4789"] as the configuration file nests it. Raises LabError for one without `=`."""
+    """["vxlan.port=4789"] as the configuration file nests it. Raises SpecError for one without `=`."""
     settings: dict[str, Any] = {}
     for pair in pairs:
         path, equals, value = pair.partition("=")
         if not equals or not path:
-            raise LabError(f"--set {pair}: write KEY=VALUE, as vxlan.port=4789")
+            raise SpecError(f"--set {pair}: write KEY=VALUE, as vxlan.port=4789")
         nested: Any = yaml.load(value, yaml.BaseLoader)  # noqa: S506  # makes strings, lists and mappings only
         for key in reversed(path.split(".")):
             nested = {key: nested}

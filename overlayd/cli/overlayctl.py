@@ -12,20 +12,15 @@ from pathlib import Path
 from rich.console import Console
 
 from overlayd import __version__
-from overlayd.bench.errors import BenchError
 from overlayd.cli import bench, demo, etcd, explain, lab, render, top
+from overlayd.core.errors import ReportedError
 from overlayd.core.leases.subnet_env import docker_options
-from overlayd.core.settings.model import Settings
-from overlayd.lab.spec import LabError
-from overlayd.registry.base import RegistryError
-from overlayd.system.config_file import ConfigError
+from overlayd.core.settings.defaults import CONTROL_SOCKET, SUBNET_FILE
 from overlayd.system.control_client import ControlError, ask, follow
 from overlayd.system.errors import HostError
 from overlayd.system.files import read_text
 
 _NO_LEASE = ("traffic", "ways", "probes")  # what the status says of a peer beside its lease
-_SOCKET = Settings.model_fields["control_socket"].default
-_SUBNET_FILE = Settings.model_fields["subnet_file"].default
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,9 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     try:
         status = given.run(given)
-    except (BenchError, ConfigError, ControlError, HostError, LabError, RegistryError, ValueError) as error:
+    except ReportedError as error:
         print(f"overlayctl: {error}", file=sys.stderr)
-        return 1
+        return error.exit_status
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `overlayctl leases | head`
@@ -90,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     reload.set_defaults(run=_reload)
 
     docker = commands.add_parser("docker-opts", help="print the options for dockerd that this host's lease calls for")
-    docker.add_argument("--subnet-file", type=Path, default=Path(_SUBNET_FILE), help="default: %(default)s")
+    docker.add_argument("--subnet-file", type=Path, default=Path(SUBNET_FILE), help="default: %(default)s")
     docker.set_defaults(run=_docker_opts)
 
     etcd.add_parsers(commands)
@@ -109,7 +104,7 @@ def _asking(parser: argparse.ArgumentParser, *, with_json: bool = True) -> None:
 
 
 def _default_socket() -> Path:
-    return Path(os.environ.get("OVERLAYD_CONTROL_SOCKET", _SOCKET))
+    return Path(os.environ.get("OVERLAYD_CONTROL_SOCKET", CONTROL_SOCKET))
 
 
 def _peers(given: argparse.Namespace) -> int:

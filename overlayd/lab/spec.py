@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 
 from overlayd.core import mtu
 from overlayd.core.address import Address, Family, Interface, Mode, Network
+from overlayd.core.errors import ReportedError, UsageError
 from overlayd.core.leases.lease import Lease, Wire
 from overlayd.core.leases.subnet_env import subnet_env
 from overlayd.core.node import Node, Underlay
@@ -39,8 +40,12 @@ _ETCD_FIRST = 251  # the members' underlay addresses come after the hosts'
 _PARTS = r"h\d+(c\d+)?|switch|etcd\d*"
 
 
-class LabError(Exception):
+class LabError(ReportedError):
     """A lab cannot be built, found or used; the text says why and what to do."""
+
+
+class SpecError(LabError, UsageError):
+    """A specification that no lab can have."""
 
 
 def stack_families(stack: Stack) -> tuple[Family, ...]:
@@ -51,7 +56,7 @@ def stack_families(stack: Stack) -> tuple[Family, ...]:
 
 @dataclass(frozen=True)
 class LabSpec:
-    """What to build. Raises LabError for a value that cannot work."""
+    """What to build. Raises SpecError for a value that cannot work."""
 
     name: str = "lab"
     """Names the lab on this machine; lower case letters, digits and hyphens."""
@@ -83,7 +88,7 @@ class LabSpec:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,30}", self.name):
-            raise LabError(f"name: {self.name!r} is no lab name; use up to 31 of a-z, 0-9 and -, no - in front")
+            raise SpecError(f"name: {self.name!r} is no lab name; use up to 31 of a-z, 0-9 and -, no - in front")
         for key, low, high in (
             ("hosts", 1, HOSTS_MAX),
             ("containers", 0, 200),
@@ -91,7 +96,7 @@ class LabSpec:
             ("etcd_members", 1, ETCD_MAX),
         ):
             if not low <= getattr(self, key) <= high:
-                raise LabError(f"{key}: {getattr(self, key)} is out of range; use {low} to {high}")
+                raise SpecError(f"{key}: {getattr(self, key)} is out of range; use {low} to {high}")
         for key, words in (
             ("mode", (*get_args(Mode), "none")),
             ("family", get_args(Stack)),
@@ -100,9 +105,9 @@ class LabSpec:
             ("registry", get_args(LabRegistry)),
         ):
             if getattr(self, key) not in words:
-                raise LabError(f"{key}: {getattr(self, key)} is not one of {', '.join(words)}")
+                raise SpecError(f"{key}: {getattr(self, key)} is not one of {', '.join(words)}")
         if 6 in stack_families(self.underlay) and self.underlay_mtu < mtu.MINIMUM[6]:
-            raise LabError(
+            raise SpecError(
                 f"underlay_mtu: {self.underlay_mtu} is too small for IPv6; use {mtu.MINIMUM[6]} or more, or ipv4"
             )
 
@@ -194,16 +199,16 @@ def merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plan(spec: LabSpec) -> tuple[HostPlan, ...]:
-    """Names and addresses of every host and container. Raises LabError where the settings do not allow them."""
+    """Names and addresses of every host and container. Raises SpecError where the settings do not allow them."""
     settings = settings_of(spec)
     return tuple(_host(spec, settings, number) for number in range(1, spec.hosts + 1))
 
 
 def settings_of(spec: LabSpec) -> Settings:
-    """The spec's settings with overlayd's defaults. Raises LabError for those that overlayd refuses."""
+    """The spec's settings with overlayd's defaults. Raises SpecError for those that overlayd refuses."""
     settings = validate(_as_text(configuration(spec)))
     if not isinstance(settings, Settings):
-        raise LabError("settings: " + "; ".join(str(problem) for problem in settings))
+        raise SpecError("settings: " + "; ".join(str(problem) for problem in settings))
     return settings
 
 
@@ -214,10 +219,10 @@ def _host(spec: LabSpec, settings: Settings, number: int) -> HostPlan:
     subnets: dict[int, Network] = {}
     for one in ranges:
         if one.count < spec.hosts:
-            raise LabError(f"hosts: {spec.hosts} do not fit: {one.network} has {one.count} subnets; use fewer")
+            raise SpecError(f"hosts: {spec.hosts} do not fit: {one.network} has {one.count} subnets; use fewer")
         subnet = one[number - 1]
         if subnet.num_addresses < spec.containers + 3:
-            raise LabError(f"containers: {spec.containers} do not fit into {subnet}; use a shorter subnet_len")
+            raise SpecError(f"containers: {spec.containers} do not fit into {subnet}; use a shorter subnet_len")
         subnets[one.network.version] = subnet
     public: dict[int, Address] = {address.version: address.ip for address in underlay}
     v4, v6, public4, public6 = subnets.get(4), subnets.get(6), public.get(4), public.get(6)
@@ -235,7 +240,7 @@ def _host(spec: LabSpec, settings: Settings, number: int) -> HostPlan:
         node = Node(spec.mode, lease, link, ranges, settings.mtu)
         size, written = node.overlay_mtu, subnet_env(node, settings.ip_masq)
     if lease.ipv6_subnet is not None and size < mtu.MINIMUM[6]:
-        raise LabError(f"underlay_mtu: {spec.underlay_mtu} leaves {size} for containers; IPv6 needs {mtu.MINIMUM[6]}")
+        raise SpecError(f"underlay_mtu: {spec.underlay_mtu} leaves {size} for containers; IPv6 needs {mtu.MINIMUM[6]}")
     return HostPlan(
         name=name,
         namespace=spec.namespace(name),

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from overlayd.core.address import Network
+from overlayd.core.errors import ReportedError
 from overlayd.core.leases.lease import Lease, LeaseEvent
 from overlayd.core.node import Underlay
 from overlayd.core.settings.model import Settings
 
 
-class RegistryError(Exception):
+class RegistryError(ReportedError):
     """No lease could be had; the text says why and what to do."""
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from overlayd.core.errors import UsageError
 from overlayd.core.settings.model import Option, Settings, options
 from overlayd.core.settings.validation import Path as Place
 from overlayd.core.settings.validation import Problem, dotted, printable, validate
@@ -22,7 +23,7 @@ from overlayd.system.files import read_text
 _DEPTH = 16  # levels of nesting; the configuration has three
 
 
-class ConfigError(Exception):
+class ConfigError(UsageError):
     """The configuration is wrong: one line for each mistake, with file, line, place, value and remedy."""
 
     def __init__(self, lines: list[str]) -> None:

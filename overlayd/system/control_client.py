@@ -10,10 +10,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from overlayd.core.errors import ReportedError
+
 _TIMEOUT = 10  # seconds
 
 
-class ControlError(Exception):
+class ControlError(ReportedError):
     """The daemon cannot be asked; the text says why and what to do."""
 
 

@@ -112,7 +112,7 @@ def test_the_configuration_is_not_overwritten_by_chance(two: Two) -> None:
     assert refused.returncode == 1
     assert "--force" in one_line(refused.stderr)
     wrong = command(a, "etcd", "init", "--network", "10.9.0.0/99", "--backend", "vxlan", "--force")
-    assert wrong.returncode == 1
+    assert wrong.returncode == 2
     assert etcd.get(CONFIG) == before
     same = command(a, "etcd", "init", "--network", "10.1.0.0/16", "--backend", "vxlan", "--port", "8472")
     assert same.returncode == 0, same.stderr

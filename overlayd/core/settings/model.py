@@ -20,6 +20,7 @@ from overlayd.core.leases.lease import Lease, Wire
 from overlayd.core.leases.subnets import SubnetRange
 from overlayd.core.offload import OFFLOADS
 from overlayd.core.settings import values
+from overlayd.core.settings.defaults import CONTROL_SOCKET, SUBNET_FILE
 from overlayd.wire.mac import parse_mac
 
 Port = Annotated[int, values.integer(1, 65535)]
@@ -200,8 +201,8 @@ class Settings(_Section):
         True, description="accept the overlay's packets where another firewall's forward policy is drop"
     )
 
-    subnet_file: Name = Field("/run/flannel/subnet.env", description="where the lease is written in flannel's format")
-    control_socket: Name = Field("/run/overlayd/overlayd.sock", description="unix socket that overlayctl asks")
+    subnet_file: Name = Field(SUBNET_FILE, description="where the lease is written in flannel's format")
+    control_socket: Name = Field(CONTROL_SOCKET, description="unix socket that overlayctl asks")
     healthz_ip: Annotated[str, values.parser(values.interface_name)] = Field(
         "0.0.0.0", description="address of the health checks and metrics"
     )
