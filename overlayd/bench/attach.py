@@ -46,9 +46,8 @@ class Steering:
         if on == self._on:
             return
         for one in self._namespaces:
-            # `ip netns exec` mounts a /sys of the namespace's own, which nsenter does not.
             script = f"for queue in /sys/class/net/*/queues/rx-*/rps_cpus; do echo {mask(on)} >$queue || exit; done"
-            ThisHost().run("ip", "netns", "exec", one.namespace, "sh", "-c", script)
+            ThisHost().run(*one.enter_with_sys("sh", "-c", script))
         self._on = on
 
 

@@ -210,7 +210,7 @@ def _exec(arguments: argparse.Namespace) -> int:
     if os.geteuid() != 0:
         raise LabError("entering a namespace needs root: run with sudo")
     sys.stdout.flush()
-    argv = node.enter(*(command or [os.environ.get("SHELL", "/bin/sh")]))
+    argv = node.enter_with_sys(*(command or [os.environ.get("SHELL", "/bin/sh")]))
     try:
         os.execvpe(argv[0], argv, environment)  # noqa: S606  # the command takes our place, and its status is ours
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A lab's hosts and containers: what tests, the demo and benchmarks hold in their hands.
+"""The hosts and containers of a lab: what tests, the demo and benchmarks work with.
 
 A host runs the real overlayd, `python -m overlayd --config .../h1/overlayd.yaml`, in its namespace and in a session of
 its own. Ready means that the control socket answers GET /v1/status with "state": "ready".
@@ -14,19 +14,17 @@ import time
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from overlayd.core.address import Address, Family, Network
 from overlayd.lab.namespace import Echo, Namespace
+from overlayd.lab.resources import LabResources
 from overlayd.lab.spec import ContainerPlan, HostPlan, LabError, merged
 from overlayd.lab.state import STOP_TIMEOUT, LabState, Process
 from overlayd.system.control_client import ControlError, ask
 from overlayd.system.files import write_atomically
-
-if TYPE_CHECKING:
-    from overlayd.lab.lab import Lab
 
 READY_TIMEOUT = 15.0
 _POLL = 0.02
@@ -53,7 +51,9 @@ class Container(Namespace):
 class Host(Namespace):
     """A host: underlay interface `eth0`, bridge `br0`, containers, and a daemon that can be started and stopped."""
 
-    def __init__(self, plan: HostPlan, lab: Lab, state: LabState, config: Mapping[str, Any], echo: Echo) -> None:
+    def __init__(
+        self, plan: HostPlan, lab: LabResources, state: LabState, config: Mapping[str, Any], echo: Echo
+    ) -> None:
         super().__init__(plan.name, plan.namespace, echo)
         self.lab = lab
         self.plan = plan
@@ -133,7 +133,7 @@ class Host(Namespace):
     def start(self, wait: bool = True, environment: Mapping[str, str] | None = None, under: Sequence[str] = ()) -> None:
         """Start the daemon, and wait until it is ready. Raises LabError with its last log lines if that fails.
 
-        `under` is a command that runs the daemon in its own way, such as setpriv with less privilege.
+        `under` is a command that runs the daemon, such as setpriv with fewer privileges.
         """
         if self.pid is not None:
             raise LabError(f"{self.name}: overlayd runs already, as pid {self.pid}; stop it first")

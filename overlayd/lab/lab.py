@@ -3,9 +3,14 @@
     with hosts(2, mode="vxlan") as (a, b):
         assert a.container(0).ping(b.container(0).address())
 
-A lab's way: claim the name and write lab.json (with the lock held) -> namespaces and cables -> its etcd, if it has one
--> files -> daemons.
-What fails or is interrupted in between is taken down again; what a killed process leaves is reaped by the next up.
+How a lab comes up:
+
+1. its name is claimed and lab.json written, with the lock held
+2. namespaces and cables
+3. its etcd, if it has one
+4. files, then daemons
+
+After a failure or an interrupt it is taken down again; the next `up` reaps what a killed process left.
 """
 
 from __future__ import annotations
@@ -13,16 +18,15 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
-
-import yaml
 
 from overlayd.lab import registry
 from overlayd.lab import state as states
 from overlayd.lab.host import Container, Host, wait_ready
 from overlayd.lab.namespace import Echo, Namespace, need_root, need_tools, silent
+from overlayd.lab.resources import LabResources
 from overlayd.lab.spec import LabError, LabSpec, configuration, plan, plan_etcd
 from overlayd.lab.state import LabState, Process
 from overlayd.lab.topology import build, has_cable
@@ -33,18 +37,14 @@ Progress = Callable[[str], None]
 _counter = itertools.count(1)
 
 
-class Lab:
+class Lab(LabResources):
     """A lab that is up, or was. As a context manager it goes down at the end of the block."""
 
     def __init__(self, state: LabState, echo: Echo = silent) -> None:
-        """Describe the lab of that state; `Lab.up` and `Lab.load` are the ways to get one."""
+        """Describe the lab of that state, touching nothing; get one from `Lab.up` or `Lab.load`."""
+        super().__init__(state, echo)
         self._state = state
-        self.spec = state.spec
-        self.name = state.spec.name
-        self.directory = state.directory
         config: Mapping[str, Any] = configuration(self.spec)
-        self.etcd = registry.describe(state, echo)
-        """The lab's own etcd; None with a static table."""
         if self.etcd is not None:
             config = registry.host_configuration(config, self.etcd)
         self.hosts = tuple(Host(one, self, state, config, echo) for one in plan(self.spec))
@@ -60,9 +60,7 @@ class Lab:
         need_root()
         need_tools("ip", "nsenter", *(() if spec.offloads else ("ethtool",)))
         me = Process.of(os.getpid())
-        state = LabState(
-            spec, owner=me
-        )  # every lab is owned while it is being built: a kill must not leave half of one
+        state = LabState(spec, owner=me)  # owned while it is being built: a kill must not leave half of it
         lab = cls(state, echo)
         _claim(state)
         try:
@@ -135,16 +133,6 @@ class Lab:
             if one.name == name:
                 return one
         raise LabError(f"{name}: lab {self.name!r} has {', '.join(one.name for one in everything)}")
-
-    def write_leases(self, entries: Sequence[Mapping[str, Any]]) -> None:
-        """Replace the lease table that all hosts share, at once and whole."""
-        text = yaml.safe_dump({"leases": [dict(entry) for entry in entries]}, sort_keys=False)
-        write_atomically(self.directory / "leases.yaml", text)
-
-    def leases(self) -> list[dict[str, Any]]:
-        """The rows of the lease table."""
-        rows: list[dict[str, Any]] = yaml.safe_load((self.directory / "leases.yaml").read_text())["leases"]
-        return rows
 
     def __enter__(self) -> Lab:
         return self

@@ -1,7 +1,8 @@
 """A network namespace and what is done inside one: commands, sockets, kernel settings, batches of `ip`.
 
 Commands enter through nsenter: `ip netns exec` would remount /sys, which hides /sys/fs/cgroup from what runs there.
-Names: "h1c1" is what people say, "ovl-lab-h1c1" is the namespace on this machine.
+A user's command gets a /sys of the namespace with the machine's cgroups in it: `enter_with_sys`.
+Names: h1c1 on the command line is the namespace ovl-lab-h1c1 on this machine.
 """
 
 from __future__ import annotations
@@ -41,6 +42,15 @@ _PACKAGES = {
     "nebula-cert": "nebula",
     "unshare": "util-linux",
 }
+
+
+_MOUNT_SYS = """
+exec 3</sys/fs/cgroup && mount -t sysfs sysfs /sys && mount -c --rbind /proc/self/fd/3 /sys/fs/cgroup || exit
+exec 3<&-
+exec "$@"
+"""
+"""sysfs shows the interfaces of the network namespace that it is mounted in. -c: the descriptor, not the path that it
+was opened by, which the new /sys hides."""
 
 
 def silent(line: str) -> None:
@@ -115,8 +125,12 @@ class Namespace:
         return f"<{type(self).__name__} {self.name} in {self.namespace}>"
 
     def enter(self, *argv: str) -> list[str]:
-        """The command line that runs `argv` in here."""
+        """The command line that runs `argv` in here. /sys stays the machine's: its interfaces, not this namespace's."""
         return ["nsenter", f"--net={NETNS_DIR / self.namespace}", *argv]
+
+    def enter_with_sys(self, *argv: str) -> list[str]:
+        """The command line that runs `argv` in here with this namespace's own /sys, in a mount namespace of its own."""
+        return self.enter("unshare", "--mount", "--propagation", "slave", "sh", "-c", _MOUNT_SYS, "sh", *argv)
 
     def inside(self, action: Callable[[], T]) -> T:
         """The result of `action`, called in here; this process's other threads stay where they are."""

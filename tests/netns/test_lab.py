@@ -20,7 +20,7 @@ import pytest
 from overlayd.bench import tools
 from overlayd.bench.errors import BenchError
 from overlayd.bench.station import Local
-from overlayd.lab import Lab, LabError, LabSpec, hosts, merged, reap, wait_ready
+from overlayd.lab import Lab, LabError, LabSpec, Namespace, hosts, merged, reap, wait_ready
 from overlayd.lab import state as states
 from overlayd.lab.lab import unique_name
 from overlayd.lab.namespace import NETNS_DIR
@@ -431,6 +431,37 @@ def test_the_commands_show_the_etcd() -> None:
         down = run("down")
     assert (down.returncode, down.stdout) == (0, f"lab {name} is down\n")
     assert leftovers(name) == []
+
+
+def test_a_users_command_has_the_sys_of_its_namespace() -> None:
+    """There the machine has another eth0: a file of its queues is the real card's."""
+    with hosts(2, mode="none") as (a, _):
+        inner = a.container(0)
+
+        def exec_in(node: Namespace, *argv: str) -> str:
+            lab = [
+                sys.executable,
+                "-m",
+                "overlayd.cli.overlayctl",
+                "lab",
+                "exec",
+                "--name",
+                a.lab.name,
+                node.name,
+                "--",
+            ]
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            return subprocess.run([*lab, *argv], capture_output=True, text=True, check=True, env=environment).stdout
+
+        queue = "/sys/class/net/eth0/queues/rx-0/rps_cpus"
+        machine = Path(queue).read_text() if Path(queue).exists() else None
+        assert set(exec_in(inner, "ls", "/sys/class/net").split()) == {"lo", "eth0"}
+        assert set(exec_in(a, "ls", "/sys/class/net").split()) == {"lo", "eth0", "br0", "c1"}
+        exec_in(inner, "sh", "-c", f"echo 1 >{queue}")
+        assert exec_in(inner, "cat", queue).strip().lstrip("0,") == "1"
+        assert exec_in(a, "cat", queue).strip().strip("0,") == "", "the host has an eth0 of its own"
+        assert machine == (Path(queue).read_text() if Path(queue).exists() else None)
+        assert exec_in(inner, "ls", "/sys/fs/cgroup").split() == sorted(os.listdir("/sys/fs/cgroup"))  # noqa: PTH208
 
 
 def test_the_commands_from_up_to_down() -> None:
