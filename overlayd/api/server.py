@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from overlayd.observe.health import Health
+from overlayd.observe.lifecycle import Lifecycle
 from overlayd.observe.metrics import CONTENT_TYPE
 from overlayd.system.errors import HostError
 
@@ -31,36 +31,35 @@ _FRESH = 1.0  # seconds
 _CONNECTIONS = 64  # on TCP, where anybody may open them; the daemon has other uses for its descriptors
 
 
-class Daemon(Protocol):
-    """What is served."""
+class Service(Protocol):
+    """What the API gives access to: a daemon that waits for its registry, or one that runs."""
 
-    state: str
+    def health_report(self) -> dict[str, Any]:
+        """The body of /healthz and /readyz: state, well, broken, problems."""
 
     async def status(self) -> dict[str, Any]:
-        """Everything."""
+        """The whole state."""
 
     async def counters(self) -> dict[str, Any]:
         """The counters alone."""
 
     async def metrics(self) -> str:
-        """In Prometheus' text format."""
+        """The state in Prometheus' text format."""
 
     async def reload(self) -> str | None:
         """Read the configuration again; what is wrong with it."""
 
-    def watch(self) -> AsyncIterator[dict[str, Any]]:
-        """Leases and their changes."""
-
-    @property
-    def health(self) -> Health:
-        """What is not well."""
+    def leases(self) -> AsyncIterator[dict[str, Any]]:
+        """Every lease, then every change of one."""
 
 
 class ControlServer:
-    """Serves what a daemon answers."""
+    """Serves one service at a time."""
 
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
+    def __init__(self, lifecycle: Lifecycle, service: Service) -> None:
+        self._lifecycle = lifecycle
+        self.service = service
+        """What answers; may be replaced while the server is open."""
         self._metrics: tuple[float, str] = -1.0, ""
         self._report: tuple[float, dict[str, Any]] = -1.0, {}
         self._collecting = asyncio.Lock()
@@ -119,15 +118,15 @@ class ControlServer:
                 self._path.unlink()
 
     async def _get_status(self, _: web.Request) -> web.Response:
-        return web.json_response(await self._daemon.status())
+        return web.json_response(await self.service.status())
 
     async def _get_counters(self, _: web.Request) -> web.Response:
-        return web.json_response(await self._daemon.counters())
+        return web.json_response(await self.service.counters())
 
     async def _get_leases(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
-        async with aclosing(self._daemon.watch()) as events:  # type: ignore[type-var]
+        async with aclosing(self.service.leases()) as events:  # type: ignore[type-var]
             async for event in events:
                 try:
                     await response.write(json.dumps(event).encode() + b"\n")
@@ -136,7 +135,7 @@ class ControlServer:
         return response
 
     async def _post_reload(self, _: web.Request) -> web.Response:
-        error = await self._daemon.reload()
+        error = await self.service.reload()
         return web.json_response({"error": error}, status=400 if error else 200)
 
     async def _get_health(self, _: web.Request) -> web.Response:
@@ -147,8 +146,8 @@ class ControlServer:
     def _health(self) -> dict[str, Any]:
         """The report; with thousands of problems it takes a while, and strangers may ask for it all the time."""
         at, report = self._report
-        if not report or time.monotonic() - at >= _FRESH or report["state"] != self._daemon.state:
-            report = self._daemon.health.report()
+        if not report or time.monotonic() - at >= _FRESH or report["state"] != self._lifecycle.phase:
+            report = self.service.health_report()
             self._report = time.monotonic(), report
         return report
 
@@ -161,7 +160,7 @@ class ControlServer:
         async with self._collecting:  # whoever asks more often than once a second gets what was collected then
             at, text = self._metrics
             if not text or time.monotonic() - at >= _FRESH:
-                text = await self._daemon.metrics()
+                text = await self.service.metrics()
                 self._metrics = time.monotonic(), text
         return web.Response(text=text, headers={"Content-Type": CONTENT_TYPE})
 

@@ -18,7 +18,7 @@ from overlayd.cli.logs import set_up
 from overlayd.cli.settings import add_flags
 from overlayd.cli.settings import sources as settings_sources
 from overlayd.core.settings.model import Settings
-from overlayd.daemon.daemon import Daemon
+from overlayd.daemon.daemon import run
 from overlayd.daemon.discovery import discover, make_backend, make_registry
 from overlayd.reconcile.reconciler import Reconciler
 from overlayd.registry.base import RegistryError
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None, manager: ServiceManager | None 
         if given.check:
             return uvloop.run(_check(loaded))
         faulthandler.enable()  # systemd ends a daemon that hangs with SIGABRT: the journal then says where it hung
-        uvloop.run(Daemon(sources, loaded, manager).run())
+        uvloop.run(run(sources, loaded, manager))
     except ConfigError as error:
         print("\n".join(error.lines), file=sys.stderr)
         return 2

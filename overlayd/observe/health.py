@@ -9,100 +9,107 @@ peers of which none answers.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import structlog
 
 from overlayd.backend.base import Backend
 from overlayd.datapath.contract import Traffic
 from overlayd.datapath.stall import PERIOD, Refusals
-from overlayd.observe.prober import Prober
-from overlayd.reconcile.reconciler import Reconciler
-from overlayd.reconcile.underlay import UnderlayFollower
-from overlayd.registry.base import Registry, RegistryState
+from overlayd.observe.lifecycle import Lifecycle
+from overlayd.observe.overlay import Overlay
+from overlayd.registry.base import RegistryState
 from overlayd.system import device
 from overlayd.system.files import read_sysctl
 
+log = structlog.get_logger()
+
+_POLL_EVERY = 1.0  # seconds
 _SHOWN = 50  # problems in one answer: thousands of peers may have one each
 _FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 
 
-class Living(Protocol):
-    """The parts of a daemon that its health is seen in."""
-
-    state: str
-    backend: Backend
-    reconciler: Reconciler
-    underlay: UnderlayFollower
-    prober: Prober
-    reload_error: str | None
-
-    @property
-    def registry(self) -> Registry:
-        """Where leases come from."""
-
-
 class Health:
-    """What is wrong with one daemon."""
+    """What is wrong with this host's part of the overlay."""
 
-    def __init__(self, daemon: Living) -> None:
-        self._daemon = daemon
+    def __init__(self, lifecycle: Lifecycle, overlay: Overlay, underlay_problem: Callable[[], str | None]) -> None:
+        """`underlay_problem`: why the overlay has no working underlay, in words."""
+        self._lifecycle, self._overlay, self._underlay_problem = lifecycle, overlay, underlay_problem
         self._one_way = Refusals()
         self.broken: list[str] = []
-        """What keeps packets from moving, as of the last look."""
+        """What keeps packets from moving, as of the last poll."""
 
-    def look(self, now: float) -> None:
-        """See what is broken now. `now`: seconds, from any steady clock."""
-        daemon = self._daemon
-        node = daemon.backend.node
-        broken = daemon.backend.ailments(now)
-        if daemon.underlay.trouble is not None:
-            broken.append(daemon.underlay.trouble)
+    async def run(self) -> None:
+        """Poll without end."""
+        while True:
+            await asyncio.sleep(_POLL_EVERY)
+            self.poll(time.monotonic())
+
+    def poll(self, now: float) -> None:
+        """Find what is broken now, and log when that begins and ends. `now`: seconds, from any steady clock."""
+        before, self.broken = self.broken, list(self._faults(now))
+        for text in self.broken if not before else ():
+            log.error("data path is broken", reason=text)
+        if before and not self.broken:
+            log.info("data path works again")
+
+    def _faults(self, now: float) -> Iterator[str]:
+        overlay, node = self._overlay, self._overlay.node
+        yield from overlay.backend.ailments(now)
+        if (text := self._underlay_problem()) is not None:
+            yield text
         elif (text := device.ailment(node.underlay.name, carrier=True)) is not None:
-            broken.append(f"underlay {text}")
+            yield f"underlay {text}"
         for family in node.families:
             if read_sysctl(_FORWARDING[family]) != "1":
                 name = _FORWARDING[family].replace("/", ".")
-                broken.append(f"{name} is off: containers reach nobody (sysctl -w {name}=1)")
-        broken += [str(failure) for failure in daemon.reconciler.failures if failure.fatal]
+                yield f"{name} is off: containers reach nobody (sysctl -w {name}=1)"
+        yield from (str(failure) for failure in overlay.reconciler.failures if failure.fatal)
         if self._one_way.due(now):
-            seen = traffic(daemon.backend)
-            alone = daemon.prober.silent()
+            seen = traffic(overlay.backend)
             self._one_way.update(seen.rx_packets, seen.tx_packets, now)
-            if not alone:
+            if not overlay.prober.silent():
                 self._one_way.verdict = 0
         if self._one_way.verdict:
-            broken.append(
+            yield (
                 f"{self._one_way.verdict} packets went out to peers in {PERIOD:.0f} s and none came back,"
                 " and no peer answers probes"
             )
-        self.broken = broken
 
     def problems(self) -> Iterator[str]:
         """Everything that is wrong, broken or not, in words."""
-        daemon = self._daemon
+        overlay, reconciler = self._overlay, self._overlay.reconciler
         yield from self.broken
-        yield from (text for failure in daemon.reconciler.failures if (text := str(failure)) not in self.broken)
-        yield from registry_problems(daemon.registry.state())
-        for key, text in (*daemon.reconciler.problems.items(), *daemon.prober.problems()):
-            lease = daemon.reconciler.table.get(key)
+        yield from (text for failure in reconciler.failures if (text := str(failure)) not in self.broken)
+        yield from registry_problems(overlay.registry.state())
+        for key, text in (*reconciler.problems.items(), *overlay.prober.problems()):
+            lease = reconciler.table.get(key)
             yield f"{lease.subnets[0] if lease is not None else key}: {text}"
-        if daemon.prober.problem is not None:
-            yield daemon.prober.problem
-        if daemon.reload_error:
-            yield f"the last reload was refused: {daemon.reload_error}"
+        if overlay.prober.problem is not None:
+            yield overlay.prober.problem
+        if self._lifecycle.reload_error:
+            yield f"the last reload was refused: {self._lifecycle.reload_error}"
 
     def report(self) -> dict[str, Any]:
         """What /healthz and /readyz answer."""
-        state = self._daemon.state
-        if state == "waiting":
-            registry = self._daemon.registry.state()
-            reason = f"waiting for {registry.name}: {registry.error or 'it has not answered yet'}"
-            return {"state": state, "well": False, "broken": [], "problems": [reason]}
+        state = self._lifecycle.phase
         if state == "starting":
-            return {"state": state, "well": False, "broken": [], "problems": ["the data path is not up yet"]}
+            return not_ready(state, "the data path is not up yet")
         problems = list(self.problems())
         return {"state": state, "well": not problems, "broken": self.broken, "problems": shortened(problems)}
+
+
+def not_ready(state: str, reason: str) -> dict[str, Any]:
+    """What /healthz and /readyz answer before there is a data path."""
+    return {"state": state, "well": False, "broken": [], "problems": [reason]}
+
+
+def waiting_reason(state: RegistryState) -> str:
+    """What a daemon waits for that has no node yet, in words."""
+    return f"waiting for {state.name}: {state.error or 'it has not answered yet'}"
 
 
 def shortened(problems: list[str]) -> list[str]:

@@ -17,16 +17,20 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 from overlayd import __version__
+from overlayd.backend.base import Backend
 from overlayd.core.leases.lease import Lease
 from overlayd.core.offload import OFFLOADS
 from overlayd.core.probing import Patient
-from overlayd.core.settings.model import Settings
 from overlayd.datapath.contract import Counters, Traffic
+from overlayd.observe.health import Health
+from overlayd.observe.lifecycle import Lifecycle
+from overlayd.observe.overlay import Overlay
 from overlayd.observe.prober import BUCKETS, Prober
-from overlayd.observe.status import Running, firewall_drops
+from overlayd.observe.status import firewall_drops
+from overlayd.registry.base import RegistryState
 from overlayd.system import device
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -39,20 +43,17 @@ Family = tuple[str, str, str, Iterable[Sample]]
 _DIRECTIONS = ("tx", "rx")
 
 
-class Measured(Running, Protocol):
-    """A daemon whose metrics can be told."""
-
-    settings: Settings
-    """As the registry and this host have them."""
-
-
-async def exposition(daemon: Measured) -> str:
+async def exposition(lifecycle: Lifecycle, overlay: Overlay, health: Health) -> str:
     """The page."""
-    families = [*_process(), *_build()]
-    if daemon.state != "waiting":
-        families += await _running(daemon)
-    families += _state(daemon)
-    return "".join(_text(*family) for family in families) + _round_trips(daemon.prober)
+    state = _state(lifecycle, overlay.registry.state(), health.report())
+    families = [*_process(), *_build(), *await _running(overlay), *state]
+    return "".join(_text(*family) for family in families) + _round_trips(overlay.prober)
+
+
+def waiting_exposition(lifecycle: Lifecycle, registry: RegistryState, report: Mapping[str, Any]) -> str:
+    """The page of a daemon that waits for its registry; `report` is what its health checks answer."""
+    families = [*_process(), *_build(), *_state(lifecycle, registry, report)]
+    return "".join(_text(*family) for family in families)
 
 
 def _text(name: str, kind: str, meaning: str, samples: Iterable[Sample]) -> str:
@@ -94,19 +95,17 @@ def _build() -> Iterator[Family]:
     yield "overlayd_build_info", "gauge", "What runs; always 1.", [(labels, 1)]
 
 
-def _state(daemon: Measured) -> Iterator[Family]:
-    registry = daemon.registry.state()
-    report = daemon.health.report()
-    yield _one("overlayd_start_time_seconds", "gauge", "When the daemon started, since the epoch.", daemon.started)
-    ready = daemon.state == "ready" and not report["broken"]
+def _state(lifecycle: Lifecycle, registry: RegistryState, report: Mapping[str, Any]) -> Iterator[Family]:
+    yield _one("overlayd_start_time_seconds", "gauge", "When the daemon started, since the epoch.", lifecycle.started)
+    ready = lifecycle.phase == "ready" and not report["broken"]
     yield _one("overlayd_ready", "gauge", "Whether /readyz is green.", ready)
     yield _one("overlayd_broken", "gauge", "Things that keep packets from moving here.", len(report["broken"]))
     yield _one("overlayd_problems", "gauge", "Problems as overlayctl status lists them.", len(report["problems"]))
-    yield _one("overlayd_reloads_total", "counter", "Configurations taken since the start.", daemon.reloads)
-    refused = daemon.reload_error is not None
+    yield _one("overlayd_reloads_total", "counter", "Configurations taken since the start.", lifecycle.reloads)
+    refused = lifecycle.reload_error is not None
     yield _one("overlayd_reload_refused", "gauge", "Whether the last reload was refused.", refused)
     where = {"registry": registry.name}
-    connected = registry.connected and daemon.state != "waiting"
+    connected = registry.connected and lifecycle.phase != "waiting"
     yield "overlayd_registry_connected", "gauge", "Whether the registry is in reach.", [(where, connected)]
     if registry.since is not None:
         meaning = "When that became so, since the epoch."
@@ -126,26 +125,26 @@ def _state(daemon: Measured) -> Iterator[Family]:
         yield _one("overlayd_lease_expiry_time_seconds", "gauge", meaning, registry.expires)
 
 
-async def _running(daemon: Measured) -> list[Family]:
-    backend, node, prober = daemon.backend, daemon.backend.node, daemon.prober
+async def _running(overlay: Overlay) -> list[Family]:
+    backend, node, prober, reconciler = overlay.backend, overlay.node, overlay.prober, overlay.reconciler
     counters = backend.counters()
-    peers = daemon.reconciler.peers(node)
-    mode = {"mode": node.mode, "engine": backend.engine or "kernel", "registry": daemon.registry.name}
-    rules = {} if counters is not None else await firewall_drops(daemon)
+    peers = overlay.peers
+    mode = {"mode": node.mode, "engine": backend.engine or "kernel", "registry": overlay.registry.name}
+    rules = {} if counters is not None else await firewall_drops(backend)
     families = [
         ("overlayd_mode_info", "gauge", "How packets travel; always 1.", [(mode, 1)]),
         _one("overlayd_overlay_mtu_bytes", "gauge", "MTU of the overlay.", node.overlay_mtu),
         _one("overlayd_underlay_mtu_bytes", "gauge", "MTU of the underlay interface.", node.underlay.mtu),
-        _one("overlayd_leases", "gauge", "Leases known, this host's own included.", len(daemon.reconciler.table)),
-        _one("overlayd_repairs_total", "counter", "Objects of the kernel put right.", daemon.reconciler.repairs),
-        _one("overlayd_refused_operations", "gauge", "What the kernel refused.", len(daemon.reconciler.failures)),
-        *(_engine(daemon, counters) if counters is not None else ()),
+        _one("overlayd_leases", "gauge", "Leases known, this host's own included.", len(reconciler.table)),
+        _one("overlayd_repairs_total", "counter", "Objects of the kernel put right.", reconciler.repairs),
+        _one("overlayd_refused_operations", "gauge", "What the kernel refused.", len(reconciler.failures)),
+        *(_engine(backend, counters) if counters is not None else ()),
         _drops(counters, rules),
         *_devices(backend.devices),
         _peer_states(peers, prober),
         *_probes(prober),
     ]
-    single = len(peers) <= daemon.settings.metrics_peers
+    single = len(peers) <= overlay.settings.metrics_peers
     meaning = "Whether peers have series of their own: there are at most metrics_peers of them."
     families.append(_one("overlayd_peer_series", "gauge", meaning, single))
     return [*families, *_each_peer(peers, counters, prober)] if single else families
@@ -154,8 +153,8 @@ async def _running(daemon: Measured) -> list[Family]:
 # --- packets ----------------------------------------------------------------------------------------------------------
 
 
-def _engine(daemon: Measured, counters: Counters) -> Iterator[Family]:
-    total, progress, gauges = counters.total, daemon.backend.progress, daemon.backend.gauges()
+def _engine(backend: Backend, counters: Counters) -> Iterator[Family]:
+    total, progress, gauges = counters.total, backend.progress, backend.gauges()
     both = [({"direction": one}, getattr(total, f"{one}_packets")) for one in _DIRECTIONS]
     yield "overlayd_packets_total", "counter", "Packets of containers that the engine carried.", both
     both = [({"direction": one}, getattr(total, f"{one}_bytes")) for one in _DIRECTIONS]

@@ -1,45 +1,23 @@
-"""What the daemon says of itself."""
+"""What `overlayctl status`, `peers` and `counters` show, as JSON."""
 
 from __future__ import annotations
 
 import os
 import time
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any
 
 from overlayd import __version__
 from overlayd.backend.base import Backend
 from overlayd.core.leases.lease import Lease
 from overlayd.core.node import Node
 from overlayd.datapath.contract import Counters, Traffic
-from overlayd.observe.health import Health, device_traffic
-from overlayd.observe.prober import Prober
-from overlayd.reconcile.reconciler import Reconciler
-from overlayd.reconcile.underlay import UnderlayFollower
-from overlayd.registry.base import Registry
+from overlayd.observe.health import Health, device_traffic, waiting_reason
+from overlayd.observe.lifecycle import Lifecycle
+from overlayd.observe.overlay import Overlay
+from overlayd.registry.base import RegistryState
 from overlayd.system import device, nft
 from overlayd.system.errors import HostError
-from overlayd.system.netlink import Netlink
-
-
-class Running(Protocol):
-    """The parts of a running daemon that its state is read from."""
-
-    state: str
-    started: float
-    """Seconds since the epoch."""
-    reloads: int
-    reload_error: str | None
-    backend: Backend
-    reconciler: Reconciler
-    underlay: UnderlayFollower
-    netlink: Netlink
-    prober: Prober
-    health: Health
-
-    @property
-    def registry(self) -> Registry:
-        """Where leases come from."""
 
 
 def describe_lease(lease: Lease) -> dict[str, Any]:
@@ -62,41 +40,53 @@ def describe_peer(node: Node, lease: Lease) -> dict[str, Any]:
     return {**describe_lease(lease), "problem": node.problem(lease)}
 
 
-def describe_waiting(daemon: Running) -> dict[str, Any]:
+def describe_waiting(lifecycle: Lifecycle, registry: RegistryState) -> dict[str, Any]:
     """The state of a daemon that waits for its registry and has touched nothing yet."""
-    registry = daemon.registry.state()
     return {
-        "version": __version__,
-        "pid": os.getpid(),
-        "state": daemon.state,
-        "uptime_seconds": round(time.time() - daemon.started, 3),
+        **_process(lifecycle),
         "registry": registry.name,
         "registry_state": asdict(registry),
-        "problems": [f"waiting for {registry.name}: {registry.error or 'it has not answered yet'}"],
+        "problems": [waiting_reason(registry)],
     }
 
 
-async def describe(daemon: Running) -> dict[str, Any]:
+def _process(lifecycle: Lifecycle) -> dict[str, Any]:
+    return {
+        "version": __version__,
+        "pid": os.getpid(),
+        "state": lifecycle.phase,
+        "uptime_seconds": round(time.time() - lifecycle.started, 3),
+    }
+
+
+def status_line(overlay: Overlay, reload_error: str | None) -> str:
+    """One line, for `systemctl status`."""
+    node, registry = overlay.node, overlay.registry.state()
+    leases = len(overlay.reconciler.table)
+    line = f"{node.mode}: {node.lease} over {node.underlay.name}, MTU {node.overlay_mtu}, {leases} leases"
+    if not registry.connected:
+        line += f"; {registry.name} is out of reach"
+    return f"{line}; reload refused, see the log" if reload_error else line
+
+
+async def describe(lifecycle: Lifecycle, overlay: Overlay, health: Health) -> dict[str, Any]:
     """The whole state, for people and machines alike."""
-    backend, node = daemon.backend, daemon.backend.node
-    own = daemon.reconciler.table.get(node.lease.key)
+    backend, node, reconciler = overlay.backend, overlay.node, overlay.reconciler
+    own = reconciler.table.get(node.lease.key)
     counters = backend.counters()
     ways = backend.ways()
-    registry = daemon.registry.state()
+    registry = overlay.registry.state()
     peers = [
         {
             **describe_peer(node, lease),
             "traffic": asdict(counters.peers.get(lease.key, Traffic())) if counters is not None else None,
             "ways": ways.get(lease.key, []),
-            "probes": daemon.prober.describe(lease.key),
+            "probes": overlay.prober.describe(lease.key),
         }
-        for lease in daemon.reconciler.peers(node)
+        for lease in overlay.peers
     ]
     return {
-        "version": __version__,
-        "pid": os.getpid(),
-        "state": daemon.state,
-        "uptime_seconds": round(time.time() - daemon.started, 3),
+        **_process(lifecycle),
         "mode": node.mode,
         "engine": backend.engine,
         "offloads": backend.gauges(),
@@ -115,28 +105,28 @@ async def describe(daemon: Running) -> dict[str, Any]:
             "mtu": node.overlay_mtu,
             "networks": [str(one.network) for one in node.ranges],
         },
-        **await describe_traffic(daemon, counters),
+        **await describe_traffic(backend, counters),
         "peers": peers,
-        "broken": daemon.health.broken,
-        "problems": list(daemon.health.problems()),
-        "repairs": daemon.reconciler.repairs,
-        "comparisons": daemon.reconciler.comparisons,
-        "reload": {"count": daemon.reloads, "error": daemon.reload_error},
+        "broken": health.broken,
+        "problems": list(health.problems()),
+        "repairs": reconciler.repairs,
+        "comparisons": reconciler.comparisons,
+        "reload": {"count": lifecycle.reloads, "error": lifecycle.reload_error},
     }
 
 
-async def describe_traffic(daemon: Running, counters: Counters | None) -> dict[str, Any]:
+async def describe_traffic(backend: Backend, counters: Counters | None) -> dict[str, Any]:
     """What was carried and what was not, since the engine or the device was made; `counters`: the engine's, if any."""
-    devices = device.counts(daemon.backend.devices)
+    devices = device.counts(backend.devices)
     if counters is None:
         return {
             "traffic": asdict(device_traffic(devices.values())) if devices else None,
-            "drops": {"tx": {}, "rx": await firewall_drops(daemon)},
+            "drops": {"tx": {}, "rx": await firewall_drops(backend)},
             "icmp": None,
             "bursts": None,
             "devices": devices,
         }
-    progress = daemon.backend.progress
+    progress = backend.progress
     return {
         "traffic": asdict(counters.total),
         "drops": {"tx": counters.tx_drops, "rx": counters.rx_drops},
@@ -146,29 +136,28 @@ async def describe_traffic(daemon: Running, counters: Counters | None) -> dict[s
     }
 
 
-async def describe_counters(daemon: Running) -> dict[str, Any]:
+async def describe_counters(lifecycle: Lifecycle, overlay: Overlay, health: Health) -> dict[str, Any]:
     """What `overlayctl counters` and `top` ask for again and again: no more than numbers."""
-    if daemon.state == "waiting":
-        return describe_waiting(daemon)
-    counters = daemon.backend.counters()
+    backend, prober = overlay.backend, overlay.prober
+    counters = backend.counters()
     peers = counters.peers if counters is not None else {}
     return {
-        "state": daemon.state,
+        "state": lifecycle.phase,
         "time": time.monotonic(),
-        "mode": daemon.backend.node.mode,
-        "engine": daemon.backend.engine,
-        "offloads": daemon.backend.gauges(),
-        **await describe_traffic(daemon, counters),
-        "probes": {"counts": dict(daemon.prober.counts), "drops": dict(daemon.prober.drops)},
+        "mode": overlay.node.mode,
+        "engine": backend.engine,
+        "offloads": backend.gauges(),
+        **await describe_traffic(backend, counters),
+        "probes": {"counts": dict(prober.counts), "drops": dict(prober.drops)},
         "peers": {key: [one.tx_packets, one.tx_bytes, one.rx_packets, one.rx_bytes] for key, one in peers.items()},
-        "broken": daemon.health.broken,
-        "repairs": daemon.reconciler.repairs,
+        "broken": health.broken,
+        "repairs": overlay.reconciler.repairs,
     }
 
 
-async def firewall_drops(daemon: Running) -> dict[str, int]:
-    """Packets that our own rules refused, by the rule's text."""
-    if not daemon.backend.guarded:
+async def firewall_drops(backend: Backend) -> dict[str, int]:
+    """Packets that our own rules dropped, by the rule's text."""
+    if not backend.guarded:
         return {}
     try:
         return {text: packets for text, packets in (await nft.counters()).items() if packets}

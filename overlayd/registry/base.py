@@ -8,7 +8,7 @@ made anew) and replaces all that was known. `Moved` asks for `configure` and `ac
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -102,8 +102,8 @@ class Registry(Protocol):
     def updates(self) -> AsyncIterator[Update]:
         """What changes, without end."""
 
-    def tasks(self) -> Sequence[Coroutine[Any, Any, None]]:
-        """What has to run, without end, for as long as updates are wanted."""
+    def tasks(self) -> Mapping[str, Coroutine[Any, Any, None]]:
+        """What has to run, without end, for as long as updates are wanted, by name."""
 
     def state(self) -> RegistryState:
         """How it is."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from typing import Any
 
 from overlayd.core.address import FAMILIES
@@ -61,8 +61,8 @@ class StaticRegistry:
         return
         yield
 
-    def tasks(self) -> Sequence[Coroutine[Any, Any, None]]:
-        return ()
+    def tasks(self) -> Mapping[str, Coroutine[Any, Any, None]]:
+        return {}
 
     def state(self) -> RegistryState:
         return RegistryState(self.name)

@@ -90,7 +90,7 @@ class Node:
         """Acquire and follow."""
         await self.acquire()
         self.table.replace(self.registry.leases(self.given))
-        self.tasks = [asyncio.ensure_future(one) for one in (*self.registry.tasks(), self._follow())]
+        self.tasks = [asyncio.ensure_future(one) for one in (*self.registry.tasks().values(), self._follow())]
         await eventually_async(lambda: self.registry.state().since is not None, "the watch stands")
         return self
 
@@ -469,7 +469,7 @@ async def test_all_that_happened_between_two_looks_is_one_update(etcd: Etcd, mak
     await node.acquire()
     updates = node.registry.updates()
     assert isinstance(await anext(updates), Snapshot)
-    node.tasks = [asyncio.ensure_future(one) for one in node.registry.tasks()]
+    node.tasks = [asyncio.ensure_future(one) for one in node.registry.tasks().values()]
     own = node.lease.key if node.lease is not None else ""
     keys = [key for key in (f"10.5.{number}.0-24" for number in range(100)) if key != own]
     one = node.registry.client
@@ -609,7 +609,7 @@ async def test_a_clone_stops_and_the_first_node_goes_on(etcd: Etcd, make: Make) 
     with capture_logs() as logs:
         clone = make("a", "192.0.2.2")
         await clone.acquire()
-        clone.tasks = [asyncio.ensure_future(one) for one in clone.registry.tasks()]
+        clone.tasks = [asyncio.ensure_future(one) for one in clone.registry.tasks().values()]
         done, _ = await asyncio.wait(clone.tasks, return_when=asyncio.FIRST_COMPLETED, timeout=10)
         (error,) = [task.exception() for task in done]
         assert isinstance(error, RegistryError)
@@ -690,7 +690,7 @@ async def test_a_start_without_etcd_on_the_leases_last_known(etcd: Etcd, make: M
     assert node.registry.state().stale is not None
     assert not node.registry.state().connected
     assert sorted(str(lease.subnet) for lease in node.registry.leases(node.given)) == first.subnets
-    node.tasks = [asyncio.ensure_future(one) for one in (*node.registry.tasks(), node._follow())]
+    node.tasks = [asyncio.ensure_future(one) for one in (*node.registry.tasks().values(), node._follow())]
     etcd.members[0].start()  # here: it ends with the thread that starts it
     etcd.put(f"{PREFIX}/subnets/10.5.13.0-24", flannels("192.0.2.53"))
     await eventually_async(lambda: "10.5.13.0/24" in node.subnets, "it catches up")
@@ -707,7 +707,7 @@ async def test_a_stale_start_whose_lease_is_another_nodes_by_now(etcd: Etcd, mak
     await asyncio.to_thread(etcd.members[0].kill)
     node = make()
     assert (await node.acquire()).subnets == (first.lease and first.lease.subnets)
-    node.tasks = [asyncio.ensure_future(one) for one in (*node.registry.tasks(), node._follow())]
+    node.tasks = [asyncio.ensure_future(one) for one in (*node.registry.tasks().values(), node._follow())]
     etcd.members[0].start()  # here: it ends with the thread that starts it
     await eventually_async(lambda: node.moved, "it is told")
     assert (await node.acquire()).subnets != (first.lease and first.lease.subnets)

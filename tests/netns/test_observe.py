@@ -389,7 +389,7 @@ def test_lights_are_red_while_packets_do_not_move(troubled: Labs, trouble: str) 
     a, _ = troubled[trouble]
     eventually(lambda: red(a, REASONS[trouble]))
     assert metrics(a)["overlayd_ready", frozenset()] == 0
-    assert 'level=error msg="the data path does not work" reason=' in a.log()
+    assert 'level=error msg="data path is broken" reason=' in a.log()
     assert REASONS[trouble] in overlayctl(a, "status")
 
 
@@ -407,7 +407,7 @@ def test_lights_are_green_again(troubled: Labs) -> None:
     for name in ("native stands still", "python stands still", "underlay down"):
         a, b = troubled[name]
         eventually(lambda a=a, b=b: green(a) and a.container(0).ping(b.container(0).address()), what=name)
-        eventually(lambda a=a: 'msg="the data path works again"' in a.log())
+        eventually(lambda a=a: 'msg="data path works again"' in a.log())
 
 
 def test_peers_of_a_cluster_announce_the_port_and_flannel_nodes_are_never_asked() -> None:

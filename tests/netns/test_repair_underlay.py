@@ -53,7 +53,7 @@ def test_down_and_up(pairs: dict[str, Pair], mode: str) -> None:
     eventually(lambda: talks(a, b, 0.3), what="containers talk again")
     eventually(lambda: a.status()["problems"] == [])
     eventually(lambda: picture(a, mode) == before)
-    assert "backend exchanged" not in a.log()[mark:]
+    assert "data path rebuilt" not in a.log()[mark:]
     assert "device differs" not in a.log()[mark:]
 
 
@@ -79,7 +79,7 @@ def test_another_mtu(pairs: dict[str, Pair], mode: str) -> None:
             assert tcp_carries(1 << 20, b.container(0), a.container(0), a.container(0).address(family))
     assert a.status()["overlay"]["mtu"] == wide
     assert {host: picture(host, mode) for host in (a, b)} == before
-    assert "backend exchanged" not in a.log()[mark:], "the sockets stay"
+    assert "data path rebuilt" not in a.log()[mark:], "the sockets stay"
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -93,7 +93,7 @@ def test_an_address_that_is_not_sent_from_changes_nothing(pairs: dict[str, Pair]
     a.ip("address delete 198.51.100.1/24 dev eth0")
     eventually(lambda: "follows the underlay" in a.log()[mark:])
     assert talks(a, b)
-    assert "backend exchanged" not in a.log()[mark:]
+    assert "data path rebuilt" not in a.log()[mark:]
     assert picture(a, mode) == before
 
 

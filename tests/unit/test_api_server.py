@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from overlayd.api.server import ControlServer
+from overlayd.observe.lifecycle import Lifecycle
 
 MANY = 500
 
@@ -16,8 +17,9 @@ MANY = 500
 class Healthy:
     """A daemon of which all is well."""
 
-    state = "ready"
-    health = SimpleNamespace(report=lambda: {"state": "ready", "broken": []})
+    @staticmethod
+    def health_report() -> dict[str, Any]:
+        return {"state": "ready", "broken": []}
 
 
 async def get(port: int) -> bytes:
@@ -33,7 +35,7 @@ async def test_who_opens_connections_and_says_nothing_shuts_nobody_out() -> None
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = ControlServer(Healthy())  # type: ignore[arg-type]  # the health port asks for no more
+    server = ControlServer(Lifecycle("ready"), Healthy())  # type: ignore[arg-type]  # the health port asks for no more
     await server.open_health("127.0.0.1", port)
     silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MANY)]
     try:

@@ -20,10 +20,13 @@ from overlayd.core.node import Node, Underlay
 from overlayd.core.offload import OFFLOADS
 from overlayd.core.probing import Target
 from overlayd.core.settings.model import ProbeSettings, Settings
+from overlayd.daemon.waiting import Waiting
 from overlayd.datapath.contract import Counters, Progress, Traffic
 from overlayd.observe import health, metrics
 from overlayd.observe.health import Health
+from overlayd.observe.lifecycle import Lifecycle, Phase
 from overlayd.observe.metrics import exposition
+from overlayd.observe.overlay import Overlay
 from overlayd.observe.prober import Prober
 from overlayd.reconcile.reconciler import Reconciler
 from overlayd.registry.base import RegistryState
@@ -57,24 +60,22 @@ class Engine(KernelPath):
 
 
 class Daemon:
-    """As much of one as is looked at; what is wrong with it is set by the tests."""
+    """The parts of one that are looked at; what is wrong with it is set by the tests."""
 
-    def __init__(self, peers: int = 2, state: str = "ready") -> None:
-        self.state, self.started, self.reloads, self.reload_error = state, 1000.0, 2, None
-        self.settings = Settings(network="10.1.0.0/16")
-        self.backend = Engine(NODE)
-        self.reconciler = Reconciler(None)  # type: ignore[arg-type]
+    def __init__(self, peers: int = 2, phase: Phase = "ready") -> None:
+        self.lifecycle = Lifecycle(phase, started=1000.0, reloads=2)
+        reconciler = Reconciler(None)  # type: ignore[arg-type]
         leases = [Lease(subnet=IPv4Network((0x0A010200 + 256 * n, 24)), public_ip=OWN + 1 + n) for n in range(peers)]
-        self.reconciler.table.replace([NODE.lease, *(replace(one, probe_port=8286) for one in leases[:-1]), leases[-1]])
-        self.prober = Prober(ProbeSettings(), lambda: Sender("udp", "0.1.0", 1472, True), lambda: 1000.0)
-        self.underlay = SimpleNamespace(trouble=None)
-        self.registry = SimpleNamespace(name="etcd", state=lambda: self.registry_state)
+        reconciler.table.replace([NODE.lease, *(replace(one, probe_port=8286) for one in leases[:-1]), leases[-1]])
+        prober = Prober(ProbeSettings(), lambda: Sender("udp", "0.1.0", 1472, True), lambda: 1000.0)
+        registry: Any = SimpleNamespace(name="etcd", state=lambda: self.registry_state)
         self.registry_state = RegistryState("etcd", True, 5.0, 6.0, None, "http://x", 77, 88.0, {"k": "bad"})
-        self.health = Health(self)  # type: ignore[arg-type]
+        self.overlay = Overlay(Settings(network="10.1.0.0/16"), Engine(NODE), registry, reconciler, prober)
+        self.health = Health(self.lifecycle, self.overlay, lambda: None)
 
     def answer(self) -> None:
         """Have the first peer answer a probe."""
-        prober = self.prober
+        prober = self.overlay.prober
         prober._node = NODE
         prober._hosts = {"10.1.2.0-24": ("192.0.2.2",)}
         prober._probing.follow([Target("192.0.2.2", 8286, 4, "10.1.2.0-24")], 1500, 1000.0)
@@ -92,7 +93,10 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 async def scrape(daemon: Daemon) -> Samples:
     """Every sample, as prometheus_client's parser reads the page."""
-    page = await exposition(daemon)  # type: ignore[arg-type]
+    return parsed(await exposition(daemon.lifecycle, daemon.overlay, daemon.health))
+
+
+def parsed(page: str) -> Samples:
     found: Samples = {}
     for family in text_string_to_metric_families(page):
         assert family.documentation
@@ -141,9 +145,9 @@ async def test_what_was_counted_is_told() -> None:
 async def test_texts_of_others_cannot_forge_a_sample() -> None:
     daemon = Daemon()
     daemon.answer()
-    lease = daemon.reconciler.table.get("10.1.2.0-24")
+    lease = daemon.overlay.reconciler.table.get("10.1.2.0-24")
     assert lease is not None
-    daemon.reconciler.table.replace([NODE.lease, replace(lease, name=EVIL)])
+    daemon.overlay.reconciler.table.replace([NODE.lease, replace(lease, name=EVIL)])
     found = await scrape(daemon)
     (labels,) = [dict(labels) for name, labels in found if name == "overlayd_peer_info"]
     assert labels["name"] == EVIL
@@ -156,14 +160,13 @@ async def test_thousands_of_peers_make_no_more_series_than_a_few() -> None:
     assert len(found) < few
     assert at(found, "overlayd_peer_series") == 0
     assert at(found, "overlayd_peers", state="not_probed") == 10_000
-    daemon.settings = Settings(network="10.1.0.0/16", metrics_peers="10000")
+    daemon.overlay.settings = Settings(network="10.1.0.0/16", metrics_peers="10000")
     assert len(await scrape(daemon)) > 10_000
 
 
 async def test_a_daemon_that_waits_has_metrics_too() -> None:
-    daemon = Daemon(state="waiting")
-    del daemon.backend
-    found = await scrape(daemon)
+    waiting = waits()
+    found = parsed(await waiting.metrics())
     assert at(found, "overlayd_ready") == 0
     assert at(found, "overlayd_registry_connected", registry="etcd") == 0
 
@@ -203,17 +206,17 @@ def daemon(monkeypatch: pytest.MonkeyPatch) -> Daemon:
 
 
 def test_a_daemon_that_is_well(daemon: Daemon) -> None:
-    daemon.health.look(0.0)
+    daemon.health.poll(0.0)
     assert daemon.health.report() == {"state": "ready", "well": True, "broken": [], "problems": []}
 
 
 def test_what_is_broken_and_what_is_only_a_problem(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "read_sysctl", lambda name: "0")
     monkeypatch.setattr(KernelPath, "ailments", lambda self, now: ["ovl0: the TUN is gone"])
-    daemon.backend.node = replace(NODE, underlay=replace(NODE.underlay, name="gone0"))
-    daemon.health.look(0.0)
+    daemon.overlay.backend.node = replace(NODE, underlay=replace(NODE.underlay, name="gone0"))
+    daemon.health.poll(0.0)
     daemon.registry_state = RegistryState("etcd", connected=False, error="refused", bad={"key": "is no lease"})
-    daemon.reload_error = "mode: vxlam is not one of"  # type: ignore[assignment]
+    daemon.lifecycle.reload_error = "mode: vxlam is not one of"
     report: dict[str, Any] = daemon.health.report()
     assert report["broken"] == [
         "ovl0: the TUN is gone",
@@ -230,19 +233,19 @@ def test_what_is_broken_and_what_is_only_a_problem(daemon: Daemon, monkeypatch: 
 def test_packets_that_go_out_and_never_come_back(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     sent = Traffic(tx_packets=5, rx_packets=2)
     monkeypatch.setattr(Engine, "counters", lambda self: Counters(replace(sent)))
-    monkeypatch.setattr(daemon.prober, "silent", lambda: True)
-    daemon.health.look(0.0)
+    monkeypatch.setattr(daemon.overlay.prober, "silent", lambda: True)
+    daemon.health.poll(0.0)
     sent.tx_packets = 50
-    daemon.health.look(5.0)
+    daemon.health.poll(5.0)
     assert daemon.health.broken == [
         "45 packets went out to peers in 5 s and none came back, and no peer answers probes"
     ]
     sent.tx_packets, sent.rx_packets = 60, 3
-    daemon.health.look(10.0)
+    daemon.health.poll(10.0)
     assert daemon.health.broken == []
     sent.tx_packets = 70
-    monkeypatch.setattr(daemon.prober, "silent", lambda: False)
-    daemon.health.look(15.0)
+    monkeypatch.setattr(daemon.overlay.prober, "silent", lambda: False)
+    daemon.health.poll(15.0)
     assert daemon.health.broken == [], "a peer answers: what goes one way may be meant so"
 
 
@@ -252,11 +255,20 @@ def test_thousands_of_problems_make_a_short_answer(daemon: Daemon) -> None:
     assert (len(problems), problems[-1]) == (51, "and 9950 more")
 
 
-@pytest.mark.parametrize("state", ["waiting", "starting"])
-def test_before_the_data_path_is_up(daemon: Daemon, state: str) -> None:
-    daemon.state = state
+def waits() -> Waiting:
+    registry: Any = SimpleNamespace(state=lambda: RegistryState("etcd", connected=False, error="refused"))
+    return Waiting(Lifecycle(), registry)
+
+
+async def test_before_the_node_is_known() -> None:
+    expected = {"state": "waiting", "well": False, "broken": [], "problems": ["waiting for etcd: refused"]}
+    assert waits().health_report() == expected
+
+
+def test_before_the_data_path_is_up(daemon: Daemon) -> None:
+    daemon.lifecycle.phase = "starting"
     report = daemon.health.report()
-    assert (report["state"], report["well"], report["broken"]) == (state, False, [])
+    assert (report["state"], report["well"], report["broken"]) == ("starting", False, [])
     assert report["problems"]
 
 

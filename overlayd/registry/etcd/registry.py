@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from overlayd.core.leases.lease import Lease
@@ -116,12 +116,12 @@ class EtcdRegistry:
     def updates(self) -> AsyncIterator[Update]:
         return self._replica.updates.stream()
 
-    def tasks(self) -> Sequence[Coroutine[Any, Any, None]]:
-        return (
-            self._follower.run(self._loaded, self._take, self._sleep),
-            self._own.keep(self._sleep),
-            self._replica.save(self._sleep),
-        )
+    def tasks(self) -> Mapping[str, Coroutine[Any, Any, None]]:
+        return {
+            "etcd watch": self._follower.run(self._loaded, self._take, self._sleep),
+            "etcd lease renewal": self._own.keep(self._sleep),
+            "lease cache": self._replica.save(self._sleep),
+        }
 
     async def _loaded(self) -> None:
         """After everything was read anew: whatever concerns this node itself."""

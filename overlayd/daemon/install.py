@@ -1,0 +1,42 @@
+"""Bringing a backend into force: its peers, its kernel state, subnet.env. A start does it, and so does a reload."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import structlog
+
+from overlayd.core.leases.subnet_env import subnet_env
+from overlayd.observe.overlay import Overlay
+from overlayd.system.errors import HostError
+from overlayd.system.files import write_atomically
+
+log = structlog.get_logger()
+
+
+def introduce_peers(overlay: Overlay) -> None:
+    """Give the backend all peers, and report those that cannot be reached."""
+    overlay.reconciler.report_problems(overlay.node)
+    overlay.backend.peers_changed(overlay.peers)
+
+
+async def install(overlay: Overlay) -> None:
+    """Compare and apply the kernel state, then write subnet.env. Raises HostError when a device cannot be made."""
+    failures = await overlay.reconciler.compare(overlay.backend, overlay.settings)
+    fatal = [failure for failure in failures if failure.fatal]
+    if fatal:
+        raise HostError(fatal[0].reason)
+    write_atomically(Path(overlay.settings.subnet_file), subnet_env(overlay.node, overlay.settings.ip_masq))
+
+
+async def repair(overlay: Overlay) -> bool:
+    """Compare everything with the kernel and repair it while lease events go on; whether all is as desired now."""
+    try:
+        backend = overlay.backend
+        findings = await overlay.reconciler.check(backend, overlay.settings)
+        async with overlay.changing:
+            await overlay.reconciler.repair(backend, findings)
+    except HostError as error:
+        log.error("comparison failed", error=str(error))
+        return False
+    return not overlay.reconciler.failures

@@ -1,0 +1,110 @@
+"""The start, in the order in which it can be refused.
+
+1. validate      settings, underlay, own lease: all of it before the host is touched
+2. take          the lock, the control socket, the backend's ports: what can be refused
+3. bring up      forwarding, kernel state, packets, subnet.env: ready
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import structlog
+
+from overlayd.api.server import ControlServer
+from overlayd.core.node import Node
+from overlayd.core.settings.model import Settings
+from overlayd.daemon.discovery import discover
+from overlayd.daemon.forwarding import enable_forwarding
+from overlayd.daemon.install import install, introduce_peers
+from overlayd.daemon.running import Running
+from overlayd.daemon.supervisor import every
+from overlayd.observe.lifecycle import Lifecycle
+from overlayd.registry.base import Registry
+from overlayd.system.errors import HostError
+from overlayd.system.instance_lock import InstanceLock
+from overlayd.system.netlink import Monitor, Netlink
+from overlayd.system.service_manager import ServiceManager
+
+log = structlog.get_logger()
+
+_STATUS_EVERY = 10.0  # seconds between messages to the service manager while the registry is waited for
+
+
+async def find_node(
+    given: Settings, registry: Registry, netlink: Netlink, manager: ServiceManager
+) -> tuple[Settings, Node]:
+    """The settings, with what the registry decides, and this host's node. Waits for the registry as long as it takes;
+    the service manager is told. Raises HostError, RegistryError."""
+
+    async def report() -> None:
+        manager.starting(f"waiting for {given.registry}")
+
+    if given.registry != "static":
+        await report()
+    reports = asyncio.create_task(every(_STATUS_EVERY, report))
+    try:
+        settings = await registry.configure(given)
+        return settings, await discover(settings, registry, netlink)
+    finally:
+        reports.cancel()
+
+
+async def listen(server: ControlServer, settings: Settings, closing: AsyncExitStack) -> None:
+    """Be the only daemon here, and answer. Raises HostError."""
+    path = Path(settings.control_socket)
+    closing.enter_context(InstanceLock(path))
+    closing.push_async_callback(server.close)
+    await server.open(path)
+    if settings.healthz_port:
+        await server.open_health(settings.healthz_ip, settings.healthz_port)
+
+
+def open_monitor(closing: AsyncExitStack) -> Monitor:
+    """The kernel's notifications; closed with the rest. Raises HostError."""
+    try:
+        monitor = Monitor()
+    except OSError as error:
+        raise HostError(f"netlink: no notifications: {error}; see the kernel's log (dmesg)") from error
+    closing.callback(monitor.close)
+    return monitor
+
+
+async def bring_up(running: Running, lifecycle: Lifecycle, manager: ServiceManager) -> None:
+    """From a host that is untouched to one that is ready. Raises HostError."""
+    overlay = running.overlay
+    async with overlay.changing:  # a reload has to wait
+        overlay.reconciler.table.replace(overlay.registry.leases(overlay.settings))
+        introduce_peers(overlay)
+        overlay.backend.open()  # all is known by now: what was kept open goes on at once
+        overlay.backend.resume()
+        enable_forwarding(overlay.node, overlay.settings)
+        await install(overlay)
+        for name in manager.forget_untaken():
+            log.info("file descriptor kept by the service manager is no longer needed", name=name)
+        running.health.poll(time.monotonic())
+        _log_ready(running, time.time() - lifecycle.started)
+        lifecycle.phase = "ready"
+        manager.ready(running.status_line())
+        overlay.prober.follow(overlay.node, overlay.peers)  # after the rest: packets move without it
+    # Thousands of leases are here to stay: the garbage collector need not look at them ever again.
+    gc.freeze()
+    gc.enable()
+
+
+def _log_ready(running: Running, seconds: float) -> None:
+    overlay, node = running.overlay, running.overlay.node
+    log.info(
+        "ready",
+        mode=node.mode,
+        lease=str(node.lease),
+        underlay=node.underlay.name,
+        mtu=node.overlay_mtu,
+        peers=len(overlay.peers),
+        engine=overlay.backend.engine,
+        took=f"{seconds:.3f}s",
+    )
