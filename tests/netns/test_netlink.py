@@ -31,6 +31,7 @@ from overlayd.system.netlink.elements import ElementWriter
 from overlayd.wire.netlink.nfnetlink import ELEMENTS_MAX
 from support.dump import assert_same, dump
 from support.kernel import bring_to, device, inside, peers, reading, rules
+from support.waiting import eventually
 
 PEERS = 5000
 
@@ -38,6 +39,8 @@ PEERS = 5000
 @pytest.fixture
 def host() -> Iterator[Host]:
     with hosts(2, mode="none", underlay="dual", containers=0) as (one, _):
+        # The kernel notices up to a second late that a new veth has a carrier (linkwatch), and dumps show it.
+        eventually(lambda: "NO-CARRIER" not in one.run("ip", "link", "show", "eth0").stdout, "eth0 has a carrier")
         yield one
 
 
