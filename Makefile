@@ -124,12 +124,26 @@ DIST := dist
 wheel: $(STAMP) ## build the source distribution, and the wheel from it, into DIST
 	OVERLAYD_CFLAGS="$(WARNINGS)" $(PYTHON) -m build --no-isolation --outdir $(DIST) .
 
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' overlayd/__init__.py)
+DEB = build/deb/overlayd-$(VERSION)
+.PHONY: deb
+deb: setup wheel ## build a Debian package for this release of Debian, into DIST
+	@./.ci/packages debhelper lintian
+	rm -rf build/deb && mkdir -p build/deb && tar -xf $(DIST)/overlayd-$(VERSION).tar.gz -C build/deb
+	cp -r systemd/debian $(DEB)/debian
+	printf 'overlayd (%s) unstable; urgency=medium\n\n  * See CHANGELOG.md.\n\n -- %s  %s\n' $(VERSION) \
+		"$$(sed -n 's/^Maintainer: //p' $(DEB)/debian/control)" "$$(date -R)" >$(DEB)/debian/changelog
+	cd $(DEB) && dpkg-buildpackage --build=binary --no-sign
+	lintian --fail-on error build/deb/overlayd_*.deb
+	cp build/deb/overlayd_*.deb $(DIST)
+
 # --- as a service ------------------------------------------------------------------------------------------------------
 
 DESTDIR :=
 PREFIX := /usr/local
 SYSCONFDIR := /etc
 SYSTEM_PYTHON := python3
+BYTECODE := yes
 SHARE := $(PREFIX)/lib/overlayd
 UNITS := $(PREFIX)/lib/systemd/system
 MODES := udp vxlan host-gw
@@ -143,8 +157,9 @@ install: ## install the service: a virtual environment, commands, units (root; D
 	$(DESTDIR)$(SHARE)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt .
 	$(DESTDIR)$(SHARE)/bin/python -m pip uninstall --quiet --yes pip setuptools
 	# Paths of the place where it will run, not of the one where it was made
+	rm -f $(DESTDIR)$(SHARE)/lib/*/site-packages/overlayd-*.dist-info/direct_url.json
 	sed -i 's|$(DESTDIR)$(SHARE)|$(SHARE)|g' $$(grep -rIl '$(DESTDIR)$(SHARE)' $(DESTDIR)$(SHARE)/bin $(DESTDIR)$(SHARE)/pyvenv.cfg)
-	$(DESTDIR)$(SHARE)/bin/python -m compileall -q $(if $(DESTDIR),-s $(DESTDIR) -p /) $(DESTDIR)$(SHARE)/lib
+	$(if $(BYTECODE),$(DESTDIR)$(SHARE)/bin/python -m compileall -q $(if $(DESTDIR),-s $(DESTDIR) -p /) $(DESTDIR)$(SHARE)/lib)
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(SYSCONFDIR)/overlayd
 	ln -sf $(SHARE)/bin/overlayd $(SHARE)/bin/overlayctl $(DESTDIR)$(PREFIX)/bin/
 	install -Dm644 systemd/overlayd.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/overlayd.conf
@@ -159,8 +174,9 @@ install: ## install the service: a virtual environment, commands, units (root; D
 		systemd-tmpfiles --create $(PREFIX)/lib/tmpfiles.d/overlayd.conf && systemctl daemon-reload; }
 
 .PHONY: uninstall
-uninstall: ## stop and remove the service; the configuration, if it was changed, and /var/lib/overlayd stay
+uninstall: ## stop and remove the service and all it made; the configuration, if it was changed, and /var/lib/overlayd stay
 	$(LIVE) systemctl disable --now $(MODES:%=overlayd@%.service)
+	[ -n "$(DESTDIR)" ] || [ ! -x $(SHARE)/bin/overlayd ] || $(SHARE)/bin/overlayd --cleanup
 	rm -rf $(DESTDIR)$(SHARE) $(DESTDIR)$(PREFIX)/share/doc/overlayd $(MODES:%=$(DESTDIR)$(UNITS)/overlayd@%.service.d)
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/overlayd bin/overlayctl lib/sysusers.d/overlayd.conf lib/tmpfiles.d/overlayd.conf)
 	rm -f $(addprefix $(DESTDIR)$(UNITS)/,overlayd@.service overlayd-cleanup.service)

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import structlog
 import uvloop
@@ -22,8 +21,9 @@ from overlayd.daemon.daemon import run
 from overlayd.daemon.discovery import discover, make_backend, make_registry
 from overlayd.reconcile.reconciler import Reconciler
 from overlayd.registry.base import RegistryError
-from overlayd.system.config_file import ConfigError, Loaded, control_socket, load
+from overlayd.system.config_file import ConfigError, Loaded, Sources, load, lone_path
 from overlayd.system.errors import HostError
+from overlayd.system.files import remove
 from overlayd.system.instance_lock import InstanceLock
 from overlayd.system.kernel import Kernel
 from overlayd.system.netlink import Netlink
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None, manager: ServiceManager | None 
     try:
         if given.cleanup:  # what overlayd made can be removed whatever the configuration says
             set_up(Settings())
-            return uvloop.run(_cleanup(control_socket(sources)))
+            return uvloop.run(_cleanup(sources))
         loaded = load(sources)
         set_up(loaded.settings)
         if given.check:
@@ -85,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"overlayd {__version__}")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--check", action="store_true", help="validate, print what would be done, change nothing")
-    action.add_argument("--cleanup", action="store_true", help="remove every device, route and rule that overlayd made")
+    action.add_argument(
+        "--cleanup", action="store_true", help="remove every device, route and rule that overlayd made, and subnet.env"
+    )
     add_flags(parser)
     return parser
 
@@ -121,11 +123,15 @@ async def _check(loaded: Loaded) -> int:
     return 2 if problems else 0
 
 
-async def _cleanup(socket: Path) -> int:
-    with InstanceLock(socket):
+async def _cleanup(sources: Sources) -> int:
+    """Remove the objects, and with them subnet.env: it would hand out a subnet that nothing carries any more. On a host
+    without objects the file is somebody else's, flannel's say."""
+    with InstanceLock(lone_path(sources, "control_socket")):
         async with Netlink() as netlink:
             reconciler = Reconciler(Kernel(netlink))
             operations = await reconciler.cleanup()
+        if operations:
+            remove(lone_path(sources, "subnet_file"))
     for step in operations:
         print(f"  {step}")
     print(f"removed {len(operations) - len(reconciler.failures)} objects" if operations else "nothing of overlayd here")

@@ -80,15 +80,15 @@ def load(sources: Sources) -> Loaded:
     raise ConfigError([_line(problem, places, known) for problem in result])
 
 
-def control_socket(sources: Sources) -> Path:
-    """Where the daemon of these sources has its control socket, whatever else is wrong in them."""
-    if ("control_socket",) in sources.flags:
-        return Path(sources.flags["control_socket",])
-    if "OVERLAYD_CONTROL_SOCKET" in sources.environment:
-        return Path(sources.environment["OVERLAYD_CONTROL_SOCKET"])
+def lone_path(sources: Sources, key: str) -> Path:
+    """The path that these sources give to the setting `key`, whatever else is wrong in them."""
+    if (key,) in sources.flags:
+        return Path(sources.flags[key,])
+    if (variable := f"OVERLAYD_{key.upper()}") in sources.environment:
+        return Path(sources.environment[variable])
     raw = _read_yaml(sources.file, {}, []) if sources.file is not None else {}
-    named = raw.get("control_socket")
-    return Path(named if isinstance(named, str) and named.strip() else Settings().control_socket)
+    named = raw.get(key)
+    return Path(named if isinstance(named, str) and named.strip() else str(Settings.model_fields[key].default))
 
 
 def _line(problem: Problem, places: Mapping[Place, str], known: Mapping[tuple[str, ...], Option]) -> str:

@@ -42,6 +42,16 @@ def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
         raise HostError(f"{path}: {error.strerror}; check the directory and its permissions") from None
 
 
+def remove(path: Path) -> None:
+    """Remove the file, if there is one. Raises HostError."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise HostError(
+            f"{path}: cannot be removed: {error.strerror}; check the directory and its permissions"
+        ) from None
+
+
 def read_sysctl(name: str) -> str | None:
     """The value of net.ipv4.ip_forward and the like (with slashes: net/ipv4/ip_forward); None where there is none."""
     try:

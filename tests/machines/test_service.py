@@ -292,12 +292,26 @@ def test_docker_gets_its_options(running: Pair, mode: str) -> None:
     a.sh("systemctl", "daemon-reload")
     a.sh("systemctl", "stop", service(mode))
     a.sh("systemctl", "start", "docker")
-    assert a.show(service(mode), "ActiveState") == "active", "docker needs it"
+    assert a.show(service(mode), "ActiveState") == "active", "docker wants it"
     eventually(lambda: a.exists("/run/dockerd.arguments"), "dockerd runs", timeout=SLOW)
     given = a.sh("cat", "/run/dockerd.arguments").stdout
     assert "--bip=10.1.1.1/24" in given
     assert "--mtu=" in given
+    process = a.show("docker", "MainPID")
+    restart(a, mode)
+    running.start("vxlan" if mode == "udp" else "udp")
+    a.sh("systemctl", "start", "overlayd-cleanup")
+    assert (a.show("docker", "ActiveState"), a.show("docker", "MainPID")) == ("active", process), "containers live on"
     a.sh("systemctl", "stop", "docker")
+
+
+def test_flanneld_and_overlayd_take_turns(running: Pair, mode: str) -> None:
+    a = running.a
+    a.write("/etc/systemd/system/flanneld.service", "[Service]\nExecStart=sleep infinity\n")
+    a.sh("systemctl", "daemon-reload")
+    for one, other in (("flanneld", service(mode)), (service(mode), "flanneld")):
+        a.sh("systemctl", "start", one)
+        assert (a.show(one, "ActiveState"), a.show(other, "ActiveState")) == ("active", "inactive")
 
 
 # --- make install, make uninstall -------------------------------------------------------------------------------------

@@ -82,10 +82,19 @@ def test_a_killed_daemons_state_is_removed_whatever_the_configuration_says() -> 
         before = dump(a)
         a.start()
         a.stop(9)
-        a.config_path.write_text(f"mode: nonsense\ncontrol_socket: {a.socket_path}\n")
+        a.config_path.write_text(f"mode: nonsense\ncontrol_socket: {a.socket_path}\nsubnet_file: {a.subnet_file}\n")
+        assert a.subnet_file.exists()
         done = overlayd(a, "--cleanup")
         assert done.returncode == 0, done.stderr
         assert_same(before, dump(a))
+        assert not a.subnet_file.exists(), "its lease is nobody's now"
+
+
+def test_a_subnet_env_on_a_host_without_overlayds_objects_is_anothers() -> None:
+    with hosts(1, mode="vxlan", start=False) as (a,):
+        a.subnet_file.write_text("FLANNEL_SUBNET=10.9.1.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n")
+        assert overlayd(a, "--cleanup").stdout == "nothing of overlayd here\n"
+        assert a.subnet_file.exists()
 
 
 def test_a_broken_configuration_does_not_let_a_running_daemon_be_cleaned_away() -> None:

@@ -28,7 +28,7 @@ from overlayd.lab import LabError, Namespace
 from overlayd.lab.namespace import ip_batch, need_tools
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = "systemd systemd-sysv dbus python3 iproute2 nftables"
+PACKAGES = "systemd systemd-sysv dbus python3 iproute2 nftables make"
 BOOT = 60.0
 """Seconds to boot; half a second is usual."""
 _CGROUPS = [path for path in map(Path, ("/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified")) if path.is_dir()] or [
@@ -122,6 +122,11 @@ class Machine(Namespace):
         file = self._root / path.lstrip("/")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
+
+    def configure(self) -> None:
+        """Put overlayd's configuration onto its disk."""
+        self.write("/etc/overlayd/overlayd.yaml", OVERLAYD_YAML)
+        self.write("/etc/overlayd/leases.yaml", LEASES_YAML)
 
     def exists(self, path: str) -> bool:
         """Whether there is such a file inside; /run too."""
@@ -340,9 +345,14 @@ class Pair:
 
 @contextlib.contextmanager
 def machines(
-    layers: list[Path], directory: Path, kind: Callable[[int, Namespace, list[Path], Path], Machine] = Nspawn
+    layers: list[Path],
+    directory: Path,
+    kind: Callable[[int, Namespace, list[Path], Path], Machine] = Nspawn,
+    *,
+    with_overlayd: bool = True,
 ) -> Iterator[Pair]:
-    """Two, booted, and configured as README says; overlayd is not running."""
+    """Two, booted, and configured as README says; overlayd is not running. Without overlayd in their layers, it is for
+    the test to install and configure it."""
     made: list[Machine] = []
     switch = Namespace("switch", f"ovm{os.getpid()}")
     ip_batch([f"netns add {switch.namespace}"])
@@ -351,13 +361,15 @@ def machines(
         for number, name in enumerate("ab", 1):
             machine = kind(number, switch, layers, directory / name)
             made.append(machine)
-            machine.write("/etc/overlayd/overlayd.yaml", OVERLAYD_YAML)
-            machine.write("/etc/overlayd/leases.yaml", LEASES_YAML)
             machine.write("/etc/systemd/system/overlayd@.service.d/test.conf", f"[Service]\n{machine.SERVICE}")
+            if with_overlayd:
+                machine.configure()
             machine.plug_in()
             machine.power_on()
         for machine in made:
             machine.await_boot()
+            if not with_overlayd:
+                continue
             # What `make install` does by itself where the system that it installs to is the one that runs
             machine.sh("systemd-sysusers", "/usr/local/lib/sysusers.d/overlayd.conf")
             machine.sh("systemd-tmpfiles", "--create", "/usr/local/lib/tmpfiles.d/overlayd.conf")

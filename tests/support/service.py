@@ -30,6 +30,15 @@ def devices(machine: Machine) -> list[str]:
     return re.findall(r"^(\d+: [^:@]+)", shown, re.M)
 
 
+def assert_nothing_left(machine: Machine) -> None:
+    """In the kernel, nor of what container engines read."""
+    assert devices(machine) == []
+    for family in ("-4", "-6"):
+        assert machine.run("ip", family, "route", "show", "proto", "178").stdout == ""
+    assert "overlayd" not in machine.run("nft", "list", "tables").stdout
+    assert not machine.exists("/run/flannel/subnet.env")
+
+
 def restarts(machine: Machine, mode: str) -> int:
     return int(machine.show(service(mode), "NRestarts"))
 
@@ -94,7 +103,4 @@ def assert_stop_and_cleanup(running: Pair, mode: str) -> None:
     assert running.talk()
     a.sh("systemctl", "start", "overlayd-cleanup")  # ends the daemon first
     assert a.show(service(mode), "ActiveState") == "inactive"
-    assert devices(a) == []
-    for family in ("-4", "-6"):
-        assert a.run("ip", family, "route", "show", "proto", "178").stdout == ""
-    assert "overlayd" not in a.run("nft", "list", "tables").stdout
+    assert_nothing_left(a)
