@@ -2,8 +2,8 @@
 
     sudo .venv/bin/python benchmarks/check.py [--update] [--result RESULT.json]
 
---update makes the baseline anew; --result judges a result that is there. Status 1 where something has become worse, or
-cannot be told because the machine was busy.
+--update replaces the baseline; --result judges an existing result. Status 1 where something has become worse, or
+where the machine was too busy to decide.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ BASELINE = Path(__file__).with_name("baseline.json")
 def main() -> int:
     """The exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--update", action="store_true", help="make the baseline anew")
+    parser.add_argument("--update", action="store_true", help="replace the baseline")
     parser.add_argument("--baseline", type=Path, default=BASELINE, help="default: %(default)s")
-    parser.add_argument("--result", type=Path, help="judge this result, and measure nothing")
+    parser.add_argument("--result", type=Path, help="judge this result instead of measuring")
     given = parser.parse_args()
     try:
         before = {} if given.update else guard.load(given.baseline)

@@ -66,9 +66,9 @@ def native_lookup(peers: int) -> float:
 
 
 if __name__ == "__main__":
-    ways = {
-        f"{name}, {peers:,} peers": lambda way=way, peers=peers: way(peers)
-        for name, way in (("outbound", outbound), ("inbound", inbound), ("native, outbound", native_lookup))
+    scenarios = {
+        f"{name}, {peers:,} peers": lambda scenario=scenario, peers=peers: scenario(peers)
+        for name, scenario in (("outbound", outbound), ("inbound", inbound), ("native, outbound", native_lookup))
         for peers in (2, 1_000, 10_000)
     }
-    show("A decision on one packet", "ns", interleave(ways))
+    show("A decision on one packet", "ns", interleave(scenarios))

@@ -11,19 +11,19 @@ from rich.table import Table
 ROUNDS = 5
 
 
-def interleave(ways: Mapping[str, Callable[[], float]], rounds: int = ROUNDS) -> dict[str, list[float]]:
-    """Run each way once a round, in turn, after one round that does not count."""
-    figures: dict[str, list[float]] = {name: [] for name in ways}
+def interleave(scenarios: Mapping[str, Callable[[], float]], rounds: int = ROUNDS) -> dict[str, list[float]]:
+    """Run each scenario once a round, in turn, after one round that does not count."""
+    figures: dict[str, list[float]] = {name: [] for name in scenarios}
     for index in range(rounds + 1):
-        for name, way in ways.items():
-            figure = way()
+        for name, scenario in scenarios.items():
+            figure = scenario()
             if index:
                 figures[name].append(figure)
     return figures
 
 
 def show(title: str, unit: str, figures: Mapping[str, list[float]], digits: int = 0) -> None:
-    """A table: each way with its median, its spread, and its ratio to the first one, round by round."""
+    """A table: each scenario with its median, its spread, and its ratio to the first one, round by round."""
     table = Table(title=title, title_justify="left")
     for column in ("", f"median {unit}", "min-max", "ratio"):
         table.add_column(column, justify="left" if not column else "right")

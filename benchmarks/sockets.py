@@ -61,7 +61,7 @@ async def with_reader(sock: socket.socket, sink: tuple[str, int]) -> int:
     return count
 
 
-def measure(way) -> float:
+def measure(scenario) -> float:
     """Thousand datagrams a second."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
         sink.bind(("127.0.0.1", 0))
@@ -71,15 +71,17 @@ def measure(way) -> float:
         sender = multiprocessing.Process(target=flood, args=(sock.getsockname()[1], stop))
         sender.start()
         try:
-            return uvloop.run(way(sock, sink.getsockname())) / SECONDS / 1000
+            return uvloop.run(scenario(sock, sink.getsockname())) / SECONDS / 1000
         finally:
             stop.set()
             sender.join()
 
 
 if __name__ == "__main__":
-    ways = {
+    scenarios = {
         "plain socket, reader callback": lambda: measure(with_reader),
         "asyncio-dgram": lambda: measure(with_asyncio_dgram),
     }
-    show("Receive and send on, one process, 64-byte datagrams on loopback", "thousand/s", interleave(ways), digits=1)
+    show(
+        "Receive and send on, one process, 64-byte datagrams on loopback", "thousand/s", interleave(scenarios), digits=1
+    )

@@ -1,1 +1,1 @@
-"""What each way between containers costs: measured in a lab or against a live peer, kept as JSON, shown as HTML."""
+"""Data paths between containers compared, in a lab or against a live peer: results as JSON, reports as HTML."""

@@ -1,7 +1,7 @@
 """Ways to attach a container to its host, compared on one path: no overlay, one underlay, the same daemonless lab.
 
     bridge    container eth0 == veth == br0; the host routes          routed   the same without a bridge
-    macvlan   a second MAC on the host's eth0, no routing             ipvlan   likewise with the host's MAC
+    macvlan   a second MAC on the host's eth0, no routing             ipvlan   the same with the host's MAC
     host      no container at all: what the others are compared with
 
 Both ends are attached alike. Each is measured with RPS off and, as NAME+rps, on: receive packet steering
@@ -16,8 +16,8 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 
-from overlayd.bench.station import Local, ThisHost
-from overlayd.bench.way import Frames, Way
+from overlayd.bench.endpoint import Local, ThisHost
+from overlayd.bench.scenario import Frames, Scenario
 from overlayd.core.address import Family
 from overlayd.lab import Container, Host, LabError, LabSpec, Namespace
 from overlayd.lab.lab import Lab, unique_name
@@ -28,14 +28,14 @@ TITLES = {"host": "host", "bridge": "veth + bridge", "routed": "veth, routed", "
 ATTACHMENTS = {
     f"{kind}{suffix}": f"{TITLES[kind]}{words}" for kind in KINDS for suffix, words in (("", ""), ("+rps", ", RPS"))
 }
-"""Names and titles of the ways."""
+"""Names and titles of the scenarios."""
 BASE = "host"
 _OWN = {4: "192.0.2.{}/24", 6: "fd00:192:0:2::{:x}/64"}
 """Of containers that are on the underlay themselves."""
 
 
 class Steering:
-    """RPS of all namespaces of a lab: on or off, as the last way wanted it."""
+    """RPS of all namespaces of a lab: on or off, as the last scenario needed it."""
 
     def __init__(self, namespaces: Sequence[Namespace]) -> None:
         self._namespaces = namespaces
@@ -62,8 +62,8 @@ def mask(on: bool, cores: int | None = None) -> str:
 @contextlib.contextmanager
 def attachments(
     names: Sequence[str], frames: Frames, family: Family = 4, failed: Callable[[str, str], None] = print
-) -> Iterator[list[Way]]:
-    """Those of ATTACHMENTS, in one lab that ends with the block; `failed` is told of each that the kernel has not.
+) -> Iterator[list[Scenario]]:
+    """Those of ATTACHMENTS, in one lab that ends with the block; `failed` gets each that the kernel lacks.
 
     With frames "1500" all offloads are off on every veth; macvlan and ipvlan have theirs always on, and leave the
     cutting to the eth0 below. Raises LabError when the lab does not come up.
@@ -77,24 +77,26 @@ def attachments(
             one.sysctl({"net/ipv4/ip_forward": 1, "net/ipv6/conf/all/forwarding": 1})
             one.ip(f"route add {other.subnet} via {other.public_ip}")
         steering = Steering(list(lab.nodes()))
-        ways = []
+        scenarios = []
         for kind in KINDS:
-            wanted = [name for name in names if name.removesuffix("+rps") == kind]
+            chosen = [name for name in names if name.removesuffix("+rps") == kind]
             try:
-                if wanted:
+                if chosen:
                     ends = attach(kind, a, b, family)
-                    ways += [_way(name, ends, steering) for name in wanted]
+                    scenarios += [_scenario(name, ends, steering) for name in chosen]
             except LabError as error:
-                for name in wanted:
+                for name in chosen:
                     failed(name, str(error))
-        yield ways
+        yield scenarios
 
 
-def _way(name: str, ends: tuple[Namespace, Namespace, str], steering: Steering) -> Way:
+def _scenario(name: str, ends: tuple[Namespace, Namespace, str], steering: Steering) -> Scenario:
     client, server, address = ends
     steered = name.endswith("+rps")
     prepare = functools.partial(steering.set, steered)
-    return Way(name, ATTACHMENTS[name], Local(client), Local(server), address, facts={"rps": steered}, prepare=prepare)
+    return Scenario(
+        name, ATTACHMENTS[name], Local(client), Local(server), address, facts={"rps": steered}, prepare=prepare
+    )
 
 
 def attach(kind: str, a: Host, b: Host, family: Family) -> tuple[Namespace, Namespace, str]:

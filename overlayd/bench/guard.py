@@ -1,6 +1,6 @@
-"""The regression guard: has udp mode become slower next to the kernel's ways?
+"""The regression guard: has udp mode become slower next to the kernel's data paths?
 
-What is compared are ratios of rates in the same round, never rates: a machine's speed is not the next one's. A ratio
+Ratios of rates in the same round are compared, never rates: a machine's speed is not the next one's. A ratio
 has become worse when every round of it now lies below every round of the baseline; the margin is the spread that was
 measured, on both sides. Rounds with a run on a busy machine do not count.
 """
@@ -25,37 +25,37 @@ BASES = ("vxlan", "host-gw")
 GUARDED = ("udp-python", "udp-native")
 PLAN = Plan(
     rounds=5,
-    ways=(*BASES, *GUARDED),
+    scenarios=(*BASES, *GUARDED),
     metrics=("tcp1", "udp64", "rr"),
     durations=Durations(tcp=1, udp=0.5, search=0.1, rr=0.7),
     patience=60.0,
 )
 ENOUGH = 3
-"""Undisturbed rounds without which nothing is said."""
+"""Reliable rounds without which there is no verdict."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is said of one ratio."""
+    """The judgement of one ratio."""
 
     name: str
     now: Spread | None
     before: Spread | None
     word: str
-    """worse, better, same, new, or unknown: too few undisturbed rounds."""
+    """worse, better, same, new, or unknown: too few reliable rounds."""
 
 
 def ratios(result: Result) -> dict[str, Spread]:
     """By name, as "udp-native / vxlan, rr, any"; those of fewer than ENOUGH rounds are left out."""
-    quiet = result.model_copy(update={"samples": [one for one in result.samples if not one.disturbed]})
+    quiet = result.model_copy(update={"samples": [one for one in result.samples if not one.unreliable]})
     found: dict[str, Spread] = {}
     for frames in result.plan.frames:
         for metric in (name for name in result.plan.metrics if "rate" in METRICS[name].figures):
-            for way in GUARDED:
+            for scenario in GUARDED:
                 for base in BASES:
-                    spread = quiet.ratio(frames, way, metric, "rate", base)
+                    spread = quiet.ratio(frames, scenario, metric, "rate", base)
                     if spread is not None and spread.count >= ENOUGH:
-                        found[f"{way} / {base}, {metric}, {frames}"] = spread
+                        found[f"{scenario} / {base}, {metric}, {frames}"] = spread
     return found
 
 
@@ -72,7 +72,7 @@ def _verdict(name: str, now: Spread | None, before: Spread | None) -> Verdict:
 
 
 def save(path: Path, result: Result) -> None:
-    """Make a baseline of a result. Raises BenchError where it has too few undisturbed rounds."""
+    """Make a baseline of a result. Raises BenchError where it has too few reliable rounds."""
     found = ratios(result)
     wanted = len(result.plan.frames) * len(result.plan.metrics) * len(GUARDED) * len(BASES)
     if len(found) < wanted:
@@ -81,7 +81,7 @@ def save(path: Path, result: Result) -> None:
         )
     data = {
         "measured": result.started,
-        "context": result.context.model_dump(),
+        "environment": result.environment.model_dump(),
         "plan": result.plan.model_dump(),
         "ratios": {name: asdict(spread) for name, spread in found.items()},
     }
@@ -89,10 +89,10 @@ def save(path: Path, result: Result) -> None:
 
 
 def load(path: Path) -> dict[str, Spread]:
-    """The ratios of a baseline. Raises BenchError for a file that is none."""
+    """The ratios of a baseline. Raises BenchError for any other file."""
     try:
         return {str(name): Spread(**fields) for name, fields in json.loads(read_text(path))["ratios"].items()}
     except HostError as error:
         raise BenchError(f"{error}; make a baseline with `benchmarks/check.py --update`") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BenchError(f"{path}: is no baseline: {error!r}; make one with `benchmarks/check.py --update`") from None
+        raise BenchError(f"{path}: not a baseline ({error!r}); make one with `benchmarks/check.py --update`") from None

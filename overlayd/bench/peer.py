@@ -1,14 +1,15 @@
-"""Two machines: `overlayctl bench serve` on one, and the station that stands for it on the other.
+"""Two machines: `overlayctl bench serve` on one, and the endpoint that represents it on the other.
 
 They speak over one TCP connection, a JSON object on each line, a question and its answer:
 
-    {"do": "hello"}                                               {"format": ..., "machine": {...}}
-    {"do": "start", "tool": "udp", "congestion": "cubic", "address": "10.1.2.1"}  {}     the tool's server listens there
-    {"do": "stop"}                                                {}     and no longer
-    {"do": "look"}, {"do": "busy"}                                counters; {"busy": 0.02}
+    {"do": "hello"}                        {"format": ..., "machine": {...}}
+    {"do": "start", "tool": "udp",         {}; the tool's server listens there
+     "congestion": "cubic", "address": "10.1.2.1"}
+    {"do": "stop"}                         {}; and no longer
+    {"do": "counters"}, {"do": "busy"}     counters; {"busy": 0.02}
 
-An answer with "error" says why not. The server runs none but the tools of station.py, for one session at a time, and
-only while `bench serve` runs; whoever reaches its port can have it receive load. A session that says nothing for IDLE
+An answer with "error" gives the reason. The server runs only the tools of endpoint.py, for one session at a time, and
+only while `bench serve` runs; whoever reaches its port can have it receive load. A session that is silent for IDLE
 seconds is ended.
 """
 
@@ -24,16 +25,16 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
-from overlayd.bench.context import this_machine
+from overlayd.bench.counters import Counters
+from overlayd.bench.endpoint import Daemon, Local, ThisHost
+from overlayd.bench.environment import this_machine
 from overlayd.bench.errors import BenchError
-from overlayd.bench.probe import Look
 from overlayd.bench.result import Machine
-from overlayd.bench.station import Daemon, Local, ThisHost
 from overlayd.lab import LabError
 from overlayd.system.control_client import ControlError, ask
 
 PORT = 5209
-FORMAT = "overlayd-bench-peer/1"
+FORMAT = "overlayd-bench-peer/2"
 IDLE = 300.0
 _LINE = 4096  # bytes; no question is longer
 _TIMEOUT = 20.0  # seconds for an answer
@@ -57,7 +58,7 @@ def listen(address: str = "", port: int = PORT) -> socket.socket:
     return socket.create_server((address, port), family=family, dualstack_ipv6=dual)
 
 
-def serve(listener: socket.socket, socket_path: Path, tell: Callable[[str], None]) -> NoReturn:
+def serve(listener: socket.socket, socket_path: Path, log: Callable[[str], None]) -> NoReturn:
     """Answer one session after the other until the listener is closed, or an exception comes; then none is left."""
     session, whose, current = threading.Thread(), "", listener
     try:
@@ -65,12 +66,12 @@ def serve(listener: socket.socket, socket_path: Path, tell: Callable[[str], None
             connection, peer = listener.accept()
             address = peer[0].removeprefix("::ffff:")  # IPv4 as a socket for both families has it
             if session.is_alive():
-                tell(f"{address}: refused, {whose} measures")
+                log(f"{address}: refused, {whose} measures")
                 with contextlib.suppress(OSError), connection:
                     connection.sendall(_line({"error": f"{whose} measures already; try again when it has ended"}))
                 continue
             whose, current = address, connection
-            session = threading.Thread(target=_session, args=(connection, whose, socket_path, tell), daemon=True)
+            session = threading.Thread(target=_session, args=(connection, whose, socket_path, log), daemon=True)
             session.start()
     finally:
         if session.is_alive():
@@ -79,41 +80,41 @@ def serve(listener: socket.socket, socket_path: Path, tell: Callable[[str], None
             session.join()  # it ends its tool
 
 
-def _session(connection: socket.socket, whose: str, socket_path: Path, tell: Callable[[str], None]) -> None:
-    tell(f"{whose}: measures")
+def _session(connection: socket.socket, whose: str, socket_path: Path, log: Callable[[str], None]) -> None:
+    log(f"{whose}: measures")
     connection.settimeout(IDLE)
-    station = Local(ThisHost(), daemon_here(socket_path))
+    endpoint = Local(ThisHost(), daemon_here(socket_path))
     ended = "ended"
     with connection, connection.makefile("rb") as lines, contextlib.ExitStack() as running:
         try:
             while line := lines.readline(_LINE):
-                connection.sendall(_line(_answer(station, running, line)))
+                connection.sendall(_line(_answer(endpoint, running, line)))
         except OSError as error:
             ended = f"ended: {error}"
-    tell(f"{whose}: {ended}")
+    log(f"{whose}: {ended}")
 
 
-def _answer(station: Local, running: contextlib.ExitStack, line: bytes) -> dict[str, Any]:
-    """What is said to one question; nothing that it may hold raises."""
+def _answer(endpoint: Local, running: contextlib.ExitStack, line: bytes) -> dict[str, Any]:
+    """The answer to one question; no content of it raises."""
     try:
         question = json.loads(line)
         verb = question["do"]
         if verb == "hello":
             return {"format": FORMAT, "machine": this_machine().model_dump()}
-        if verb == "look":
-            return station.look().mapping()
+        if verb == "counters":
+            return endpoint.counters().mapping()
         if verb == "busy":
-            return {"busy": station.busy()}
+            return {"busy": endpoint.busy()}
         running.close()  # one tool at a time
         if verb == "start":
             tool, congestion, address = (str(question[key]) for key in ("tool", "congestion", "address"))
-            running.enter_context(station.serving(tool, congestion, address))
+            running.enter_context(endpoint.serving(tool, congestion, address))
             return {}
-        return {} if verb == "stop" else {"error": f"do: {verb!r} is not one of hello, look, busy, start, stop"}
+        return {} if verb == "stop" else {"error": f"do: {verb!r} is not one of hello, counters, busy, start, stop"}
     except (BenchError, LabError) as error:
         return {"error": str(error)}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        return {"error": f"this question makes no sense: {error!r}"}
+        return {"error": f"not a valid question: {error!r}"}
 
 
 def _line(answer: dict[str, Any]) -> bytes:
@@ -163,7 +164,7 @@ class Session:
 
 
 class Remote:
-    """A station on the other machine, at one of its addresses."""
+    """An endpoint on the other machine, at one of its addresses."""
 
     def __init__(self, session: Session, address: str) -> None:
         self.name = address
@@ -171,21 +172,21 @@ class Remote:
 
     @contextlib.contextmanager
     def serving(self, tool: str, congestion: str = "") -> Iterator[None]:
-        """Raises BenchError with the other side's words when the server does not come up."""
+        """Raises BenchError with the other side's error when the server does not come up."""
         self._session.ask(do="start", tool=tool, congestion=congestion, address=self.name)
         try:
             yield
         finally:
             self._session.ask(do="stop")
 
-    def look(self) -> Look:
+    def counters(self) -> Counters:
         try:
-            return Look.read(self._session.ask(do="look"))
+            return Counters.read(self._session.ask(do="counters"))
         except (TypeError, KeyError) as error:
-            raise BenchError(f"{self.name}: its counters make no sense: {error!r}") from None
+            raise BenchError(f"{self.name}: sent invalid counters: {error!r}") from None
 
     def busy(self) -> float:
         try:
             return float(self._session.ask(do="busy")["busy"])
         except (TypeError, KeyError, ValueError) as error:
-            raise BenchError(f"{self.name}: how busy it is makes no sense: {error!r}") from None
+            raise BenchError(f"{self.name}: sent an invalid load: {error!r}") from None

@@ -1,4 +1,4 @@
-"""What perf says: how often a daemon wakes up and calls the kernel, and where the processors' time goes.
+"""perf's figures: how often a daemon wakes up and calls the kernel, and where the processors' time goes.
 
 Needs perf (Debian: linux-perf), tracefs and the right to use them; without, those figures are left out and the result
 says why. Samples come from a timer (cpu-clock): what runs with interrupts off is seen where they come on again.
@@ -29,7 +29,7 @@ KINDS: tuple[tuple[str, str], ...] = (
     ("checksums", r"csum|checksum"),
     ("TUN", r"tun_|tap_"),
     ("VXLAN", r"vxlan|gro_cell|udp_tunnel"),
-    ("segmenting and joining", r"gso|gro_|_gro|skb_segment|segment"),
+    ("segmenting and coalescing", r"gso|gro_|_gro|skb_segment|segment"),
     ("firewall hooks", r"nf_|nft_|conntrack"),
     ("bridge and veth", r"br_|veth|__dev_forward|macvlan|ipvlan"),
     ("TCP", r"tcp"),

@@ -1,7 +1,7 @@
-"""The result file: everything that was seen, with the context without which it says nothing.
+"""The result file: every figure, with the environment without which figures mean nothing.
 
-One JSON object; result.schema.json is its schema. It is written anew after every run, so that an interrupted benchmark
-keeps what it has; `complete` says whether it went to its end.
+One JSON object; result.schema.json is its schema. It is rewritten after every run, so that an interrupted benchmark
+keeps its results; `complete` says whether it reached its end. Files of the former format are read as well.
 """
 
 from __future__ import annotations
@@ -11,20 +11,26 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from overlayd.bench import stats
 from overlayd.bench.errors import BenchError
+from overlayd.bench.scenario import Frames
 from overlayd.bench.stats import Spread
-from overlayd.bench.way import Frames
 from overlayd.system.errors import HostError
 from overlayd.system.files import read_text, write_atomically
 
-FORMAT = "overlayd-bench/1"
+_FORMER = "overlayd-bench/1"
+_RENAMED = {"way": "scenario", "ways": "scenarios", "disturbed": "unreliable", "context": "environment"}
+"""Keys of that format and what they are called now."""
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+
+def _renamed(data: dict[str, Any]) -> dict[str, Any]:
+    return {_RENAMED.get(key, key): value for key, value in data.items()}
 
 
 class Machine(_Model):
@@ -36,15 +42,15 @@ class Machine(_Model):
     cores: int
     memory_mib: int
     hypervisor: bool
-    """Whether the CPU says that it is a virtual one."""
+    """Whether the CPU reports a hypervisor."""
     python: str
     overlayd: str
     iperf3: str
     """Its version; empty where it is not installed."""
 
 
-class Context(_Model):
-    """Where and with what it was measured."""
+class Environment(_Model):
+    """The machines and their settings."""
 
     machine: Machine
     peer: Machine | None = None
@@ -59,10 +65,10 @@ class Context(_Model):
 
 
 class PlanRecord(_Model):
-    """What was asked for."""
+    """What was requested."""
 
     rounds: int
-    ways: list[str]
+    scenarios: list[str]
     metrics: list[str]
     frames: list[Frames]
     family: Literal[4, 6]
@@ -72,11 +78,11 @@ class PlanRecord(_Model):
     patience: float
     """Seconds that each run waited at most for an idle machine."""
     base: str
-    """The way that ratios are taken to."""
+    """The scenario that ratios are taken to."""
 
 
-class WayRecord(_Model):
-    """A way that was measured."""
+class ScenarioRecord(_Model):
+    """A scenario that was measured."""
 
     name: str
     title: str
@@ -91,13 +97,13 @@ class Sample(_Model):
     """One run."""
 
     frames: Frames
-    way: str
+    scenario: str
     metric: str
     round: int
     busy: float
-    """The share (0..1) of the machine that something else used just before."""
-    disturbed: bool
-    """Whether that was too much, and stayed so as long as patience allowed."""
+    """The share (0..1) of the machine that other programs used just before."""
+    unreliable: bool
+    """Whether the machine was still busy when patience had run out."""
     figures: dict[str, float] = Field(default_factory=dict)
     detail: dict[str, Any] = Field(default_factory=dict)
     error: str | None = None
@@ -107,17 +113,29 @@ class Sample(_Model):
 class Result(_Model):
     """A result file."""
 
-    format: Literal["overlayd-bench/1"] = "overlayd-bench/1"
+    format: Literal["overlayd-bench/2"] = "overlayd-bench/2"
     started: str
     """ISO 8601, UTC."""
     ended: str | None = None
     complete: bool = False
-    context: Context
+    environment: Environment
     plan: PlanRecord
-    ways: list[WayRecord] = Field(default_factory=list)
+    scenarios: list[ScenarioRecord] = Field(default_factory=list)
     samples: list[Sample] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
-    """What went wrong, or could not be had."""
+    """Failures, and figures that are missing."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_former(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("format") != _FORMER:
+            return data
+        made = {**_renamed(data), "format": cls.model_fields["format"].default}
+        if isinstance(made.get("plan"), dict):
+            made["plan"] = _renamed(made["plan"])
+        if isinstance(made.get("samples"), list):
+            made["samples"] = [_renamed(one) if isinstance(one, dict) else one for one in made["samples"]]
+        return made
 
     def save(self, path: Path) -> None:
         """Write it at once and whole. Raises HostError."""
@@ -125,38 +143,39 @@ class Result(_Model):
 
     @classmethod
     def load(cls, path: Path) -> Result:
-        """Raises BenchError that names the first mistake in a file that is none."""
+        """Raises BenchError that names the first mistake in any other file."""
         try:
             return cls.model_validate_json(read_text(path))
         except HostError as error:
             raise BenchError(str(error)) from None
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise BenchError(f"{path}: is no result of overlayctl bench: {where}: {first['msg']}") from None
+            where = "".join(f"{one}." for one in first["loc"])[:-1]
+            reason = f"{where}: {first['msg']}" if where else first["msg"][0].lower() + first["msg"][1:]
+            raise BenchError(f"{path}: not a result of overlayctl bench ({reason})") from None
 
-    def series(self, frames: str, way: str, metric: str, figure: str) -> list[float | None]:
+    def series(self, frames: str, scenario: str, metric: str, figure: str) -> list[float | None]:
         """The figure, round by round; None where it is missing."""
         found = {
             sample.round: sample.figures.get(figure)
             for sample in self.samples
-            if (sample.frames, sample.way, sample.metric) == (frames, way, metric)
+            if (sample.frames, sample.scenario, sample.metric) == (frames, scenario, metric)
         }
         return [found.get(number) for number in range(1, max(found, default=0) + 1)]
 
-    def spread(self, frames: str, way: str, metric: str, figure: str) -> Spread | None:
+    def spread(self, frames: str, scenario: str, metric: str, figure: str) -> Spread | None:
         """Median, least and most of the rounds; None without any."""
-        return spread(self.series(frames, way, metric, figure))
+        return spread(self.series(frames, scenario, metric, figure))
 
-    def ratio(self, frames: str, way: str, metric: str, figure: str, base: str) -> Spread | None:
+    def ratio(self, frames: str, scenario: str, metric: str, figure: str, base: str) -> Spread | None:
         """The same of the ratios to `base`, each of one round."""
-        mine, other = (self.series(frames, one, metric, figure) for one in (way, base))
+        mine, other = (self.series(frames, one, metric, figure) for one in (scenario, base))
         return spread(stats.ratios(mine, other))
 
     @property
-    def disturbed(self) -> int:
-        """How many runs were made on a machine that was busy."""
-        return sum(sample.disturbed for sample in self.samples)
+    def unreliable(self) -> int:
+        """How many runs started on a busy machine."""
+        return sum(sample.unreliable for sample in self.samples)
 
 
 def spread(values: Iterable[float | None]) -> Spread | None:

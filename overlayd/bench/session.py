@@ -1,10 +1,10 @@
 """A benchmark from its beginning to its end.
 
-1. plan: which ways, what, how often; how long that takes
-2. for each setting of the underlay: the ways come up, and carry a little that does not count
-3. rounds: in each, every metric of every way in turn, so that what is compared was measured within the same minute;
+1. plan: scenarios, metrics, rounds; how long that takes
+2. for each setting of the underlay: the scenarios come up, and are warmed up
+3. rounds: in each, every metric of every scenario in turn, so that compared runs are less than a minute apart;
    before each run the machine has to be idle, or the run is marked
-4. after each run the result file is written anew
+4. after each run the result file is rewritten
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
 from overlayd.bench import tools
+from overlayd.bench.counters import IDLE
 from overlayd.bench.errors import BenchError
 from overlayd.bench.metric import METRICS, Metric
-from overlayd.bench.probe import IDLE
-from overlayd.bench.result import Context, PlanRecord, Result, Sample, WayRecord
+from overlayd.bench.result import Environment, PlanRecord, Result, Sample, ScenarioRecord
 from overlayd.bench.runs import Durations
-from overlayd.bench.way import BASE, QUICK, Frames, Way, found
+from overlayd.bench.scenario import BASE, QUICK, Frames, Scenario, available
 from overlayd.core.address import Family
 from overlayd.lab import LabError
 
 _LAB_SECONDS, _SETTLE = 1.2, 0.35
-"""For the estimate: a way comes up; a run is prepared."""
+"""For the estimate: a scenario comes up; a run is prepared."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Plan:
     """What to measure."""
 
     rounds: int = 5
-    ways: Sequence[str] = field(default_factory=found)
+    scenarios: Sequence[str] = field(default_factory=available)
     metrics: Sequence[str] = tuple(METRICS)
     frames: Sequence[Frames] = ("any", "1500")
     family: Family = 4
@@ -48,13 +48,13 @@ class Plan:
     def seconds(self) -> float:
         """About how long it takes while the machine is idle."""
         each = sum(METRICS[name].seconds(self.durations) + _SETTLE for name in self.metrics)
-        return len(self.frames) * len(self.ways) * (_LAB_SECONDS + 3 * self.warm_up + self.rounds * each)
+        return len(self.frames) * len(self.scenarios) * (_LAB_SECONDS + 3 * self.warm_up + self.rounds * each)
 
     def record(self) -> PlanRecord:
         """As the result file has it."""
         return PlanRecord(
             rounds=self.rounds,
-            ways=list(self.ways),
+            scenarios=list(self.scenarios),
             metrics=list(self.metrics),
             frames=list(self.frames),
             family=self.family,
@@ -67,7 +67,7 @@ class Plan:
 
 QUICK_PLAN = Plan(
     rounds=2,
-    ways=QUICK,
+    scenarios=QUICK,
     metrics=("tcp1", "udp64", "udp1400", "rr", "connect"),
     frames=("any",),
     durations=Durations(tcp=1, udp=0.3, search=0.12, rr=0.4, connect=0.3, perf=0.4),
@@ -78,98 +78,100 @@ QUICK_PLAN = Plan(
 
 
 class Listener:
-    """Is told how a benchmark goes on; this one does nothing with it."""
+    """Receives the progress of a benchmark; this one ignores it."""
 
     def step(self, text: str) -> None:
-        """What comes now."""
+        """What is done next."""
 
     def done(self, seconds: float) -> None:
-        """So much of the estimate is over."""
+        """This part of the estimate has passed."""
 
     def note(self, text: str) -> None:
-        """What the user has to know, once."""
+        """A message for the user."""
 
 
 class Benchmark:
-    """Measures ways into a result."""
+    """Measures scenarios into a result."""
 
-    def __init__(self, plan: Plan, context: Context, save: Callable[[Result], None], listener: Listener) -> None:
+    def __init__(
+        self, plan: Plan, environment: Environment, save: Callable[[Result], None], listener: Listener
+    ) -> None:
         self.plan = plan
-        self.result = Result(started=_now(), context=context, plan=plan.record())
+        self.result = Result(started=_now(), environment=environment, plan=plan.record())
         self.failed = False
-        """Whether something could not be measured that was to be."""
+        """Whether a requested figure could not be measured."""
         self._save = save
         self._listener = listener
-        if context.perf and {"wakeups", "profile"} & set(plan.metrics):
-            self.note(f"no figures from perf: {context.perf}")
+        if environment.perf and {"wakeups", "profile"} & set(plan.metrics):
+            self.note(f"no figures from perf: {environment.perf}")
 
     def note(self, text: str) -> None:
-        """Keep it in the result and tell the listener."""
+        """Keep it in the result and report it."""
         self.result.notes.append(text)
         self._listener.note(text)
 
     def finish(self) -> Result:
-        """All was measured that was to be."""
+        """Everything has been measured."""
         self.result.ended, self.result.complete = _now(), True
         self._save(self.result)
         return self.result
 
-    def measure(self, ways: Sequence[Way], frames: Frames) -> None:
+    def measure(self, scenarios: Sequence[Scenario], frames: Frames) -> None:
         """Warm-up and all rounds, with the underlay as it is now. Raises BenchError when nothing at all works."""
-        records = [WayRecord(name=one.name, title=one.title, frames=frames, facts=one.facts) for one in ways]
-        self.result.ways += records
-        for way in ways:
-            self._listener.step(f"{way.title}: warm-up")
-            self._warm_up(way)
+        records = [ScenarioRecord(name=one.name, title=one.title, frames=frames, facts=one.facts) for one in scenarios]
+        self.result.scenarios += records
+        for scenario in scenarios:
+            self._listener.step(f"{scenario.title}: warm-up")
+            self._warm_up(scenario)
             self._listener.done(_LAB_SECONDS + 3 * self.plan.warm_up)
         for number in range(1, self.plan.rounds + 1):
             for metric in (METRICS[name] for name in self.plan.metrics):
-                for way in ways:
-                    self._listener.step(f"round {number} of {self.plan.rounds}: {metric.title}, {way.title}")
-                    self.result.samples.append(self._sample(way, metric, number, frames))
+                for scenario in scenarios:
+                    self._listener.step(f"round {number} of {self.plan.rounds}: {metric.title}, {scenario.title}")
+                    self.result.samples.append(self._sample(scenario, metric, number, frames))
                     self._save(self.result)
                     self._listener.done(metric.seconds(self.plan.durations) + _SETTLE)
-        for way, record in zip(ways, records, strict=True):
-            record.memory_mib = way.memory()
+        for scenario, record in zip(scenarios, records, strict=True):
+            record.memory_mib = scenario.memory()
         self._save(self.result)
 
-    def _warm_up(self, way: Way) -> None:
-        way.prepare()
-        seconds, congestion = self.plan.warm_up, self.result.context.congestion_control
-        with contextlib.suppress(BenchError, LabError):  # a way that does not work says so in its samples
-            tools.transactions(way.client, way.server, way.address, seconds, congestion=congestion)
-            with way.server.serving("udp"):
-                tools.blast(way.client, way.address, 1400, seconds)
+    def _warm_up(self, scenario: Scenario) -> None:
+        scenario.prepare()
+        seconds, congestion = self.plan.warm_up, self.result.environment.congestion_control
+        with contextlib.suppress(BenchError, LabError):  # the samples of a broken scenario have the error
+            tools.transactions(scenario.client, scenario.server, scenario.address, seconds, congestion=congestion)
+            with scenario.server.serving("udp"):
+                tools.blast(scenario.client, scenario.address, 1400, seconds)
             if seconds >= 1:
-                tools.throughput(way.client, way.server, way.address, seconds, congestion=congestion)
+                tools.throughput(scenario.client, scenario.server, scenario.address, seconds, congestion=congestion)
 
-    def _sample(self, way: Way, metric: Metric, number: int, frames: Frames) -> Sample:
-        way.prepare()
-        busy = wait_idle(way, self.plan.patience)
+    def _sample(self, scenario: Scenario, metric: Metric, number: int, frames: Frames) -> Sample:
+        scenario.prepare()
+        busy = wait_idle(scenario, self.plan.patience)
         sample = Sample(
             frames=frames,
-            way=way.name,
+            scenario=scenario.name,
             metric=metric.name,
             round=number,
             busy=round(busy, 3),
-            disturbed=busy > 1 - IDLE,
+            unreliable=busy > 1 - IDLE,
         )
         try:
-            seen = metric.run(way, self.plan.durations, self.result.context.congestion_control)
+            seen = metric.run(scenario, self.plan.durations, self.result.environment.congestion_control)
         except (BenchError, LabError) as error:
             sample.error, self.failed = str(error), True
-            self.note(f"{way.title}, {metric.title}, round {number}: {error}")
+            self.note(f"{scenario.title}, {metric.title}, round {number}: {error}")
             return sample
         sample.figures = {name: float(f"{value:.6g}") for name, value in seen.figures.items()}
         sample.detail = seen.detail
         return sample
 
 
-def wait_idle(way: Way, patience: float) -> float:
+def wait_idle(scenario: Scenario, patience: float) -> float:
     """Wait until both ends' machines are idle, but not for ever; how busy the busier one is."""
     end = time.monotonic() + patience
     while True:
-        busy = way.client.busy() if way.one_machine else max(way.client.busy(), way.server.busy())
+        busy = scenario.client.busy() if scenario.one_machine else max(scenario.client.busy(), scenario.server.busy())
         if busy <= 1 - IDLE or time.monotonic() > end:
             return busy
 

@@ -1,4 +1,4 @@
-"""The tools that measure between two stations: ping, iperf3, TCP request/response, UDP rates.
+"""The tools that measure between two endpoints: ping, iperf3, TCP request/response, UDP rates.
 
 Each has a runner, which starts the programs, and a parser of what they print, which is pure.
 """
@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from overlayd.bench.endpoint import IPERF3_PORT, Endpoint, Local, program
 from overlayd.bench.errors import BenchError
 from overlayd.bench.load import tcp_rr, udp
-from overlayd.bench.station import IPERF3_PORT, Local, Station, program
 from overlayd.core.address import Address
 from overlayd.lab.namespace import Namespace, need_tools
 
@@ -35,7 +35,7 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """What iperf3 says that the receiving side got."""
+    """The receiver's side, as iperf3 reports it."""
 
     bits_per_second: float
     bytes_received: float
@@ -51,7 +51,7 @@ class Throughput:
 
 @dataclass(frozen=True, slots=True)
 class Transactions:
-    """TCP request and response, one byte each way, one at a time."""
+    """TCP request and response, one byte in each direction, one at a time."""
 
     per_second: float
     quantiles_us: Mapping[str, float]
@@ -168,7 +168,7 @@ def ping(source: Namespace, address: Address | str, count: int = 10, interval: f
 
 def throughput(
     client: Local,
-    server: Station,
+    server: Endpoint,
     address: Address | str,
     seconds: float = 2.0,
     *,
@@ -191,7 +191,7 @@ def throughput(
 
 def transactions(
     client: Local,
-    server: Station,
+    server: Endpoint,
     address: Address | str,
     seconds: float = 2.0,
     *,
@@ -211,7 +211,7 @@ def blast(client: Local, address: Address | str, size: int, seconds: float = 1.0
 
 
 def search(client: Local, address: Address | str, size: int, begin: Blast, seconds: float = 0.3) -> Search:
-    """The highest rate at which at most udp.LOSS is lost, each trial so long, to a server that runs.
+    """The highest rate at which at most udp.LOSS is lost, `seconds` for each trial, to a server that runs.
 
     A blast that lost no more than that is the answer itself.
     """

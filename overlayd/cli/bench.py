@@ -1,4 +1,4 @@
-"""`overlayctl bench`: what each way between containers costs, in a lab or against a live peer."""
+"""`overlayctl bench`: compare the data paths between containers, in a lab or against a live peer."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from rich.console import Console
 
 from overlayd.bench import attach
 from overlayd.bench.attach import ATTACHMENTS, attachments
-from overlayd.bench.context import context
+from overlayd.bench.environment import environment
 from overlayd.bench.errors import BenchError
 from overlayd.bench.metric import METRICS
-from overlayd.bench.others import OTHERS
 from overlayd.bench.report import page, write_pngs
 from overlayd.bench.result import Machine, Result
 from overlayd.bench.runs import Durations
+from overlayd.bench.scenario import SCENARIOS, Frames, Scenario, labs
 from overlayd.bench.session import QUICK_PLAN, Benchmark, Plan
-from overlayd.bench.way import WAYS, Frames, Way, labs
-from overlayd.cli.bench_peer import add_peer_options, peer_ways, serve
+from overlayd.bench.tunnels import TUNNELS
+from overlayd.cli.bench_peer import add_peer_options, peer_scenarios, serve
 from overlayd.cli.bench_progress import terminable, watched
 from overlayd.cli.bench_table import show
 from overlayd.cli.render import invocation
@@ -38,9 +38,9 @@ def add_parser(subparsers: Any) -> None:
     """Add `bench` and its verbs to overlayctl's parser; each sets `run` to a function that returns the exit status."""
     parser = subparsers.add_parser(
         "bench",
-        help="measure what each way between containers costs, and make a report of it",
+        help="compare the data paths between containers: throughput, latency, CPU",
         description=__doc__,
-        epilog="benchmarks/README.md says how each figure is measured and what its limits are.",
+        epilog="benchmarks/README.md explains how each figure is measured, and its limits.",
     )
     _add_options(parser)
     parser.set_defaults(run=run)
@@ -58,12 +58,14 @@ def add_parser(subparsers: Any) -> None:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     """The options of a benchmark."""
-    parser.add_argument("--quick", action="store_true", help="about a minute: fewer ways, metrics and rounds")
+    parser.add_argument("--quick", action="store_true", help="about a minute: fewer scenarios, metrics and rounds")
     parser.add_argument("--rounds", type=int, metavar="N", help=f"default: {Plan.rounds}, quick {QUICK_PLAN.rounds}")
     parser.add_argument(
-        "--seconds", type=int, metavar="N", help="of each TCP run; the others in proportion (default: 2)"
+        "--seconds", type=int, metavar="N", help="of each TCP run; the other runs in proportion (default: 2)"
     )
-    parser.add_argument("--ways", metavar="A,B", help=f"of {','.join(WAYS)} (default: all whose programs are here)")
+    parser.add_argument(
+        "--scenarios", metavar="A,B", help=f"of {','.join(SCENARIOS)} (default: all whose programs are installed)"
+    )
     parser.add_argument("--metrics", metavar="A,B", help=f"of {','.join(METRICS)} (default: all)")
     parser.add_argument(
         "--frames",
@@ -78,7 +80,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--attachments",
         action="store_true",
-        help=f"compare ways to attach a container instead, of {','.join(ATTACHMENTS)}",
+        help=f"compare the attachments of containers instead, of {','.join(ATTACHMENTS)}",
     )
     parser.add_argument(
         "--peer",
@@ -90,8 +92,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: bench-DATE-TIME.json")
 
 
-Build = Callable[[Plan, Frames, Callable[[str, str], None]], AbstractContextManager[list[Way]]]
-"""Brings up the ways of a plan, with the underlay so, and tells the name and the reason of each that fails."""
+Build = Callable[[Plan, Frames, Callable[[str, str], None]], AbstractContextManager[list[Scenario]]]
+"""Brings up the scenarios of a plan with that underlay, and reports the name and the reason of each that fails."""
 
 
 def run(given: argparse.Namespace) -> int:
@@ -103,12 +105,12 @@ def run(given: argparse.Namespace) -> int:
         build: Build = _in_labs
         machine = None
         if given.peer:
-            ways, machine = peer_ways(stack, given)
-            plan = replace(plan, ways=[way.name for way in ways], frames=("peer",))
-            build = _as_they_are(ways)
+            scenarios, machine = peer_scenarios(stack, given)
+            plan = replace(plan, scenarios=[scenario.name for scenario in scenarios], frames=("peer",))
+            build = _as_they_are(scenarios)
         elif given.attachments:
             build = _attached
-        benchmark = _execute(plan, output, build, machine, tried=() if given.ways else OTHERS)
+        benchmark = _execute(plan, output, build, machine, tried=() if given.scenarios else TUNNELS)
     show(benchmark.result, Console())
     print(f"{output}: {invocation()} bench report {output}")
     if not benchmark.result.complete:
@@ -127,41 +129,41 @@ def measured(plan: Plan, output: Path) -> Result:
 def _execute(
     plan: Plan, output: Path, build: Build, machine: Machine | None = None, tried: Container[str] = ()
 ) -> Benchmark:
-    """`tried`: ways of which nobody said that they should be there."""
+    """`tried`: scenarios that nobody asked for by name."""
     if machine is None:
         need_root()
         need_tools("ip", "nsenter", "ethtool")
-    plan = plan if plan.base in plan.ways else replace(plan, base=plan.ways[0])
+    plan = plan if plan.base in plan.scenarios else replace(plan, base=plan.scenarios[0])
     with terminable(), watched(Console(stderr=True), plan) as listener:
-        benchmark = Benchmark(plan, context(machine), lambda result: result.save(output), listener)
+        benchmark = Benchmark(plan, environment(machine), lambda result: result.save(output), listener)
 
         def failed(name: str, reason: str) -> None:
             begin = f"{name} did not come up: "
             if not any(note.startswith(begin) for note in benchmark.result.notes):
                 benchmark.note(begin + reason)
-            benchmark.failed |= build is not _attached and name not in tried  # a kernel may not have every kind
+            benchmark.failed |= build is not _attached and name not in tried  # a kernel may lack a kind
 
         try:
             for frames in plan.frames:
-                listener.step("the ways come up")
-                with build(plan, frames, failed) as ways:
-                    benchmark.measure(ways, frames)
+                listener.step("the scenarios come up")
+                with build(plan, frames, failed) as scenarios:
+                    benchmark.measure(scenarios, frames)
             benchmark.finish()
         except KeyboardInterrupt:
             listener.note(f"interrupted; what was measured is in {output}, the labs are down")
     return benchmark
 
 
-def _in_labs(plan: Plan, frames: Frames, failed: Callable[[str, str], None]) -> AbstractContextManager[list[Way]]:
-    return labs(plan.ways, frames, plan.family, plan.underlay, failed)
+def _in_labs(plan: Plan, frames: Frames, failed: Callable[[str, str], None]) -> AbstractContextManager[list[Scenario]]:
+    return labs(plan.scenarios, frames, plan.family, plan.underlay, failed)
 
 
-def _attached(plan: Plan, frames: Frames, failed: Callable[[str, str], None]) -> AbstractContextManager[list[Way]]:
-    return attachments(plan.ways, frames, plan.family, failed)
+def _attached(plan: Plan, frames: Frames, failed: Callable[[str, str], None]) -> AbstractContextManager[list[Scenario]]:
+    return attachments(plan.scenarios, frames, plan.family, failed)
 
 
-def _as_they_are(ways: list[Way]) -> Build:
-    return lambda plan, frames, failed: nullcontext(ways)
+def _as_they_are(scenarios: list[Scenario]) -> Build:
+    return lambda plan, frames, failed: nullcontext(scenarios)
 
 
 def _report(given: argparse.Namespace) -> int:
@@ -177,14 +179,14 @@ def _report(given: argparse.Namespace) -> int:
 
 def plan_of(given: argparse.Namespace) -> Plan:
     """The plan that the options make. Raises UsageError for a word that is none."""
-    plan, ways = QUICK_PLAN if given.quick else Plan(), tuple(WAYS)
+    plan, scenarios = QUICK_PLAN if given.quick else Plan(), tuple(SCENARIOS)
     chosen: dict[str, Any] = {"family": given.family, "underlay": given.underlay}
     if given.attachments:
         if given.peer:
             raise UsageError("--attachments cannot be used with --peer")
-        ways = tuple(ATTACHMENTS)
-        plan = replace(plan, ways=ways, metrics=ATTACH_METRICS, base=attach.BASE)
-    for key, known in (("ways", ways), ("metrics", tuple(METRICS))):
+        scenarios = tuple(ATTACHMENTS)
+        plan = replace(plan, scenarios=scenarios, metrics=ATTACH_METRICS, base=attach.BASE)
+    for key, known in (("scenarios", scenarios), ("metrics", tuple(METRICS))):
         if (words := getattr(given, key)) is not None:
             chosen[key] = words.split(",")
             if unknown := [word for word in chosen[key] if word not in known]:

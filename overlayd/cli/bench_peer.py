@@ -11,7 +11,7 @@ from pathlib import Path
 from overlayd.bench import peer
 from overlayd.bench.errors import BenchError
 from overlayd.bench.result import Machine
-from overlayd.bench.way import Way, peer_way
+from overlayd.bench.scenario import Scenario, peer_scenario
 from overlayd.cli.bench_progress import terminable
 from overlayd.core.errors import UsageError
 from overlayd.core.settings.defaults import CONTROL_SOCKET
@@ -19,14 +19,14 @@ from overlayd.lab.namespace import need_tools
 
 
 def add_peer_options(parser: argparse.ArgumentParser) -> None:
-    """Where the other side is spoken to, and the daemon of this one."""
+    """The port of the other side, and the control socket of this one."""
     parser.add_argument("--port", type=int, default=peer.PORT, help="of bench serve, TCP (default: %(default)s)")
     path = os.environ.get("OVERLAYD_CONTROL_SOCKET", CONTROL_SOCKET)
     parser.add_argument("--socket", type=Path, default=Path(path), help="the daemon's control socket (%(default)s)")
 
 
-def peer_ways(stack: ExitStack, given: argparse.Namespace) -> tuple[list[Way], Machine]:
-    """One way for each --peer, all of them to one machine. Raises BenchError."""
+def peer_scenarios(stack: ExitStack, given: argparse.Namespace) -> tuple[list[Scenario], Machine]:
+    """One scenario for each --peer, all of them to one machine. Raises BenchError."""
     named = [
         (name, address) if equals else ("", name) for name, equals, address in (w.partition("=") for w in given.peer)
     ]
@@ -37,24 +37,26 @@ def peer_ways(stack: ExitStack, given: argparse.Namespace) -> tuple[list[Way], M
             raise UsageError(f"--peer {address}: is not an IP address; write 10.1.16.1 or vxlan=10.1.16.1") from None
     session = stack.enter_context(peer.Session(named[0][1], given.port))
     daemon = peer.daemon_here(given.socket)
-    ways = [peer_way(name, peer.Remote(session, address), daemon) for name, address in named]
-    if len({way.name for way in ways}) < len(ways):
-        raise UsageError(f"--peer: {', '.join(way.name for way in ways)}: name each way differently, as a=10.1.16.1")
-    return ways, session.machine
+    scenarios = [peer_scenario(name, peer.Remote(session, address), daemon) for name, address in named]
+    if len({scenario.name for scenario in scenarios}) < len(scenarios):
+        raise UsageError(
+            f"--peer: {', '.join(scenario.name for scenario in scenarios)}: give each a name of its own, as a=10.1.16.1"
+        )
+    return scenarios, session.machine
 
 
 def serve(given: argparse.Namespace) -> int:
     """Be the other side until interrupted; the exit status is 0 then. Raises BenchError."""
     need_tools("iperf3")
 
-    def tell(text: str) -> None:
+    def log(text: str) -> None:
         print(text, flush=True)
 
     with terminable():
         try:
             with peer.listen(given.listen, given.port) as listener:
-                tell(f"listening on TCP port {given.port}; the load comes to TCP 5201, 5210, 5211 and UDP 5211")
-                peer.serve(listener, given.socket, tell)
+                log(f"listening on TCP port {given.port}; the load comes to TCP 5201, 5210, 5211 and UDP 5211")
+                peer.serve(listener, given.socket, log)
         except OSError as error:
             raise BenchError(f"{given.listen or 'every address'}, port {given.port}: {error.strerror}") from None
         except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""How a benchmark goes on, on the terminal."""
+"""The progress of a benchmark on the terminal."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Shown(Listener):
 
 @contextmanager
 def watched(console: Console, plan: Plan) -> Iterator[Listener]:
-    """Say what will be done and how long it takes, then show how it goes on."""
+    """Print what will be measured and how long it takes, then show the progress."""
     console.print(
-        f"{len(plan.ways)} ways, {len(plan.metrics)} metrics, {plan.rounds} rounds"
+        f"{len(plan.scenarios)} scenarios, {len(plan.metrics)} metrics, {plan.rounds} rounds"
         f"{', with superpackets and with 1500-byte frames' if len(plan.frames) > 1 else ''}:"
-        f" about {duration(plan.seconds())} while the machine does nothing else; Ctrl-C keeps what there is by then",
+        f" about {duration(plan.seconds())} on an idle machine; Ctrl-C keeps the results so far",
         highlight=False,
     )
     columns = (SpinnerColumn(), TextColumn("{task.description:<52}"), BarColumn(), TaskProgressColumn())
@@ -44,7 +44,7 @@ def watched(console: Console, plan: Plan) -> Iterator[Listener]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say it."""
+    """Seconds, in words."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 

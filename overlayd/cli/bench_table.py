@@ -11,34 +11,41 @@ from overlayd.bench.result import Result
 from overlayd.bench.stats import Spread
 
 
+def unreliable(result: Result) -> str:
+    """A sentence about runs that started on a busy machine; none where all were quiet."""
+    if not result.unreliable:
+        return f"All {len(result.samples)} runs started on an idle machine."
+    return f"{result.unreliable} of {len(result.samples)} runs started on a busy machine and are unreliable."
+
+
 def show(result: Result, console: Console) -> None:
-    """A table for each setting of the underlay: a row for each way, the main figure of each metric."""
+    """A table for each setting of the underlay: a row for each scenario, the main figure of each metric."""
     base = result.plan.base
     for frames in result.plan.frames:
-        ways = [way for way in result.ways if way.frames == frames]
+        scenarios = [scenario for scenario in result.scenarios if scenario.frames == frames]
         table = Table(title=FRAMES[frames], title_justify="left", padding=(0, 1))
         table.add_column("")
         chosen = [METRICS[name] for name in result.plan.metrics if next(iter(METRICS[name].figures)) == "rate"]
         for metric in chosen:
             table.add_column(f"{metric.title}\n[dim]{metric.figures['rate'].unit}[/]", justify="right", no_wrap=True)
-        for way in ways:
+        for scenario in scenarios:
             cells = [
                 cell(
-                    result.spread(frames, way.name, metric.name, "rate"),
-                    result.ratio(frames, way.name, metric.name, "rate", base),
+                    result.spread(frames, scenario.name, metric.name, "rate"),
+                    result.ratio(frames, scenario.name, metric.name, "rate", base),
                     metric.figures["rate"].digits,
                 )
                 for metric in chosen
             ]
-            table.add_row(way.title, *cells)
+            table.add_row(scenario.title, *cells)
         wanted = Measurement.get(console, console.options.update(max_width=200), table).maximum
-        console.width = max(console.width, wanted)  # better cut by the terminal than by us
+        console.width = max(console.width, wanted)  # the terminal truncates better than we do
         console.print(table)
-    rounds, machine = result.plan.rounds, result.context.machine
+    rounds, machine = result.plan.rounds, result.environment.machine
     console.print(
         f"Median, its ratio to {base} of the same round, and minimum-maximum of {rounds} rounds."
-        f" Linux {machine.kernel}, {machine.cores} cores, {result.context.congestion_control}."
-        f" Runs on a machine that was busy before: {result.disturbed} of {len(result.samples)}.",
+        f" Linux {machine.kernel}, {machine.cores} cores, {result.environment.congestion_control}."
+        f" {unreliable(result)}",
         style="dim",
         highlight=False,
     )

@@ -28,8 +28,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from overlayd.bench import tools
+from overlayd.bench.endpoint import Local
 from overlayd.bench.errors import BenchError
-from overlayd.bench.station import Local
 from overlayd.cli.render import invocation
 from overlayd.core.address import FAMILIES, Mode
 from overlayd.lab import Lab, LabError, LabSpec
@@ -237,7 +237,7 @@ def _show(setup: Mapping[str, Any], results: Sequence[Result]) -> None:
     console.print("\n[bold]What to try next[/]")
     for command, what in (
         (f"{invocation()} lab up --mode udp", "a lab of your own, with what to type in it"),
-        (f"{invocation()} demo --offloads off", "with no frame above 1500 bytes anywhere on the way"),
+        (f"{invocation()} demo --offloads off", "with no frame above 1500 bytes anywhere on the path"),
     ):
         console.print(f"  [cyan]{command}[/]  [dim]# {what}[/]", highlight=False, soft_wrap=True)
 

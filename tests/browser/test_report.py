@@ -11,7 +11,7 @@ import pytest
 from overlayd.bench.report import page, write_pngs
 from overlayd.bench.report.charts import charts, comparison
 from overlayd.bench.result import Result
-from overlayd.bench.way import WAYS
+from overlayd.bench.scenario import SCENARIOS
 from support.chromium import Page, browse
 
 RECORDED = Path(__file__).parents[1] / "unit" / "bench_result.json"
@@ -61,7 +61,7 @@ CONTRAST = """
 def result() -> Result:
     """A recorded one, with the longest title and figures as large as may come."""
     made = Result.load(RECORDED)
-    made.ways[0].title = max((way.title for way in WAYS.values()), key=len)
+    made.scenarios[0].title = max((scenario.title for scenario in SCENARIOS.values()), key=len)
     for sample in made.samples:
         if sample.metric == "rr":
             sample.detail["quantiles_us"]["99.99"] *= 100
@@ -104,12 +104,12 @@ async def test_the_report_reads_well_everywhere(result: Result, tmp_path: Path) 
     async with browse(tmp_path / "profile") as tab:
         for file, expected in ((single, own), (double, own | both)):
             for width, height in ((360, 740), (1280, 800)):
-                await tab.look(width, height, "light")
+                await tab.counters(width, height, "light")
                 await tab.open(file.as_uri())
                 assert set(await tab.evaluate(SHOWN)) == expected
                 await check_colours(tab, "light")
                 await check_layout(tab, width)
-                await tab.look(width, height, "dark")
+                await tab.counters(width, height, "dark")
                 await check_colours(tab, "dark")
         picture = await tab.screenshot()
         assert picture.startswith(b"\x89PNG")
@@ -128,7 +128,7 @@ async def test_the_checks_see_what_is_wrong(tmp_path: Path) -> None:
         '<img src="http://127.0.0.1:9/x.png">'
     )
     async with browse(tmp_path / "profile") as tab:
-        await tab.look(360, 740, "light")
+        await tab.counters(360, 740, "light")
         await tab.open(file.as_uri())
         assert any(found.startswith("P wide") for found in await tab.evaluate(OVERFLOWING))
         assert await tab.evaluate(TEXTS_OUTSIDE) == ["beyond it"]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from overlayd.bench import tools
-from overlayd.bench.station import Local
+from overlayd.bench.endpoint import Local
 from support.machine import LEASES_YAML, MINE, OVERLAYD_YAML, ROOT, Machine, Pair
 from support.request_traffic import asking
 from support.service import (

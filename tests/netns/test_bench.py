@@ -30,7 +30,7 @@ def labs_of(pid: int) -> list[str]:
 
 def test_every_figure_of_every_way_is_measured(tmp_path: Path) -> None:
     output = tmp_path / "result.json"
-    options = ["--ways", "vxlan,udp-native", "--metrics", "tcp1,udp64,rr,connect,wakeups,profile", "--family", "6"]
+    options = ["--scenarios", "vxlan,udp-native", "--metrics", "tcp1,udp64,rr,connect,wakeups,profile", "--family", "6"]
     argv = [*COMMAND, *options, "--underlay", "6", "--frames", "1500", "--output", str(output)]
     with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         out, errors = running.communicate(timeout=110)
@@ -41,11 +41,11 @@ def test_every_figure_of_every_way_is_measured(tmp_path: Path) -> None:
     jsonschema.validate(json.loads(output.read_text()), SCHEMA)
     result = Result.load(output)
     assert result.complete
-    assert result.context.congestion_control == "cubic"
-    assert {way.name: len(way.memory_mib) for way in result.ways} == {"vxlan": 2, "udp-native": 2}
-    assert all(len(way.facts["up_seconds"]) == 2 for way in result.ways)
+    assert result.environment.congestion_control == "cubic"
+    assert {scenario.name: len(scenario.memory_mib) for scenario in result.scenarios} == {"vxlan": 2, "udp-native": 2}
+    assert all(len(scenario.facts["up_seconds"]) == 2 for scenario in result.scenarios)
     for sample in result.samples:
-        what = (sample.way, sample.metric)
+        what = (sample.scenario, sample.metric)
         assert sample.error is None, what
         if sample.metric in ("wakeups", "profile") and (perf.unusable() or what == ("vxlan", "wakeups")):
             continue  # no daemon carries packets there
@@ -59,7 +59,7 @@ def test_every_figure_of_every_way_is_measured(tmp_path: Path) -> None:
 
 def test_an_interrupted_benchmark_keeps_what_it_has_and_leaves_no_lab(tmp_path: Path) -> None:
     output = tmp_path / "result.json"
-    argv = [*COMMAND, "--ways", "vxlan", "--metrics", "rr,connect", "--rounds", "1000", "--output", str(output)]
+    argv = [*COMMAND, "--scenarios", "vxlan", "--metrics", "rr,connect", "--rounds", "1000", "--output", str(output)]
     with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stderr is not None
         try:

@@ -56,19 +56,22 @@ def test_a_peer_is_measured_on_every_way_that_leads_there(tmp_path: Path) -> Non
         assert {one.pid for one in left} == {server.pid, b.pid}, "no tool is left running on the other side"
     result = Result.load(output)
     assert result.complete
-    assert result.context.peer == result.context.machine  # two namespaces of this one
-    assert [(way.name, way.frames) for way in result.ways] == [("udp-native", "peer"), ("six", "peer")]
-    for way in result.ways:
+    assert result.environment.peer == result.environment.machine  # two namespaces of this one
+    assert [(scenario.name, scenario.frames) for scenario in result.scenarios] == [
+        ("udp-native", "peer"),
+        ("six", "peer"),
+    ]
+    for scenario in result.scenarios:
         for metric in result.plan.metrics:
-            (rate,) = result.series("peer", way.name, metric, "rate")
+            (rate,) = result.series("peer", scenario.name, metric, "rate")
             assert rate
-            assert rate > 0, (way.name, metric)
+            assert rate > 0, (scenario.name, metric)
     (cost,) = result.series("peer", "udp-native", "tcp1", "daemon_cpu")
     assert cost, "the daemons' time is counted on both machines"
-    assert result.ways[0].memory_mib[0] > 0
-    for way in result.ways:
-        assert way.facts["device"] == "eth0"
-        assert "tx-tcp-segmentation" in way.facts["features"], "offloads are stated"
+    assert result.scenarios[0].memory_mib[0] > 0
+    for scenario in result.scenarios:
+        assert scenario.facts["device"] == "eth0"
+        assert "tx-tcp-segmentation" in scenario.facts["features"], "offloads are stated"
 
 
 def test_there_is_one_session_at_a_time_and_the_next_one_when_it_has_ended() -> None:

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from overlayd.bench import tools
+from overlayd.bench.endpoint import Local
 from overlayd.bench.errors import BenchError
-from overlayd.bench.station import Local
 from overlayd.lab import Lab, LabError, LabSpec, Namespace, hosts, merged, reap, wait_ready
 from overlayd.lab import state as states
 from overlayd.lab.lab import unique_name
@@ -439,19 +439,9 @@ def test_a_users_command_has_the_sys_of_its_namespace() -> None:
         inner = a.container(0)
 
         def exec_in(node: Namespace, *argv: str) -> str:
-            lab = [
-                sys.executable,
-                "-m",
-                "overlayd.cli.overlayctl",
-                "lab",
-                "exec",
-                "--name",
-                a.lab.name,
-                node.name,
-                "--",
-            ]
-            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-            return subprocess.run([*lab, *argv], capture_output=True, text=True, check=True, env=environment).stdout
+            done = overlayctl("exec", "--name", a.lab.name, node.name, "--", *argv)
+            assert done.returncode == 0, done.stderr
+            return done.stdout
 
         queue = "/sys/class/net/eth0/queues/rx-0/rps_cpus"
         machine = Path(queue).read_text() if Path(queue).exists() else None

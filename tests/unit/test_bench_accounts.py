@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlayd.bench import perf, probe, stats
+from overlayd.bench import counters, perf, stats
+from overlayd.bench.counters import Counters
 from overlayd.bench.errors import BenchError
-from overlayd.bench.probe import Look
 from overlayd.bench.stats import Spread
 
 # Linux 6.18
@@ -38,39 +38,39 @@ IpExt: 0 7000
 
 
 def test_processor_time_is_in_seconds() -> None:
-    ticks = probe.TICKS
-    seen = probe.parse_processor(STAT)
+    ticks = counters.TICKS
+    seen = counters.parse_processor(STAT)
     assert (seen.user, seen.system, seen.idle) == (1165470 / ticks, 435357 / ticks, 2977135 / ticks)
     assert (seen.irq, seen.softirq, seen.steal) == (7 / ticks, 173002 / ticks, 985 / ticks)
     assert seen.busy == pytest.approx((1165470 + 435357 + 7 + 173002) / ticks)
 
 
 def test_a_commands_name_does_not_move_the_fields() -> None:
-    assert probe.parse_process(PROCESS) == (81 / probe.TICKS, 632 / probe.TICKS)
+    assert counters.parse_process(PROCESS) == (81 / counters.TICKS, 632 / counters.TICKS)
 
 
 def test_tcps_counters_are_its_own_and_summed() -> None:
-    assert probe.parse_counters(SNMP, NETSTAT) == {
+    assert counters.parse_counters(SNMP, NETSTAT) == {
         "retransmits": 44, "reordering": 8, "dsack": 43, "out_of_order": 1281,
     }  # fmt: skip
-    assert probe.parse_counters("", "") == {"retransmits": 0, "reordering": 0, "dsack": 0, "out_of_order": 0}
+    assert counters.parse_counters("", "") == {"retransmits": 0, "reordering": 0, "dsack": 0, "out_of_order": 0}
 
 
 def test_memory_is_in_mib() -> None:
-    assert probe.parse_memory("Name:\tpython\nVmHWM:\t   90000 kB\nVmRSS:\t   68608 kB\n") == 67.0
-    assert probe.parse_memory("Name:\tkthreadd\n") == 0.0
-    assert probe.memory(os.getpid()) > 1
-    assert probe.memory(2**22 + 1) == 0.0
+    assert counters.parse_memory("Name:\tpython\nVmHWM:\t   90000 kB\nVmRSS:\t   68608 kB\n") == 67.0
+    assert counters.parse_memory("Name:\tkthreadd\n") == 0.0
+    assert counters.memory(os.getpid()) > 1
+    assert counters.memory(2**22 + 1) == 0.0
 
 
 def test_a_look_at_this_process_survives_json() -> None:
-    seen = probe.look(os.getpid())
+    seen = counters.read(os.getpid())
     assert seen.daemon_user + seen.daemon_system > 0
-    assert Look.read(json.loads(json.dumps(seen.mapping()))) == seen
-    assert probe.look(None).daemon_user == 0
+    assert Counters.read(json.loads(json.dumps(seen.mapping()))) == seen
+    assert counters.read(None).daemon_user == 0
     for nonsense in ({}, {**seen.mapping(), "more": 1}, {**seen.mapping(), "processor": {}}):
         with pytest.raises((TypeError, KeyError)):
-            Look.read(nonsense)
+            Counters.read(nonsense)
 
 
 # --- perf -------------------------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def test_samples_are_sorted_by_who_and_what() -> None:
     ("symbol", "kind"),
     [
         ("csum_partial_copy_generic", "copying"), ("do_csum", "checksums"), ("vxlan_xmit", "VXLAN"),
-        ("skb_segment", "segmenting and joining"), ("dev_gro_receive", "segmenting and joining"),
+        ("skb_segment", "segmenting and coalescing"), ("dev_gro_receive", "segmenting and joining"),
         ("nft_do_chain", "firewall hooks"), ("br_handle_frame", "bridge and veth"), ("udp_queue_rcv_skb", "UDP"),
         ("fib_table_lookup", "IP and routes"), ("try_to_wake_up", "waking and switching"),
         ("kmem_cache_alloc", "packet buffers and memory"), ("handle_softirqs", "softirqs and devices"),

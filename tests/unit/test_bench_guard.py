@@ -29,18 +29,18 @@ def check() -> ModuleType:
     return module
 
 
-def result(*rates: float, disturbed: int = 0) -> Result:
-    """udp-native with these rates, a round each, where all others have 10; the first so many rounds disturbed."""
+def result(*rates: float, unreliable: int = 0) -> Result:
+    """udp-native with these rates, a round each, where all others have 10; the first so many rounds unreliable."""
     made = Result.load(RECORDED)
     made.plan = guard.PLAN.record()
     made.samples = [
         Sample(
-            frames=frames, way=way, metric=metric, round=number, busy=0, disturbed=number <= disturbed,
-            figures={"rate": rate if way == "udp-native" else 10.0},
+            frames=frames, scenario=scenario, metric=metric, round=number, busy=0, unreliable=number <= unreliable,
+            figures={"rate": rate if scenario == "udp-native" else 10.0},
         )
         for frames in made.plan.frames
         for metric in made.plan.metrics
-        for way in made.plan.ways
+        for scenario in made.plan.scenarios
         for number, rate in enumerate(rates, 1)
     ]  # fmt: skip
     return made
@@ -72,10 +72,10 @@ def test_a_machine_twice_as_fast_is_no_regression_and_hides_none() -> None:
     assert words(now, before) == {"same"}
 
 
-def test_disturbed_rounds_do_not_count_and_too_few_are_no_answer() -> None:
+def test_unreliable_rounds_do_not_count_and_too_few_are_no_answer() -> None:
     before = result(5, 6, 7)
-    assert words(result(1, 6, 6, 6, disturbed=1), before) == {"same"}
-    assert words(result(1, 1, 6, 6, disturbed=2), before) == {"unknown"}
+    assert words(result(1, 6, 6, 6, unreliable=1), before) == {"same"}
+    assert words(result(1, 1, 6, 6, unreliable=2), before) == {"unknown"}
 
 
 def test_a_baseline_survives_its_file(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_baseline_survives_its_file(tmp_path: Path) -> None:
 def test_what_is_no_baseline_is_told_with_the_remedy(tmp_path: Path, text: str) -> None:
     path = tmp_path / "baseline.json"
     path.write_text(text)
-    with pytest.raises(BenchError, match=r"is no baseline.*--update"):
+    with pytest.raises(BenchError, match=r"not a baseline.*--update"):
         guard.load(path)
 
 
@@ -101,7 +101,7 @@ def test_the_command_judges_a_result_by_the_committed_form(
         monkeypatch.setattr(sys, "argv", ["check.py", "--baseline", str(tmp_path / "b.json"), *argv])
         return check.main()
 
-    files = {"before": result(5, 6, 7), "worse": result(1, 2, 3), "busy": result(5, 6, 7, disturbed=2)}
+    files = {"before": result(5, 6, 7), "worse": result(1, 2, 3), "busy": result(5, 6, 7, unreliable=2)}
     for name, made in files.items():
         made.save(tmp_path / f"{name}.json")
     assert run("--update", "--result", str(tmp_path / "before.json")) == 0

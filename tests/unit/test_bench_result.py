@@ -41,15 +41,16 @@ def test_a_recorded_result_keeps_to_the_schema_and_survives_saving(result: Resul
     path = tmp_path / "again.json"
     result.save(path)
     assert Result.load(path) == result
+    assert "way" not in path.read_text().replace("always", ""), "the former format's words are gone"
     jsonschema.validate(json.loads(path.read_text()), json.loads(SCHEMA.read_text()))
 
 
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("", "is no result of overlayctl bench: the file: Invalid JSON"),
-        ("{}", "is no result of overlayctl bench: started: Field required"),
-        ('{"format": "overlayd-bench/9"}', "format: Input should be 'overlayd-bench/1'"),
+        ("", "not a result of overlayctl bench (invalid JSON: "),
+        ("{}", "not a result of overlayctl bench (started: Field required)"),
+        ('{"format": "overlayd-bench/9"}', "format: Input should be 'overlayd-bench/2'"),
     ],
 )
 def test_what_is_no_result_is_told_by_its_first_mistake(tmp_path: Path, text: str, error: str) -> None:
@@ -71,7 +72,7 @@ def test_figures_come_out_round_by_round(result: Result) -> None:
     own = result.ratio("1500", "vxlan", "tcp1", "rate", "vxlan")
     assert own is not None
     assert (own.low, own.high) == (1, 1)
-    result.samples = [one for one in result.samples if one.round == 2 or one.way != "vxlan"]
+    result.samples = [one for one in result.samples if one.round == 2 or one.scenario != "vxlan"]
     assert result.series("1500", "vxlan", "tcp1", "rate") == [None, series[1]]
     other = result.ratio("1500", "udp-native", "tcp1", "rate", "vxlan")
     assert other is not None
@@ -125,9 +126,9 @@ def test_the_page_has_every_chart_and_every_figure_and_needs_nothing_else(result
 
 
 def test_what_a_file_holds_is_never_markup(result: Result) -> None:
-    result.ways[0].title = "<script>alert(1)</script>"
+    result.scenarios[0].title = "<script>alert(1)</script>"
     result.notes.append("<img src=x onerror=alert(1)>")
-    result.context.machine.cpu = "<b>"
+    result.environment.machine.cpu = "<b>"
     text = page([("<i>", result)])
     for bad in ("<script", "<img", "<b>", "<i>"):
         assert bad not in text
@@ -143,7 +144,7 @@ def test_a_result_with_nothing_measured_yet_has_a_page(result: Result) -> None:
 def test_two_results_are_compared_figure_by_figure(result: Result) -> None:
     slower = result.model_copy(deep=True)
     for sample in slower.samples:
-        if (sample.way, sample.metric) == ("udp-native", "tcp1"):
+        if (sample.scenario, sample.metric) == ("udp-native", "tcp1"):
             sample.figures["rate"] /= 10
             sample.figures["machine_cpu"] /= 10
     text = page([("before", result), ("after", slower)])
@@ -160,7 +161,7 @@ def test_the_terminals_table_has_every_way(result: Result) -> None:
     show(result, console)
     said = console.export_text()
     assert said.count("udp, native engine") == 2
-    assert "busy before" in said
+    assert "runs started on" in said
 
 
 # --- charts -----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A benchmark's order, marks and files, with ways that answer at once in place of labs."""
+"""A benchmark's order, marks and files, with scenarios that answer at once in place of labs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from overlayd.bench import metric, session
+from overlayd.bench.counters import Counters, Processor
 from overlayd.bench.errors import BenchError
 from overlayd.bench.metric import Metric
-from overlayd.bench.probe import Look, Processor
-from overlayd.bench.result import Context, Machine, Result
-from overlayd.bench.runs import Durations, Seen
+from overlayd.bench.result import Environment, Machine, Result
+from overlayd.bench.runs import Durations, Measurement
+from overlayd.bench.scenario import Scenario
 from overlayd.bench.session import Benchmark, Listener, Plan
-from overlayd.bench.way import Way
 from overlayd.cli import bench
 from overlayd.cli.overlayctl import _parser
 from overlayd.core.errors import UsageError
@@ -33,11 +33,11 @@ MACHINE = Machine(
     overlayd="0",
     iperf3="3",
 )
-CONTEXT = Context(machine=MACHINE, congestion_control="cubic", udp_limit=1.0, perf="")
+ENVIRONMENT = Environment(machine=MACHINE, congestion_control="cubic", udp_limit=1.0, perf="")
 
 
-class Station:
-    """A station on another machine that is as busy as it is told to be."""
+class FakeEndpoint:
+    """An endpoint on another machine that is as busy as it is told to be."""
 
     def __init__(self, *busy: float) -> None:
         self.name = "x"
@@ -47,29 +47,29 @@ class Station:
     def serving(self, tool: str, congestion: str = "") -> Iterator[None]:
         yield
 
-    def look(self) -> Look:
-        return Look(0.0, Processor(0, 0, 0, 0, 0, 0))
+    def counters(self) -> Counters:
+        return Counters(0.0, Processor(0, 0, 0, 0, 0, 0))
 
     def busy(self) -> float:
         return self._busy.pop(0) if len(self._busy) > 1 else self._busy[0]
 
 
-def way(name: str, *busy: float) -> Way:
-    station: Any = Station(*(busy or (0.0,)))
-    return Way(name, name.upper(), station, station, "192.0.2.1")
+def scenario(name: str, *busy: float) -> Scenario:
+    endpoint: Any = FakeEndpoint(*(busy or (0.0,)))
+    return Scenario(name, name.upper(), endpoint, endpoint, "192.0.2.1")
 
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Metric and way of every run; the second metric fails on the way b."""
+    """Metric and scenario of every run; the second metric fails on the scenario b."""
     order: list[tuple[str, str]] = []
 
     def run(name: str) -> Any:
-        def measured(chosen: Way, durations: Durations, congestion: str) -> Seen:
+        def measured(chosen: Scenario, durations: Durations, congestion: str) -> Measurement:
             order.append((name, chosen.name))
             if (name, chosen.name) == ("m2", "b"):
                 raise BenchError("it broke")
-            return Seen({"rate": 1234.56789}, {"congestion": congestion})
+            return Measurement({"rate": 1234.56789}, {"congestion": congestion})
 
         return measured
 
@@ -80,13 +80,13 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
 
 def benchmark(path: Path, **plan: Any) -> Benchmark:
-    chosen = Plan(**{"rounds": 2, "metrics": ("m1", "m2"), "ways": ("a", "b"), "patience": 0.0, **plan})
-    return Benchmark(chosen, CONTEXT, lambda result: result.save(path), Listener())
+    chosen = Plan(**{"rounds": 2, "metrics": ("m1", "m2"), "scenarios": ("a", "b"), "patience": 0.0, **plan})
+    return Benchmark(chosen, ENVIRONMENT, lambda result: result.save(path), Listener())
 
 
 def test_ways_take_turns_within_each_metric_of_each_round(ran: list[tuple[str, str]], tmp_path: Path) -> None:
     made = benchmark(tmp_path / "r.json")
-    made.measure([way("a"), way("b")], "any")
+    made.measure([scenario("a"), scenario("b")], "any")
     a_round = [("m1", "a"), ("m1", "b"), ("m2", "a"), ("m2", "b")]
     assert ran == [("warm-up", "a"), ("warm-up", "b"), *a_round, *a_round]
     assert [sample.round for sample in made.result.samples] == [1] * 4 + [2] * 4
@@ -96,9 +96,9 @@ def test_ways_take_turns_within_each_metric_of_each_round(ran: list[tuple[str, s
 
 def test_what_fails_is_in_the_result_and_the_rest_goes_on(ran: list[tuple[str, str]], tmp_path: Path) -> None:
     made = benchmark(tmp_path / "r.json")
-    made.measure([way("a"), way("b")], "any")
+    made.measure([scenario("a"), scenario("b")], "any")
     failed = [sample for sample in made.result.samples if sample.error]
-    assert [(one.metric, one.way, one.error, one.figures) for one in failed] == [("m2", "b", "it broke", {})] * 2
+    assert [(one.metric, one.scenario, one.error, one.figures) for one in failed] == [("m2", "b", "it broke", {})] * 2
     assert made.failed
     assert "B, m2, round 1: it broke" in made.result.notes
     assert made.finish().complete
@@ -108,12 +108,12 @@ def test_a_run_waits_for_an_idle_machine_and_is_marked_when_there_is_none(
     ran: list[tuple[str, str]], tmp_path: Path
 ) -> None:
     made = benchmark(tmp_path / "r.json", metrics=("m1",), rounds=1, patience=60.0)
-    made.measure([way("a", 0.9, 0.5, 0.1)], "any")
-    assert [(one.busy, one.disturbed) for one in made.result.samples] == [(0.1, False)]
+    made.measure([scenario("a", 0.9, 0.5, 0.1)], "any")
+    assert [(one.busy, one.unreliable) for one in made.result.samples] == [(0.1, False)]
     hurried = benchmark(tmp_path / "r.json", metrics=("m1",), rounds=1)
-    hurried.measure([way("a", 0.9)], "any")
-    assert [(one.busy, one.disturbed) for one in hurried.result.samples] == [(0.9, True)]
-    assert hurried.result.disturbed == 1
+    hurried.measure([scenario("a", 0.9)], "any")
+    assert [(one.busy, one.unreliable) for one in hurried.result.samples] == [(0.9, True)]
+    assert hurried.result.unreliable == 1
 
 
 def test_an_interrupted_benchmark_keeps_what_it_has(
@@ -121,12 +121,12 @@ def test_an_interrupted_benchmark_keeps_what_it_has(
 ) -> None:
     path = tmp_path / "r.json"
     made = benchmark(path)
-    third = way("b")
+    third = scenario("b")
     third.prepare = lambda: (_ for _ in ()).throw(KeyboardInterrupt()) if len(made.result.samples) == 3 else None
     with pytest.raises(KeyboardInterrupt):
-        made.measure([way("a"), third], "any")
+        made.measure([scenario("a"), third], "any")
     kept = Result.load(path)
-    assert [(one.metric, one.way) for one in kept.samples] == [("m1", "a"), ("m1", "b"), ("m2", "a")]
+    assert [(one.metric, one.scenario) for one in kept.samples] == [("m1", "a"), ("m1", "b"), ("m2", "a")]
     assert not kept.complete
     assert kept.ended is None
 
@@ -142,13 +142,13 @@ def test_options_make_the_plan() -> None:
     assert plan_of() == Plan()
     assert plan_of("--quick").frames == ("any",)
     seen = plan_of(
-        "--quick", "--rounds", "7", "--frames", "both", "--ways", "vxlan,host", "--metrics", "rr", "--family", "6"
+        "--quick", "--rounds", "7", "--frames", "both", "--scenarios", "vxlan,host", "--metrics", "rr", "--family", "6"
     )
     assert (seen.rounds, seen.frames, seen.family) == (7, ("any", "1500"), 6)
-    assert (list(seen.ways), list(seen.metrics)) == (["vxlan", "host"], ["rr"])
+    assert (list(seen.scenarios), list(seen.metrics)) == (["vxlan", "host"], ["rr"])
     longer = plan_of("--seconds", "4").durations
     assert (longer.tcp, longer.udp) == (4, 2 * Durations.udp)
-    attached = plan_of("--attachments", "--ways", "host,macvlan+rps")
+    attached = plan_of("--attachments", "--scenarios", "host,macvlan+rps")
     assert attached.base == "host"
     assert "profile" in metric.METRICS
     assert "profile" not in attached.metrics
@@ -157,13 +157,13 @@ def test_options_make_the_plan() -> None:
 @pytest.mark.parametrize(
     ("argv", "error"),
     [
-        (["--ways", "vxlan,udp"], "--ways: 'udp' is not one of host, host-gw, vxlan"),
-        (["--ways", "bridge"], "--ways: 'bridge' is not one of host"),
+        (["--scenarios", "vxlan,udp"], "--scenarios: 'udp' is not one of host, host-gw, vxlan"),
+        (["--scenarios", "bridge"], "--scenarios: 'bridge' is not one of host"),
         (["--metrics", ""], "--metrics: '' is not one of tcp1"),
         (["--rounds", "0"], "--rounds 0: use 1 to 1000"),
         (["--seconds", "601"], "--seconds 601: use 1 to 600"),
         (["--patience", "nan"], "--patience nan: use 0 to 3600"),
-        (["--attachments", "--ways", "vxlan"], "--ways: 'vxlan' is not one of host, host+rps, bridge"),
+        (["--attachments", "--scenarios", "vxlan"], "--scenarios: 'vxlan' is not one of host, host+rps, bridge"),
         (["--attachments", "--peer", "192.0.2.1"], "--attachments cannot be used with --peer"),
     ],
 )
@@ -183,4 +183,4 @@ def test_a_report_is_written_beside_its_result(tmp_path: Path, capsys: pytest.Ca
     assert (tmp_path / "mine.html").read_text().startswith("<!doctype html>")
     assert main(["bench", "report", str(tmp_path / "no.json")]) == 1
     assert "no.json" in capsys.readouterr().err
-    assert json.loads(copy.read_text())["format"] == "overlayd-bench/1"
+    assert json.loads(copy.read_text())["format"] == "overlayd-bench/1", "a report leaves its result alone"

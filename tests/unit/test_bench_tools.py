@@ -188,12 +188,12 @@ def test_no_server_is_an_error_and_names_the_port(capsys: pytest.CaptureFixture[
     assert f"udp: port {port}: [Errno 111] Connection refused" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("way", [tcp_rr.measure, tcp_rr.connections])
-def test_a_server_that_closes_is_an_error(way: Callable[[str, int, float], object]) -> None:
+@pytest.mark.parametrize("scenario", [tcp_rr.measure, tcp_rr.connections])
+def test_a_server_that_closes_is_an_error(scenario: Callable[[str, int, float], object]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=lambda: listener.accept()[0].close(), daemon=True).start()
         with pytest.raises(OSError, match=r"clos|reset by peer|[Bb]roken pipe"):
-            way("127.0.0.1", listener.getsockname()[1], 5)
+            scenario("127.0.0.1", listener.getsockname()[1], 5)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])

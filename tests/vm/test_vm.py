@@ -234,7 +234,7 @@ def test_the_benchmark_between_two_machines(running: Pair, mode: str, figure: Ca
         == result["context"]["machine"]["kernel"]
         == a.sh("uname", "-r").stdout.strip()
     )
-    rates = {(one["way"], one["metric"]): one["figures"]["rate"] for one in result["samples"]}
+    rates = {(one["scenario"], one["metric"]): one["figures"]["rate"] for one in result["samples"]}
     assert len(rates) == 6
     for (way, metric), rate in rates.items():
         assert rate > 0, (way, metric)

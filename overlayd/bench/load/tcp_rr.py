@@ -149,8 +149,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             with listen(given.port, given.congestion, given.bind) as listener:
                 print("listening", flush=True)
                 serve(listener)
-        way = connections if given.connect else measure
-        print(json.dumps(way(given.address, given.port, given.seconds, given.congestion)))
+        scenario = connections if given.connect else measure
+        print(json.dumps(scenario(given.address, given.port, given.seconds, given.congestion)))
     except OSError as error:
         print(f"tcp_rr: port {given.port}: {error}", file=sys.stderr)
         return 1

@@ -5,8 +5,8 @@
     udp.py search ADDRESS --size 64 [--seconds 0.3] [--offered N --received N]
 
 `search` finds the highest rate at which at most 1 % is lost, by bisection between rates that did and did not do; the
-two figures of a blast, in packets a second, tell it where to begin. `serve` counts until it is killed, for one client
-at a time, and prints "listening" when it does. The client tells it over TCP, on the same port number, where a trial
+two figures of a blast, in packets a second, are where it begins. `serve` counts until it is killed, for one client
+at a time, and prints "listening" when it does. The client marks over TCP, on the same port number, where a trial
 begins and ends. Sizes are bytes of UDP payload. The clients print one JSON object.
 
 Packets are handed to the kernel and taken from it BATCH in a call (sendmmsg, recvmmsg): on loopback that is several
@@ -35,7 +35,7 @@ RESOLUTION = 1.05
 """The search ends when a rate that does and one that does not are as near as this."""
 TRIALS = 8
 QUIET, QUIET_MAX = 0.05, 3.0
-"""Seconds without a packet after which none is on its way any more, and how long to wait for that."""
+"""Seconds without a packet after which none is in flight any more, and how long to wait for that."""
 WARM_UP = 0.1
 
 _SO_RCVBUFFORCE = 33  # <asm-generic/socket.h>; needs CAP_NET_ADMIN
@@ -164,15 +164,15 @@ def trials(address: str, port: int, size: int) -> Iterator[Trial]:
         out.connect(control.getpeername())
         batch = Batch(size)
 
-        def say(word: str) -> dict[str, Any]:
+        def request(word: str) -> dict[str, Any]:
             print(word, file=lines, flush=True)
             answer: dict[str, Any] = json.loads(lines.readline() or "{}")
             return answer
 
         def trial(rate: float | None, seconds: float) -> dict[str, float]:
-            say("begin")
+            request("begin")
             sent, took = _flood(out.fileno(), batch, rate, seconds)
-            seen = say("end")
+            seen = request("end")
             packets, span = seen.get("packets", 0), seen.get("seconds", 0.0)
             return {
                 "sent": sent,
@@ -185,7 +185,7 @@ def trials(address: str, port: int, size: int) -> Iterator[Trial]:
 
 
 def _flood(handle: int, batch: Batch, rate: float | None, seconds: float) -> tuple[int, float]:
-    """Send for so long; packets that the kernel took, and seconds."""
+    """Send for that time; packets that the kernel took, and seconds."""
     clock = time.perf_counter
     burst = BATCH if rate is None else max(1, min(BATCH, int(rate * 200e-6)))  # not more often than every 200 us
     sent, begin = 0, clock()

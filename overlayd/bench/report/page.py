@@ -9,7 +9,7 @@ from overlayd.bench import stats
 from overlayd.bench.metric import METRICS, Figure, Metric
 from overlayd.bench.report import svg
 from overlayd.bench.report.charts import Chart, charts, comparison, kinds_of, number
-from overlayd.bench.result import Machine, Result, WayRecord
+from overlayd.bench.result import Machine, Result, ScenarioRecord
 from overlayd.bench.stats import Spread
 
 FRAMES = {
@@ -18,8 +18,8 @@ FRAMES = {
     "peer": "Between two machines",
 }
 _NOTES = {
-    "any": "The veth between the hosts carries up to 64 KB uncut, as no wire does: this flatters the kernel's ways.",
-    "1500": "Segmentation offloads of the underlay are off: every packet is cut before it leaves a host.",
+    "any": "The veth between the hosts carries up to 64 KB unsegmented, unlike a wire; the kernel's paths gain from it.",
+    "1500": "Segmentation offloads of the underlay are off: every packet is segmented before it leaves a host.",
     "peer": "As the network between them is.",
 }
 
@@ -72,7 +72,7 @@ def page(results: Sequence[tuple[str, Result]]) -> str:
 
 
 def _body(results: Sequence[tuple[str, Result]]) -> Iterator[str]:
-    yield "<h1>What each way between containers costs</h1>"
+    yield "<h1>What each scenario between containers costs</h1>"
     yield '<p class="soft">Measured by <code>overlayctl bench</code>; benchmarks/README.md says how.</p>'
     first_name, first = results[0]
     for name, other in results[1:]:
@@ -86,23 +86,24 @@ def _body(results: Sequence[tuple[str, Result]]) -> Iterator[str]:
 
 def _context(result: Result) -> str:
     facts = [("measured", f"{result.started}{'' if result.complete else ', interrupted'}")]
-    context, plan = result.context, result.plan
-    facts.append(("machine", _machine(context.machine)))
-    if context.peer is not None:
-        facts.append(("other machine", _machine(context.peer)))
+    environment, plan = result.environment, result.plan
+    facts.append(("machine", _machine(environment.machine)))
+    if environment.peer is not None:
+        facts.append(("other machine", _machine(environment.peer)))
     facts += [
-        ("TCP", f"{context.congestion_control}, IPv{plan.family} over IPv{plan.underlay}"),
-        ("rounds", f"{plan.rounds}, ways in turn; medians, and the least and the most of the rounds"),
+        ("TCP", f"{environment.congestion_control}, IPv{plan.family} over IPv{plan.underlay}"),
+        ("rounds", f"{plan.rounds}, scenarios in turn; medians, and the least and the most of the rounds"),
         ("ratios", f"to {plan.base} in the same round"),
     ]
-    if context.udp_limit is not None:
-        facts.append(("load", f"UDP: {context.udp_limit:.0f} thousand/s on loopback is the generator's own limit"))
+    if environment.udp_limit is not None:
+        facts.append(("load", f"UDP: {environment.udp_limit:.0f} thousand/s on loopback is the generator's own limit"))
     rows = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts)
     notes = list(result.notes)
     if not result.complete:
         notes.insert(0, "Interrupted: this is what was measured by then.")
-    if result.disturbed:
-        notes.insert(0, f"{result.disturbed} of {len(result.samples)} runs began on a busy machine.")
+    if result.unreliable:
+        busy = f"{result.unreliable} of {len(result.samples)} runs started on a busy machine and are unreliable."
+        notes.insert(0, busy)
     warnings = "".join(f'<p class="warn">{escape(note)}</p>' for note in notes)
     return f"<dl>{rows}</dl>{warnings}"
 
@@ -120,12 +121,12 @@ def _setting(result: Result, frames: str) -> Iterator[str]:
     drawn = charts(result, frames)
     for tall in (False, True):
         yield _grid([chart for chart in drawn if chart.tall is tall], frames)
-    ways = [way for way in result.ways if way.frames == frames]
+    scenarios = [scenario for scenario in result.scenarios if scenario.frames == frames]
     yield "<details><summary>All figures as tables</summary>"
     for name in result.plan.metrics:
-        yield _metric_table(result, ways, METRICS[name])
-    yield _profile_table(result, ways)
-    yield _ways_table(ways)
+        yield _metric_table(result, scenarios, METRICS[name])
+    yield _profile_table(result, scenarios)
+    yield _scenarios_table(scenarios)
     yield "</details>"
 
 
@@ -158,46 +159,50 @@ def _cell(values: Spread | None, figure: Figure) -> str:
     return f"{number(values.median, figure.digits)}<small>{low}-{high}</small>"
 
 
-def _metric_table(result: Result, ways: Sequence[WayRecord], metric: Metric) -> str:
+def _metric_table(result: Result, scenarios: Sequence[ScenarioRecord], metric: Metric) -> str:
     rows = []
     for name, figure in metric.figures.items():
-        values = [result.spread(way.frames, way.name, metric.name, name) for way in ways]
+        values = [result.spread(scenario.frames, scenario.name, metric.name, name) for scenario in scenarios]
         if any(values):
             unit = f", {figure.unit}" if figure.unit else ""
             rows.append((f"{figure.title}{unit}", [_cell(one, figure) for one in values]))
     if not rows:
         return ""
     main = next(iter(metric.figures))
-    ratios = [result.ratio(way.frames, way.name, metric.name, main, result.plan.base) for way in ways]
+    ratios = [
+        result.ratio(scenario.frames, scenario.name, metric.name, main, result.plan.base) for scenario in scenarios
+    ]
     rows.insert(1, (f"ratio to {result.plan.base}", [_cell(one, Figure("", "")) for one in ratios]))
-    return _table(metric.title, [way.title for way in ways], rows)
+    return _table(metric.title, [scenario.title for scenario in scenarios], rows)
 
 
-def _profile_table(result: Result, ways: Sequence[WayRecord]) -> str:
-    seen = [kinds_of(result, way) for way in ways]
+def _profile_table(result: Result, scenarios: Sequence[ScenarioRecord]) -> str:
+    seen = [kinds_of(result, scenario) for scenario in scenarios]
     kinds = sorted({kind for one in seen for kind in one}, key=lambda kind: -max(one.get(kind, 0.0) for one in seen))
-    titles = [way.title for way in ways]
+    titles = [scenario.title for scenario in scenarios]
     rows = [(kind, [f"{one[kind]:.3f}" if kind in one else "-" for one in seen]) for kind in kinds]
     return _table("What the processors do under one TCP stream, s/GB", titles, rows) if rows else ""
 
 
-def _ways_table(ways: Sequence[WayRecord]) -> str:
+def _scenarios_table(scenarios: Sequence[ScenarioRecord]) -> str:
     def listed(values: Sequence[float], digits: int) -> str:
         return ", ".join(f"{value:.{digits}f}" for value in values) or "-"
 
     rows = [
-        ("seconds to come up, each host", [listed(way.facts.get("up_seconds", ()), 2) for way in ways]),
-        ("memory of a daemon, MiB", [listed(way.memory_mib, 1) for way in ways]),
-        ("MTU", [str(way.facts.get("mtu") or "-") for way in ways]),
-        ("offloads on", [_offloads(way) for way in ways]),
-        ("underlay's device", [escape(str(way.facts.get("device", "-"))) for way in ways]),
-        ("its offloads", [escape(", ".join(way.facts.get("features", ()))) or "-" for way in ways]),
+        ("seconds to come up, each host", [listed(scenario.facts.get("up_seconds", ()), 2) for scenario in scenarios]),
+        ("memory of a daemon, MiB", [listed(scenario.memory_mib, 1) for scenario in scenarios]),
+        ("MTU", [str(scenario.facts.get("mtu") or "-") for scenario in scenarios]),
+        ("offloads on", [_offloads(scenario) for scenario in scenarios]),
+        ("underlay's device", [escape(str(scenario.facts.get("device", "-"))) for scenario in scenarios]),
+        ("its offloads", [escape(", ".join(scenario.facts.get("features", ()))) or "-" for scenario in scenarios]),
     ]
-    return _table("The ways", [way.title for way in ways], rows)
+    return _table("Scenarios", [scenario.title for scenario in scenarios], rows)
 
 
-def _offloads(way: WayRecord) -> str:
-    return escape(", ".join(name for name, value in (way.facts.get("offloads") or {}).items() if value == 1)) or "-"
+def _offloads(scenario: ScenarioRecord) -> str:
+    return (
+        escape(", ".join(name for name, value in (scenario.facts.get("offloads") or {}).items() if value == 1)) or "-"
+    )
 
 
 def _compared(a_name: str, a: Result, b_name: str, b: Result) -> Iterator[str]:
@@ -209,10 +214,11 @@ def _compared(a_name: str, a: Result, b_name: str, b: Result) -> Iterator[str]:
         rows = []
         for metric in METRICS.values():
             for name, figure in metric.figures.items():
-                for way in (one for one in a.ways if one.frames == frames):
-                    pair = [one.spread(frames, way.name, metric.name, name) for one in (a, b)]
+                for scenario in (one for one in a.scenarios if one.frames == frames):
+                    pair = [one.spread(frames, scenario.name, metric.name, name) for one in (a, b)]
                     if pair[0] is not None and pair[1] is not None:
-                        label = f"{metric.title}, {way.title}: {figure.title}{', ' if figure.unit else ''}{figure.unit}"
+                        unit = f", {figure.unit}" if figure.unit else ""
+                        label = f"{metric.title}, {scenario.title}: {figure.title}{unit}"
                         rows.append((label, [_cell(one, figure) for one in pair] + [_change(pair[0], pair[1], figure)]))
         yield "<details><summary>All figures of both</summary>"
         yield _table("A and B", ["A", "B", "B against A"], rows)

@@ -1,7 +1,7 @@
-"""The two ends of a way: where load comes from and where it goes.
+"""The two ends of a scenario: the load's client and its server.
 
 The client's end is always on this machine, in a namespace or not; the server's end is too, or it is another machine
-that runs `overlayctl bench serve` (peer.py). Both can start a server and say what their counters show.
+that runs `overlayctl bench serve` (peer.py). Both can start a server and read their counters.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from overlayd.bench import probe
+from overlayd.bench import counters
+from overlayd.bench.counters import Counters
 from overlayd.bench.errors import BenchError
 from overlayd.bench.load import tcp_rr, udp
-from overlayd.bench.probe import Look
 from overlayd.lab.namespace import Namespace, need_tools
 from overlayd.system.control_client import ControlError, ask
 
 IPERF3_PORT = 5201
 TOOLS = ("iperf3", "tcp_rr", "udp")
-"""What a station can serve."""
+"""What an endpoint can serve."""
 _START = 5.0
 """Seconds that a server has to start listening."""
 T = TypeVar("T")
@@ -52,15 +52,15 @@ def server(tool: str, congestion: str = "", address: str = "") -> list[str]:
     raise BenchError(f"tool: {tool!r} is not one of {', '.join(TOOLS)}")
 
 
-class Station(Protocol):
-    """What is needed of the server's end."""
+class Endpoint(Protocol):
+    """What a server's end offers."""
 
     name: str
 
     def serving(self, tool: str, congestion: str = "") -> AbstractContextManager[None]:
         """Has the tool's server listening while the block lasts. Raises BenchError when it does not come up."""
 
-    def look(self) -> Look:
+    def counters(self) -> Counters:
         """The counters now."""
 
     def busy(self) -> float:
@@ -69,20 +69,20 @@ class Station(Protocol):
 
 @dataclass(frozen=True)
 class Daemon:
-    """The overlayd of a station."""
+    """The overlayd of an endpoint."""
 
     pid: int
     socket: Path
 
     def status(self) -> Mapping[str, Any]:
-        """What it says of itself. Raises BenchError."""
+        """Its answer to GET /v1/status. Raises BenchError."""
         try:
             return ask(self.socket, "/v1/status")
         except ControlError as error:
             raise BenchError(str(error)) from None
 
     def packets(self) -> int:
-        """Packets that it, or the kernel for it, has carried either way. Raises BenchError."""
+        """Packets that it, or the kernel for it, has carried in either direction. Raises BenchError."""
         traffic = self.status().get("traffic") or {}
         return int(traffic.get("tx_packets", 0)) + int(traffic.get("rx_packets", 0))
 
@@ -96,9 +96,9 @@ class Program:
     device: str
 
     def packets(self) -> int:
-        """Packets that its device has carried either way. Raises LabError."""
+        """Packets that its device has carried in either direction. Raises LabError."""
         (link,) = json.loads(self.host.run("ip", "-s", "-j", "link", "show", "dev", self.device).stdout)
-        return sum(int(link["stats64"][way]["packets"]) for way in ("rx", "tx"))
+        return sum(int(link["stats64"][direction]["packets"]) for direction in ("rx", "tx"))
 
 
 class ThisHost(Namespace):
@@ -115,7 +115,7 @@ class ThisHost(Namespace):
 
 
 class Local:
-    """A station on this machine."""
+    """An endpoint on this machine."""
 
     def __init__(self, where: Namespace, daemon: Daemon | Program | None = None) -> None:
         self.name = where.name
@@ -123,7 +123,7 @@ class Local:
         self.daemon = daemon
 
     def run(self, argv: list[str], seconds: float) -> str:
-        """What a program printed that should take about so many seconds. Raises LabError when it hangs."""
+        """What a program printed that takes about `seconds`. Raises LabError when it hangs."""
         done = self.where.run(*argv, check=False, timeout=seconds + 30)
         return done.stdout or done.stderr
 
@@ -134,21 +134,23 @@ class Local:
         process = self.where.popen(*argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         assert process.stdout is not None
         try:
-            said, deadline = b"", time.monotonic() + _START
-            while b"listening" not in said:
+            output, deadline = b"", time.monotonic() + _START
+            while b"listening" not in output:
                 ready, _, _ = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))
                 if not ready or not (more := os.read(process.stdout.fileno(), 4096)):
-                    raise BenchError(f"{self.name}: {tool}'s server does not listen: {said.decode().strip()[-300:]!r}")
-                said += more
+                    raise BenchError(
+                        f"{self.name}: {tool}'s server does not listen: {output.decode().strip()[-300:]!r}"
+                    )
+                output += more
             yield
         finally:
             process.kill()
             process.wait()
             process.stdout.close()
 
-    def look(self) -> Look:
+    def counters(self) -> Counters:
         pid = self.daemon.pid if self.daemon else None
-        return self.where.inside(lambda: probe.look(pid))
+        return self.where.inside(lambda: counters.read(pid))
 
     def busy(self) -> float:
-        return probe.busy()
+        return counters.busy()

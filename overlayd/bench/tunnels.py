@@ -22,8 +22,8 @@ from pathlib import Path
 
 import yaml
 
+from overlayd.bench.endpoint import Program
 from overlayd.bench.errors import BenchError
-from overlayd.bench.station import Program
 from overlayd.core.address import Address, Network
 from overlayd.core.mtu import IP_HEADER, UDP_HEADER
 from overlayd.lab import Host, LabError
@@ -39,11 +39,11 @@ _STOPS = 5.0
 
 
 @dataclass(frozen=True)
-class Other:
+class Tunnel:
     """A tunnel that a machine may have."""
 
     tools: tuple[str, ...]
-    """The programs that it takes."""
+    """The programs that it needs."""
     engine: str | None
     """The one that carries the packets; None where the kernel does."""
     set_up: Callable[[ExitStack, Lab, int], tuple[Program, ...]]
@@ -54,7 +54,7 @@ class Other:
         return any(shutil.which(tool) is None for tool in self.tools)
 
 
-def tunnel(stack: ExitStack, other: Other, lab: Lab) -> tuple[tuple[Program, ...], int, float]:
+def tunnel(stack: ExitStack, other: Tunnel, lab: Lab) -> tuple[tuple[Program, ...], int, float]:
     """Bring it up in the lab: its processes, its MTU, the seconds until containers talked.
 
     Raises BenchError or LabError.
@@ -92,7 +92,7 @@ def _running(host: Host, log: Path, *argv: str) -> Iterator[subprocess.Popen[byt
 
 
 def _await(process: subprocess.Popen[bytes], log: Path, ready: Callable[[], object]) -> None:
-    """Wait until it is so; raises LabError with the program's last words when it ends or takes too long."""
+    """Wait until `ready` succeeds; raises LabError with the program's last output when it ends or takes too long."""
     deadline = time.monotonic() + _COMES_UP
     while True:
         with contextlib.suppress(LabError):
@@ -100,7 +100,7 @@ def _await(process: subprocess.Popen[bytes], log: Path, ready: Callable[[], obje
             return
         if process.poll() is not None or time.monotonic() > deadline:
             said = log.read_text(errors="replace").strip()[-500:]
-            raise LabError(f"{process.args!r} does not come up: {said or 'it says nothing'}")
+            raise LabError(f"{process.args!r} does not come up: {said or 'it printed nothing'}")
         time.sleep(0.02)
 
 
@@ -174,7 +174,9 @@ def _nebula(stack: ExitStack, lab: Lab, mtu: int) -> tuple[Program, ...]:
             "lighthouse": {"am_lighthouse": False},
             "listen": {"host": "0.0.0.0" if host.public_ip.version == 4 else "::", "port": NEBULA_PORT},
             "tun": {"dev": _DEVICE, "mtu": mtu, "unsafe_routes": [_route(other.ipv4_subnet, 3 - number, mtu)]},
-            "firewall": {way: [{"port": "any", "proto": "any", "host": "any"}] for way in ("inbound", "outbound")},
+            "firewall": {
+                direction: [{"port": "any", "proto": "any", "host": "any"}] for direction in ("inbound", "outbound")
+            },
         }
         path, log = host.directory / "nebula.yaml", host.directory / "nebula.log"
         path.write_text(yaml.safe_dump(config))
@@ -188,9 +190,9 @@ def _route(subnet: Network | None, number: int, mtu: int) -> dict[str, object]:
     return {"route": str(subnet), "via": _NEBULA.format(number), "mtu": mtu}
 
 
-OTHERS = {
-    "wireguard": Other(("wg",), None, _wireguard),
-    "wireguard-go": Other(("wireguard-go", "wg", "unshare"), "wireguard-go", _wireguard_go),
-    "nebula": Other(("nebula", "nebula-cert"), "nebula", _nebula),
+TUNNELS = {
+    "wireguard": Tunnel(("wg",), None, _wireguard),
+    "wireguard-go": Tunnel(("wireguard-go", "wg", "unshare"), "wireguard-go", _wireguard_go),
+    "nebula": Tunnel(("nebula", "nebula-cert"), "nebula", _nebula),
 }
-"""By the name of their way."""
+"""By the name of its scenario."""

@@ -1,4 +1,4 @@
-"""What a machine is made of, for the result file."""
+"""The machine that is measured on, for the result file."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 from overlayd import __version__
 from overlayd.bench import perf, tools
+from overlayd.bench.endpoint import Local, ThisHost
 from overlayd.bench.errors import BenchError
-from overlayd.bench.result import Context, Machine
-from overlayd.bench.station import Local, ThisHost
+from overlayd.bench.result import Environment, Machine
 
 
-def context(peer: Machine | None = None) -> Context:
-    """That of this machine now; half a second of load on loopback tells the generator's limit."""
-    return Context(
+def environment(peer: Machine | None = None) -> Environment:
+    """This machine's, now; half a second of load on loopback finds the generator's limit."""
+    return Environment(
         machine=this_machine(),
         peer=peer,
         congestion_control=tools.congestion_control(ThisHost()),
@@ -36,7 +36,7 @@ def _udp_limit() -> float | None:
 
 
 def this_machine() -> Machine:
-    """What it is made of."""
+    """Hardware and versions."""
     cpuinfo = Path("/proc/cpuinfo").read_text()
     lines = (line.partition(":") for line in cpuinfo.splitlines())
     model = next((value.strip() for key, _, value in lines if key.strip() in ("model name", "Model")), "unknown")

@@ -1,6 +1,6 @@
-"""The ways between containers that are compared, and the labs that they are measured in.
+"""The data paths between containers that are compared, each a scenario, and the labs that they are measured in.
 
-Every way has a lab of its own, all of them up at once, so that rounds can be interleaved.
+Every scenario has a lab of its own, all of them up at once, so that rounds can be interleaved.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from typing import Any, Literal
 
-from overlayd.bench import probe
+from overlayd.bench import counters
+from overlayd.bench.endpoint import Daemon, Endpoint, Local, Program, ThisHost
 from overlayd.bench.errors import BenchError
-from overlayd.bench.others import OTHERS, tunnel
-from overlayd.bench.station import Daemon, Local, Program, Station, ThisHost
+from overlayd.bench.tunnels import TUNNELS, tunnel
 from overlayd.core.address import Family
 from overlayd.lab import Host, LabError, LabSpec, Namespace
 from overlayd.lab.lab import Lab, unique_name
 from overlayd.system.ethtool import features
 
 Frames = Literal["any", "1500", "peer"]
-"""any: the underlay carries superpackets uncut, which flatters the kernel's ways. 1500: no frame on it is longer than
-its MTU. peer: between two machines it is as it is."""
+"""any: the underlay carries superpackets unsegmented, which flatters the kernel's data paths. 1500: no frame on it is
+longer than its MTU. peer: between two machines it is as it is."""
 
 SEGMENTATION = ("tso", "gso", "gro", "tx-udp-segmentation", "tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation")
 """What makes a veth carry superpackets; "gso" alone leaves those of UDP, plain and tunnelled."""
 
 
-_TELLING = frozenset(
+_RELEVANT = frozenset(
     [
         "tx-tcp-segmentation",
         "tx-tcp6-segmentation",
@@ -46,13 +46,13 @@ _TELLING = frozenset(
 """Features of a device, by ethtool's names, without which the figures of two machines cannot be understood."""
 
 
-def nothing() -> None:
-    """The preparation of a way that needs none."""
+def no_preparation() -> None:
+    """The preparation of a scenario that needs none."""
 
 
 @dataclass(frozen=True)
-class WaySpec:
-    """One way, as it is asked for."""
+class ScenarioSpec:
+    """A scenario as it is requested."""
 
     name: str
     title: str
@@ -62,57 +62,57 @@ class WaySpec:
 
 
 @dataclass
-class Way:
-    """One way, as it is measured: from the client's station to the server's at an address."""
+class Scenario:
+    """A scenario as it is measured: from the client's endpoint to the server's at an address."""
 
     name: str
     title: str
     client: Local
-    server: Station
+    server: Endpoint
     address: str
     daemons: tuple[Daemon | Program, ...] = ()
-    """Of this machine, on the way."""
+    """Those of this machine that carry its packets."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What the result file says of it: mode, engine, MTU, seconds to come up."""
-    prepare: Callable[[], None] = nothing
+    """For the result file: mode, engine, MTU, seconds to come up."""
+    prepare: Callable[[], None] = no_preparation
     """Called before every measurement."""
 
     @property
     def one_machine(self) -> bool:
-        """Whether both stations are here, and one set of processors does all the work."""
+        """Whether both endpoints are here, and one set of processors does all the work."""
         return isinstance(self.server, Local)
 
     def memory(self) -> list[float]:
         """Resident MiB of each of its daemons."""
-        return [round(probe.memory(one.pid), 1) for one in self.daemons]
+        return [round(counters.memory(one.pid), 1) for one in self.daemons]
 
 
 def _udp(engine: str, **settings: Any) -> dict[str, Any]:
     return {"mode": "udp", "settings": {"udp": {"engine": engine, **settings}}}
 
 
-WAYS = {
+SCENARIOS = {
     one.name: one
     for one in (
-        WaySpec("host", "host to host", {"mode": "none", "containers": 0}, "hosts"),
-        WaySpec("host-gw", "host-gw", {"mode": "host-gw"}),
-        WaySpec("vxlan", "vxlan", {"mode": "vxlan"}),
-        WaySpec("udp-python", "udp, python engine", _udp("python")),
-        WaySpec("udp-native", "udp, native engine", _udp("native")),
-        WaySpec("udp-overlayd", "udp, native, wire: overlayd", {**_udp("native"), "wire": "overlayd"}),
-        WaySpec("udp-busy-poll", "udp, native, busy_poll_us 50", _udp("native", busy_poll_us=50)),
-        *(WaySpec(name, f"{name}, encrypted", {"mode": "none"}) for name in OTHERS),
+        ScenarioSpec("host", "host to host", {"mode": "none", "containers": 0}, "hosts"),
+        ScenarioSpec("host-gw", "host-gw", {"mode": "host-gw"}),
+        ScenarioSpec("vxlan", "vxlan", {"mode": "vxlan"}),
+        ScenarioSpec("udp-python", "udp, python engine", _udp("python")),
+        ScenarioSpec("udp-native", "udp, native engine", _udp("native")),
+        ScenarioSpec("udp-overlayd", "udp, native, wire: overlayd", {**_udp("native"), "wire": "overlayd"}),
+        ScenarioSpec("udp-busy-poll", "udp, native, busy_poll_us 50", _udp("native", busy_poll_us=50)),
+        *(ScenarioSpec(name, f"{name}, encrypted", {"mode": "none"}) for name in TUNNELS),
     )
 }
 
 
-def found() -> tuple[str, ...]:
-    """The ways that this machine has the programs for; whether its kernel has its part shows when they come up."""
-    return tuple(name for name in WAYS if name not in OTHERS or not OTHERS[name].missing())
+def available() -> tuple[str, ...]:
+    """The scenarios whose programs are installed; whether the kernel supports them shows when they come up."""
+    return tuple(name for name in SCENARIOS if name not in TUNNELS or not TUNNELS[name].missing())
 
 
 BASE = "vxlan"
-"""What ratios are taken to."""
+"""Ratios are to this one."""
 QUICK = ("host", "host-gw", "vxlan", "udp-python", "udp-native")
 
 
@@ -123,39 +123,43 @@ def labs(
     family: Family = 4,
     underlay: Family = 4,
     failed: Callable[[str, str], None] = print,
-) -> Iterator[list[Way]]:
-    """The ways of that name, each in a lab of its own that ends with the block.
+) -> Iterator[list[Scenario]]:
+    """The scenarios of that name, each in a lab of its own that ends with the block.
 
-    `failed` is told the name and the reason of one that does not come up; the others are measured. Raises BenchError
+    `failed` gets the name and the reason of one that does not come up; the others are measured. Raises BenchError
     when none does.
     """
     with contextlib.ExitStack() as stack:
-        ways = []
+        scenarios = []
         for name in names:
             try:
-                ways.append(_way(stack, WAYS[name], frames, family, underlay))
+                scenarios.append(_scenario(stack, SCENARIOS[name], frames, family, underlay))
             except (LabError, BenchError) as error:
                 failed(name, str(error))
-        if not ways:
-            raise BenchError("no way came up; see the errors above")
-        yield ways
+        if not scenarios:
+            raise BenchError("no scenario came up; see the errors above")
+        yield scenarios
 
 
-def _way(stack: contextlib.ExitStack, spec: WaySpec, frames: Frames, family: Family, underlay: Family) -> Way:
+def _scenario(
+    stack: contextlib.ExitStack, spec: ScenarioSpec, frames: Frames, family: Family, underlay: Family
+) -> Scenario:
     keywords = {"family": f"ipv{family}", "underlay": f"ipv{underlay}", **spec.lab}
     lab = stack.enter_context(Lab.up(LabSpec(name=unique_name(), **keywords), owned=True))
     a, b = lab.hosts
     if frames == "1500":
-        cut_frames(a, b)
+        disable_segmentation(a, b)
     if spec.between == "hosts":
-        return Way(spec.name, spec.title, Local(a), Local(b), str(b.public_ip), facts={"mtu": lab.spec.underlay_mtu})
+        return Scenario(
+            spec.name, spec.title, Local(a), Local(b), str(b.public_ip), facts={"mtu": lab.spec.underlay_mtu}
+        )
     address = str(b.container(0).address(family))
-    if spec.name in OTHERS:
-        programs, mtu, seconds = tunnel(stack, OTHERS[spec.name], lab)
-        carriers = programs or (None, None)
-        client, server = (Local(host.container(0), one) for host, one in zip((a, b), carriers, strict=True))
-        facts = {"mode": spec.name, "engine": OTHERS[spec.name].engine, "mtu": mtu, "up_seconds": [round(seconds, 3)]}
-        return Way(spec.name, spec.title, client, server, address, programs, facts)
+    if spec.name in TUNNELS:
+        programs, mtu, seconds = tunnel(stack, TUNNELS[spec.name], lab)
+        carrying = programs or (None, None)
+        client, server = (Local(host.container(0), one) for host, one in zip((a, b), carrying, strict=True))
+        facts = {"mode": spec.name, "engine": TUNNELS[spec.name].engine, "mtu": mtu, "up_seconds": [round(seconds, 3)]}
+        return Scenario(spec.name, spec.title, client, server, address, programs, facts)
     daemons = tuple(daemon_of(host) for host in (a, b))
     status = daemons[0].status()
     client, server = (Local(host.container(0), daemon) for host, daemon in zip((a, b), daemons, strict=True))
@@ -166,36 +170,36 @@ def _way(stack: contextlib.ExitStack, spec: WaySpec, frames: Frames, family: Fam
         "mtu": a.plan.overlay_mtu,
         "up_seconds": [round(host.ready_after, 3) for host in (a, b) if host.ready_after is not None],
     }
-    return Way(spec.name, spec.title, client, server, address, daemons, facts)
+    return Scenario(spec.name, spec.title, client, server, address, daemons, facts)
 
 
-def peer_way(name: str, server: Station, daemon: Daemon | None) -> Way:
-    """The way from this machine to another's address; its name is the one given, or else that of what leads there."""
+def peer_scenario(name: str, server: Endpoint, daemon: Daemon | None) -> Scenario:
+    """The scenario from this machine to another's address; without a name it is named after the route's mode."""
     client, address = Local(ThisHost(), daemon), server.name
     status = daemon.status() if daemon is not None else {}
     overlay = status.get("overlay") or {"networks": []}
     if daemon is None or not any(ip_address(address) in ip_network(network) for network in overlay["networks"]):
         found = re.search(r"\bdev (\S+)", client.run(["ip", "-o", "route", "get", address], 1))
         facts = {"address": address, **_device(found[1] if found else "")}
-        return Way(name or "host", name or WAYS["host"].title, client, server, address, facts=facts)
+        return Scenario(name or "host", name or SCENARIOS["host"].title, client, server, address, facts=facts)
     mode, engine = status["mode"], status["engine"]
-    known = WAYS.get(f"{mode}-{engine}" if engine else mode)
+    known = SCENARIOS.get(f"{mode}-{engine}" if engine else mode)
     facts = {"mode": mode, "engine": engine, "offloads": status["offloads"], "mtu": overlay["mtu"], "address": address}
     facts |= _device(status["underlay"]["interface"])
     own, title = (known.name, known.title) if known else (mode, mode)
-    return Way(name or own, name or title, client, server, address, (daemon,), facts)
+    return Scenario(name or own, name or title, client, server, address, (daemon,), facts)
 
 
 def _device(name: str) -> dict[str, Any]:
-    """The underlay's device and which of its features make or take superpackets."""
+    """The underlay's device and which of its features concern superpackets."""
     try:
-        return {"device": name, "features": sorted(features(name) & _TELLING)}
+        return {"device": name, "features": sorted(features(name) & _RELEVANT)}
     except OSError:
         return {}
 
 
-def cut_frames(*hosts: Namespace) -> None:
-    """Have nothing longer than the MTU on these hosts' underlay."""
+def disable_segmentation(*hosts: Namespace) -> None:
+    """Send no frame longer than the MTU on these hosts' underlay."""
     for host in hosts:
         host.run("ethtool", "-K", "eth0", *(word for name in SEGMENTATION for word in (name, "off")))
 

@@ -1,4 +1,4 @@
-"""The kernel's accounts before and after a run: processor time, TCP's counters, memory. Parsers are pure.
+"""The kernel's counters, read before and after a run: processor time, TCP, memory. Parsers are pure.
 
 Processor time is counted in ticks (10 ms) and attributed to who runs when one falls: over a second it is good to a few
 percent. What the kernel does for a packet in a softirq is charged to the process that it interrupts, or to ksoftirqd.
@@ -24,7 +24,7 @@ _COUNTERS = {
     "out_of_order": ("TCPOFOQueue",),
 }
 """Of a namespace, from /proc/net/snmp and /proc/net/netstat. The sender's: segments sent again; events at which it saw
-that the network reorders; duplicates that the receiver told it of (DSACK, RFC 2883), that is retransmits in vain. The
+that the network reorders; duplicates that the receiver reported (DSACK, RFC 2883), that is retransmits in vain. The
 receiver's: segments that came before their time."""
 
 
@@ -46,23 +46,23 @@ class Processor:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What a station's counters say at one moment; differences of two are what counts."""
+class Counters:
+    """An endpoint's counters at one moment; a run is the difference of two."""
 
     at: float
     """Seconds of the machine's monotonic clock."""
     processor: Processor
     daemon_user: float = 0.0
     daemon_system: float = 0.0
-    """Seconds that the station's overlayd has used; 0 where there is none."""
+    """Seconds that the endpoint's overlayd has used; 0 where there is none."""
     tcp: dict[str, int] = field(default_factory=dict)
 
     def mapping(self) -> dict[str, object]:
-        """As JSON takes it; `Look.read` is the inverse."""
+        """As JSON takes it; `Counters.read` is the inverse."""
         return asdict(self)
 
     @classmethod
-    def read(cls, data: dict[str, object]) -> Look:
+    def read(cls, data: dict[str, object]) -> Counters:
         """From `mapping`. Raises TypeError or KeyError for anything else."""
         given = dict(data)
         return cls(processor=Processor(**given.pop("processor")), **given)  # type: ignore[arg-type]
@@ -98,8 +98,8 @@ def parse_memory(status: str) -> float:
     return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS")), 0.0)
 
 
-def look(pid: int | None) -> Look:
-    """The accounts now: the machine's, those of the process, TCP's of the namespace that this thread is in."""
+def read(pid: int | None) -> Counters:
+    """The counters now: the machine's, those of the process, TCP's of the namespace that this thread is in."""
     # Not /proc/net: that is the namespace of the process, and a thread may have left it.
     net = Path("/proc/thread-self/net")
     tcp = parse_counters((net / "snmp").read_text(), (net / "netstat").read_text())
@@ -107,7 +107,7 @@ def look(pid: int | None) -> Look:
     if pid is not None:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             user, system = parse_process(Path(f"/proc/{pid}/stat").read_text())
-    return Look(time.monotonic(), parse_processor(Path("/proc/stat").read_text()), user, system, tcp)
+    return Counters(time.monotonic(), parse_processor(Path("/proc/stat").read_text()), user, system, tcp)
 
 
 def memory(pid: int) -> float:
