@@ -132,7 +132,7 @@ def test_samples_are_sorted_by_who_and_what() -> None:
     ("symbol", "kind"),
     [
         ("csum_partial_copy_generic", "copying"), ("do_csum", "checksums"), ("vxlan_xmit", "VXLAN"),
-        ("skb_segment", "segmenting and coalescing"), ("dev_gro_receive", "segmenting and joining"),
+        ("skb_segment", "segmenting and coalescing"), ("dev_gro_receive", "segmenting and coalescing"),
         ("nft_do_chain", "firewall hooks"), ("br_handle_frame", "bridge and veth"), ("udp_queue_rcv_skb", "UDP"),
         ("fib_table_lookup", "IP and routes"), ("try_to_wake_up", "waking and switching"),
         ("kmem_cache_alloc", "packet buffers and memory"), ("handle_softirqs", "softirqs and devices"),

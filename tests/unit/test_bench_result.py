@@ -41,8 +41,20 @@ def test_a_recorded_result_keeps_to_the_schema_and_survives_saving(result: Resul
     path = tmp_path / "again.json"
     result.save(path)
     assert Result.load(path) == result
-    assert "way" not in path.read_text().replace("always", ""), "the former format's words are gone"
     jsonschema.validate(json.loads(path.read_text()), json.loads(SCHEMA.read_text()))
+
+
+def test_a_file_of_the_former_format_is_read() -> None:
+    """The recorded one is of that format."""
+    former, now = json.loads(RECORDED.read_text()), Result.load(RECORDED)
+    assert former["format"] == "overlayd-bench/1"
+    assert now.format == "overlayd-bench/2"
+    assert now.plan.scenarios == former["plan"]["ways"]
+    assert [one.name for one in now.scenarios] == [one["name"] for one in former["ways"]]
+    assert now.environment.machine.cores == former["context"]["machine"]["cores"]
+    assert [(one.scenario, one.unreliable) for one in now.samples] == [
+        (one["way"], one["disturbed"]) for one in former["samples"]
+    ]
 
 
 @pytest.mark.parametrize(

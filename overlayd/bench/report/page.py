@@ -18,7 +18,7 @@ FRAMES = {
     "peer": "Between two machines",
 }
 _NOTES = {
-    "any": "The veth between the hosts carries up to 64 KB unsegmented, unlike a wire; the kernel's paths gain from it.",
+    "any": "The veth between the hosts carries up to 64 KB unsegmented, unlike a wire; kernel paths gain from it.",
     "1500": "Segmentation offloads of the underlay are off: every packet is segmented before it leaves a host.",
     "peer": "As the network between them is.",
 }
