@@ -30,6 +30,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from overlayd.backend.modes import SETTINGS
 from overlayd.core.kernel.diff import diff
 from overlayd.core.kernel.kinds import Address, FdbEntry, KernelObject, Link, Neighbour, Route, Vxlan, state_of
 from overlayd.core.leases.lease import Lease
@@ -275,7 +276,7 @@ def floor(host: Host, count: int, mode: str) -> dict[str, float]:
 
     keys, revision = timed("etcd range: our client, decoded", lambda: in_etcd(host, lambda: asyncio.run(read())))
     assert len(keys) > count
-    view = View(PREFIX)
+    view = View(PREFIX, SETTINGS.modes)
     timed("keys to leases", lambda: view.load(keys, revision))
     leases = [one for one in view.leases() if one.public_ip in IPv4Network("198.16.0.0/14")]
     assert len(leases) == count

@@ -17,8 +17,19 @@ from overlayd.core.address import Address
 from overlayd.core.kernel.firewall import Guarded
 from overlayd.core.kernel.kinds import KernelObject
 from overlayd.core.leases.lease import Lease, LeaseEvent
+from overlayd.core.mode import ModeSpec, SectionT
 from overlayd.core.node import Node
 from overlayd.datapath.contract import Counters, Progress
+from overlayd.system.service_manager import ServiceManager
+
+
+class Mode(ModeSpec[SectionT]):
+    """A mode with its backend."""
+
+    def backend(self, node: Node, section: SectionT, manager: ServiceManager) -> Backend:
+        """The backend for this node; the service manager keeps what it has open. Code that only a running data path
+        needs is imported here, not with the module: every command loads the modes."""
+        raise NotImplementedError
 
 
 class Backend(Protocol):

@@ -7,9 +7,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from overlayd.backend.base import Backend, Mode
 from overlayd.backend.kernel_path import KernelPath
+from overlayd.core.address import Address, Network
 from overlayd.core.kernel.kinds import KernelObject, Route
 from overlayd.core.leases.lease import Lease
+from overlayd.core.node import Node
+from overlayd.system.service_manager import ServiceManager
+
+
+class HostGwMode(Mode[None]):
+    """See `core.mode.ModeSpec`."""
+
+    name = "host-gw"
+    summary = "no overlay"
+    code = 3
+
+    def obstacle(self, node: Node, subnet: Network, public: Address) -> str | None:
+        if subnet.version > public.version:
+            return f"{subnet} has no IPv6 next hop: host-gw needs public_ipv6 in every lease, or use udp or vxlan"
+        if not node.underlay.on_link(public):
+            networks = ", ".join(str(own.network) for own in node.underlay.addresses if not own.ip.is_link_local)
+            return (
+                f"{public} is not on the link of {node.underlay.name} ({networks}):"
+                " host-gw needs every peer on one link; use udp or vxlan"
+            )
+        return None
+
+    def backend(self, node: Node, section: None, manager: ServiceManager) -> Backend:
+        return HostGwBackend(node)
+
+
+HOST_GW = HostGwMode()
 
 
 class HostGwBackend(KernelPath):

@@ -1,5 +1,7 @@
 """vxlan mode: the kernel encapsulates (RFC 7348), this backend only says how.
 
+Lease in etcd:    {"PublicIP":"192.0.2.1",...,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"06:47:..."}}
+
 A container's packet for 10.1.2.5 meets, in this order:
 
     route 10.1.2.0/24 via 10.1.2.0 dev ovl.1 onlink      the peer's VTEP is the next hop, wherever it is
@@ -15,14 +17,78 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_interface
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from overlayd.backend.base import Backend, Mode
 from overlayd.backend.kernel_path import KernelPath
 from overlayd.core.address import Family
+from overlayd.core.flannel.form import FormatError, Json
 from overlayd.core.kernel.firewall import Guarded, vtep_element
 from overlayd.core.kernel.kinds import Address, FdbEntry, KernelObject, Link, Neighbour, Route, Vxlan
 from overlayd.core.leases.lease import Lease
+from overlayd.core.mtu import ETHERNET_HEADER, UDP_OVERHEAD, VXLAN_HEADER
 from overlayd.core.node import Node
-from overlayd.core.settings.model import VxlanSettings
+from overlayd.core.settings import values
+from overlayd.core.settings.section import Flag, Port, Section
+from overlayd.system.service_manager import ServiceManager
+from overlayd.wire.mac import parse_mac
+
+
+class VxlanSettings(Section):
+    """vxlan mode."""
+
+    vni: Annotated[int, values.integer(1, 2**24 - 1)] = Field(1, description="VXLAN network identifier")
+    port: Port = Field(
+        8472, description="UDP port, here and on every peer (IANA's is 4789; 8472 is Linux's and flannel's)"
+    )
+    learning: Flag = Field(False, description="let the device learn MACs from traffic")
+    gbp: Flag = Field(False, description="carry group-based policy marks")
+    direct_routing: Flag = Field(False, description="plain routes, as in host-gw mode, to peers on the same link")
+
+
+class VxlanMode(Mode[VxlanSettings]):
+    """See `core.mode.ModeSpec`."""
+
+    name = "vxlan"
+    summary = "kernel"
+    code = 2
+    section = VxlanSettings
+    options = (
+        ("VNI", "vni"),
+        ("Port", "port"),
+        ("GBP", "gbp"),
+        ("Learning", "learning"),
+        ("DirectRouting", "direct_routing"),
+    )
+    agreed = (("VNI", "vni"), ("port", "port"))
+    routes_carry_path_mtu = True
+
+    def overhead(self, underlay_family: Family) -> int:
+        return UDP_OVERHEAD[underlay_family] + VXLAN_HEADER + ETHERNET_HEADER
+
+    def parse_data(self, data: Any, data6: Any, public: tuple[bool, bool]) -> dict[str, Any]:
+        mac, mac6 = _mac(data, "BackendData"), _mac(data6, "BackendV6Data")
+        if public[0] and mac is None:
+            raise FormatError("BackendData: has no VtepMAC, which every vxlan lease needs")
+        if public[1] and mac is None and mac6 is None:
+            raise FormatError("BackendV6Data: has no VtepMAC, which every vxlan lease needs")
+        return {"written_mac": mac, "written_mac_v6": mac6, "vni": _vni(data or data6)}
+
+    def lease_data(self, lease: Lease) -> Json:
+        data: Json = {}
+        if lease.public_ip is not None:
+            data["BackendData"] = {"VNI": lease.vni, "VtepMAC": lease.vtep_mac}
+        if lease.public_ipv6 is not None:
+            data["BackendV6Data"] = {"VNI": lease.vni, "VtepMAC": lease.mac_over(6)}
+        return data
+
+    def backend(self, node: Node, section: VxlanSettings, manager: ServiceManager) -> Backend:
+        return VxlanBackend(node, section)
+
+
+VXLAN = VxlanMode()
 
 
 class VxlanBackend(KernelPath):
@@ -75,3 +141,27 @@ class VxlanBackend(KernelPath):
 
     def _device(self, underlay_family: Family) -> str:
         return f"ovl{'' if underlay_family == 4 else '6'}.{self._settings.vni}"
+
+
+def _mac(data: Any, name: str) -> str | None:
+    if data is None:
+        return None
+    if not isinstance(data, dict):
+        raise FormatError(f"{name}: is not an object")
+    text = next((content for key, content in data.items() if key.lower() == "vtepmac"), None)
+    if not isinstance(text, str):
+        raise FormatError(f"{name}: has no VtepMAC")
+    try:
+        return parse_mac(text)
+    except ValueError as error:
+        raise FormatError(f"{name}.VtepMAC: {text[:40]} {error}") from None
+
+
+def _vni(data: Any) -> int | None:
+    """The VNI; None where an older flannel left it out."""
+    if not isinstance(data, dict):
+        return None
+    vni = next((content for key, content in data.items() if key.lower() == "vni"), None)
+    if vni is not None and (type(vni) is not int or not 0 <= vni < 2**24):
+        raise FormatError(f"BackendData.VNI: {str(vni)[:20]} is not a valid VNI")
+    return vni

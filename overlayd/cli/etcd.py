@@ -10,6 +10,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
+from overlayd.backend.modes import SETTINGS
 from overlayd.cli.settings import add_flags, sources
 from overlayd.core.address import Address, Network
 from overlayd.core.errors import UsageError
@@ -40,7 +41,7 @@ def add_parsers(commands: Any) -> None:
     network.add_argument("--ipv6-network", help="the IPv6 network, such as fd00:10:1::/48")
     for name in _SUBNETS:
         network.add_argument(f"--{name.replace('_', '-')}", help=Settings.model_fields[name].description)
-    network.add_argument("--backend", required=True, help="udp, vxlan or host-gw")
+    network.add_argument("--backend", required=True, help=", ".join(SETTINGS.modes))
     network.add_argument("--port", help="UDP port of the backend")
     network.add_argument("--vni", help="of vxlan")
     network.add_argument("--mtu", help="of the overlay")
@@ -87,11 +88,12 @@ def _init(given: argparse.Namespace) -> int:
     section = {name: value for name, value in section.items() if value is not None}
     if section:
         raw[given.backend] = section
-    settings = validate(raw)
+    settings = validate(raw, SETTINGS)
     if not isinstance(settings, Settings):
         raise UsageError("\n".join(f"{_flag(one.path)}: {one.value} {one.text}" for one in settings))
+    text = config_text(settings)
     return _in_etcd(
-        given, lambda client, prefix, _: admin.write_config(client, prefix, config_text(settings), force=given.force)
+        given, lambda client, prefix, _: admin.write_config(client, prefix, text, SETTINGS, force=given.force)
     )
 
 
@@ -101,7 +103,9 @@ def _flag(path: tuple[str | int, ...]) -> str:
 
 
 def _reserve(given: argparse.Namespace) -> int:
-    return _in_etcd(given, lambda client, prefix, _: admin.reserve(client, prefix, given.subnet, given.public_ip))
+    return _in_etcd(
+        given, lambda client, prefix, _: admin.reserve(client, prefix, given.subnet, given.public_ip, SETTINGS)
+    )
 
 
 def _release(given: argparse.Namespace) -> int:
@@ -110,7 +114,7 @@ def _release(given: argparse.Namespace) -> int:
         if not given.subnet:
             _no_daemon(Path(settings.control_socket))
             node = StateDir(Path(settings.state_dir), Path(settings.subnet_file), read_only=True).node_id()
-        return admin.release(client, prefix, given.subnet, node)
+        return admin.release(client, prefix, given.subnet, node, SETTINGS)
 
     return _in_etcd(given, action)
 
@@ -126,7 +130,7 @@ def _no_daemon(socket: Path) -> None:
 def _in_etcd(given: argparse.Namespace, action: Callable[[EtcdClient, str, Settings], Awaitable[str]]) -> int:
     """Do it with the etcd that the configuration names, and print what was done."""
     found = sources(given)
-    settings = load(replace(found, flags={**found.flags, ("registry",): "etcd"})).settings
+    settings = load(replace(found, flags={**found.flags, ("registry",): "etcd"}), SETTINGS).settings
 
     async def run() -> str:
         client = make_client(settings)

@@ -13,12 +13,13 @@ import structlog
 import uvloop
 
 from overlayd import __version__
+from overlayd.backend.modes import SETTINGS, make_backend
 from overlayd.cli.logs import set_up
 from overlayd.cli.settings import add_flags
 from overlayd.cli.settings import sources as settings_sources
 from overlayd.core.settings.model import Settings
 from overlayd.daemon.daemon import run
-from overlayd.daemon.discovery import discover, make_backend, make_registry
+from overlayd.daemon.discovery import discover, make_registry
 from overlayd.reconcile.reconciler import Reconciler
 from overlayd.registry.base import RegistryError
 from overlayd.system.config_file import ConfigError, Loaded, Sources, load, lone_path
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None, manager: ServiceManager | None 
         if given.cleanup:  # what overlayd made can be removed whatever the configuration says
             set_up(Settings())
             return uvloop.run(_cleanup(sources))
-        loaded = load(sources)
+        loaded = load(sources, SETTINGS)
         set_up(loaded.settings)
         if given.check:
             return uvloop.run(_check(loaded))
@@ -99,7 +100,7 @@ async def _check(loaded: Loaded) -> int:
         closing.push_async_callback(registry.close)
         settings = await registry.configure(loaded.settings)
         node = await discover(settings, registry, netlink)
-        backend = make_backend(node, settings)
+        backend = make_backend(node)
         reconciler = Reconciler(Kernel(netlink))
         reconciler.table.replace(registry.leases(settings))
         peers = reconciler.peers(node)

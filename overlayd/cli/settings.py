@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from overlayd.core.settings.model import Option, options
+from overlayd.backend.modes import SETTINGS
+from overlayd.core.settings.options import Option, options
 from overlayd.system.config_file import Sources
 
 DEFAULT_CONFIG = Path("/etc/overlayd/overlayd.yaml")
@@ -36,7 +37,7 @@ def sources(given: argparse.Namespace) -> Sources:
 
 
 def _chosen(section: str | None) -> Iterable[Option]:
-    return (option for option in options() if section is None or option.path[0] == section)
+    return (option for option in options(SETTINGS) if section is None or option.path[0] == section)
 
 
 def _add(group: argparse._ArgumentGroup, option: Option) -> None:

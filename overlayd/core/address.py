@@ -6,7 +6,6 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 from typing import Literal
 
 Family = Literal[4, 6]
-Mode = Literal["udp", "vxlan", "host-gw"]
 
 Address = IPv4Address | IPv6Address
 Interface = IPv4Interface | IPv6Interface

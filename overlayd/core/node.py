@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
+from typing import Any
 
-from overlayd.core.address import FAMILIES, Address, Family, Interface, Mode, Network, overlap
+from overlayd.core.address import FAMILIES, Address, Family, Interface, Network, overlap
 from overlayd.core.leases.lease import Lease
 from overlayd.core.leases.subnets import SubnetRange
+from overlayd.core.mode import UNTYPED, ModeSpec
 from overlayd.core.mtu import narrowed, overlay_mtu
+from overlayd.core.settings.section import Section
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +47,20 @@ class Underlay:
 class Node:
     """A host in the overlay, as its own configuration, underlay and lease make it."""
 
-    mode: Mode
+    spec: ModeSpec[Any]
+    """The mode."""
+    section: Section | None
+    """The mode's settings."""
     lease: Lease
     underlay: Underlay
     ranges: tuple[SubnetRange, ...]
     """The network, one range for each family it has."""
     mtu_override: int | None = None
-    vni: int | None = None
-    """The VXLAN network identifier, in vxlan mode."""
-    port: int | None = None
-    """The UDP port of the mode, here and on every peer."""
+
+    @property
+    def mode(self) -> str:
+        """The mode's name."""
+        return self.spec.name
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -77,13 +84,11 @@ class Node:
         """Bytes of container packet: as configured, else what every underlay family in use can take."""
         if self.mtu_override is not None:
             return self.mtu_override
-        return min(
-            overlay_mtu(self.underlay.mtu, self.mode, underlay_family) for underlay_family in self.underlay_families
-        )
+        return min(overlay_mtu(self.underlay.mtu, self.spec.overhead(family)) for family in self.underlay_families)
 
     def route_mtu(self, subnet: Network, public: Address, paths: Mapping[Address, int]) -> int | None:
         """Bytes of container packet that get to the peer's subnet, where its path is known to take less than others."""
-        return narrowed(paths.get(public), self.mode, public.version, subnet.version, self.overlay_mtu)
+        return narrowed(paths.get(public), self.spec.overhead(public.version), subnet.version, self.overlay_mtu)
 
     def serves(self, other: Node) -> bool:
         """Whether what sends and receives for this node is right for `other` as well: they differ in the underlay's MTU
@@ -105,30 +110,23 @@ class Node:
         if public is None:
             key = "public_ip" if underlay_family == 4 else "public_ipv6"
             return f"{subnet} is carried over IPv{underlay_family} from here and the lease has no {key}; add it"
-        if self.mode == "host-gw" and inner > underlay_family:
-            return f"{subnet} has no IPv6 next hop: host-gw needs public_ipv6 in every lease, or use udp or vxlan"
-        if self.mode == "host-gw" and not self.underlay.on_link(public):
-            networks = ", ".join(str(own.network) for own in self.underlay.addresses if not own.ip.is_link_local)
-            return (
-                f"{public} is not on the link of {self.underlay.name} ({networks}):"
-                " host-gw needs every peer on one link; use udp or vxlan"
-            )
-        return None
+        return self.spec.obstacle(self, subnet, public)
 
     def _vacant(self, peer: Lease) -> bool:
-        """Whether the lease is a reservation that no host has taken up yet: no way there, and nothing wrong with it."""
+        """Whether the lease is a reservation that no host has taken up yet: nobody to reach, and nothing wrong."""
         if not peer.reserved:
             return False
         nobody = peer.public_ip is None and peer.public_ipv6 is None
-        return nobody or (peer.backend == "udp" and peer.port is None and self.mode != "udp")
+        return nobody or (peer.backend == UNTYPED and peer.port is None and self.mode != UNTYPED)
 
     def _mismatch(self, peer: Lease, subnet: Network) -> str | None:
-        """Why the peer does not speak this node's language, where the registry says what it speaks."""
+        """What the peer's lease and this node's configuration contradict each other in."""
         if peer.backend is not None and peer.backend != self.mode:
-            return f"{subnet} is reached by backend {peer.backend}, this host speaks {self.mode}; use one on all hosts"
-        for name, its, ours in (("VNI", peer.vni, self.vni), ("port", peer.port, self.port)):
-            if its is not None and ours is not None and its != ours:
-                return f"{subnet} is reached by {name} {its}, this host has {name} {ours}; use one on all hosts"
+            return f"{subnet} uses backend {peer.backend}, this host {self.mode}; use one on all hosts"
+        for name, field in self.spec.agreed:
+            its, ours = getattr(peer, field), getattr(self.section, field)
+            if its is not None and its != ours:
+                return f"{subnet} uses {name} {its}, this host {name} {ours}; use one on all hosts"
         if any(overlap(subnet, own) for own in self.lease.subnets):
             return f"{subnet} overlaps this host's own subnet; one of the two leases has to go"
         return None

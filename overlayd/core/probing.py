@@ -271,16 +271,16 @@ class Patient:
             )
         return None
 
-    def notes(self, mode: str, overlay_mtu: int) -> Iterator[str]:
-        """What is odd about a peer that answers, in words; `mode` and `overlay_mtu` are ours."""
+    def notes(self, its_mode: str | None, mode: str, overlay_mtu: int) -> Iterator[str]:
+        """What is odd about a peer that answers, in words; `mode` and `overlay_mtu` are this host's."""
         if self.state != "reachable" or self.sender is None:
             return
         if self.path.narrow:
             yield f"the path takes packets of {self.path.found} bytes"
         if self.asked >= WINDOW // 2 and self.loss >= _LOSS:
             yield f"{self.loss:.0%} of the probes are lost"
-        if self.sender.mode != mode:
-            yield f"it runs mode {self.sender.mode or 'unknown'}, this host {mode}"
+        if its_mode != mode:
+            yield f"it runs mode {its_mode or 'unknown'}, this host {mode}"
         if self.sender.overlay_mtu not in (0, overlay_mtu):
             yield f"its overlay MTU is {self.sender.overlay_mtu}, this host's {overlay_mtu}"
         if not self.sender.well:

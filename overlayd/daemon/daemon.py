@@ -15,7 +15,8 @@ from contextlib import AsyncExitStack
 import structlog
 
 from overlayd.api.server import ControlServer
-from overlayd.daemon.discovery import make_backend, make_registry
+from overlayd.backend.modes import make_backend
+from overlayd.daemon.discovery import make_registry
 from overlayd.daemon.running import Running
 from overlayd.daemon.startup import bring_up, find_node, listen, open_monitor
 from overlayd.daemon.supervisor import Supervisor
@@ -49,7 +50,7 @@ async def run(sources: Sources, loaded: Loaded, manager: ServiceManager | None =
         if found is None:
             return
         settings, node = found
-        backend = make_backend(node, settings, manager)
+        backend = make_backend(node, manager)
         if given.registry == "static":
             await listen(server, given, closing)
         monitor = open_monitor(closing)

@@ -7,10 +7,6 @@ import socket
 from dataclasses import replace
 from pathlib import Path
 
-from overlayd.backend.base import Backend
-from overlayd.backend.host_gw import HostGwBackend
-from overlayd.backend.udp import UdpBackend
-from overlayd.backend.vxlan import VxlanBackend
 from overlayd.core.address import Interface
 from overlayd.core.mtu import MINIMUM
 from overlayd.core.node import Node, Underlay
@@ -21,7 +17,6 @@ from overlayd.registry.etcd.registry import EtcdRegistry
 from overlayd.registry.static import StaticRegistry
 from overlayd.system.errors import HostError
 from overlayd.system.netlink import Netlink
-from overlayd.system.service_manager import ServiceManager
 from overlayd.system.state_dir import StateDir
 
 _ANYWHERE = {4: "198.51.100.1", 6: "2001:db8::1"}  # documentation addresses: they follow the default route
@@ -47,9 +42,7 @@ async def discover(settings: Settings, registry: Registry, netlink: Netlink, sta
     underlay = replace(underlay, public_ip=lease.public_ip, public_ipv6=lease.public_ipv6)
     for own in lease.subnets:
         _not_on_underlay(own, underlay.addresses, underlay)
-    vni = settings.vxlan.vni if settings.mode == "vxlan" else None
-    port = {"udp": settings.udp.port, "vxlan": settings.vxlan.port, "host-gw": None}[settings.mode]
-    node = Node(settings.mode, lease, underlay, settings.ranges(), settings.mtu, vni, port)
+    node = Node(settings.spec, settings.section, lease, underlay, settings.ranges(), settings.mtu)
     for underlay_family in node.underlay_families:
         if underlay.local(underlay_family) is None:
             raise HostError(
@@ -60,7 +53,7 @@ async def discover(settings: Settings, registry: Registry, netlink: Netlink, sta
     if node.overlay_mtu < least:
         raise HostError(
             f"interface {underlay.name}: its MTU {underlay.mtu} leaves {node.overlay_mtu} bytes for containers,"
-            f" who need {least}; raise it by {least - node.overlay_mtu}"
+            f" which need {least}; raise it by {least - node.overlay_mtu}"
         )
     return node
 
@@ -75,18 +68,9 @@ def _not_on_underlay(subnet: object, addresses: tuple[Interface, ...], underlay:
 
 
 def make_registry(settings: Settings, *, read_only: bool = False) -> Registry:
-    """Where leases come from. Raises HostError or RegistryError. `read_only`: nothing is written anywhere."""
+    """The source of leases. Raises HostError or RegistryError. `read_only`: nothing is written anywhere."""
     if settings.registry == "static":
         return StaticRegistry()
     store = StateDir(Path(settings.state_dir), Path(settings.subnet_file), read_only=read_only)
     name = settings.node_name or re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())
     return EtcdRegistry(settings, store, name, read_only=read_only)
-
-
-def make_backend(node: Node, settings: Settings, manager: ServiceManager | None = None) -> Backend:
-    """The backend of the mode; the service manager keeps what it has open."""
-    if node.mode == "udp":
-        return UdpBackend(node, settings.udp, manager)
-    if node.mode == "vxlan":
-        return VxlanBackend(node, settings.vxlan)
-    return HostGwBackend(node)

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import structlog
 
+from overlayd.backend.modes import SETTINGS, make_backend
 from overlayd.core.leases.lease import Lease
 from overlayd.core.node import Node
 from overlayd.core.settings.model import Settings
-from overlayd.daemon.discovery import discover, make_backend
+from overlayd.daemon.discovery import discover
 from overlayd.daemon.forwarding import enable_forwarding
 from overlayd.daemon.install import install, introduce_peers
 from overlayd.observe.lifecycle import Lifecycle
@@ -84,7 +85,7 @@ class Reloader:
 
     async def _reload(self) -> str | None:
         try:
-            loaded = load(self._sources)
+            loaded = load(self._sources, SETTINGS)
             await self._change(loaded.settings)
         except (ConfigError, HostError, RegistryError) as error:
             return str(error)
@@ -119,7 +120,7 @@ class Reloader:
         settings = await overlay.registry.configure(given)
         node = await discover(settings, overlay.registry, self._netlink, interface)
         leases = overlay.registry.leases(settings)
-        if overlay.node.serves(node) and _same_backend(settings, overlay.settings):
+        if overlay.node.serves(node):
             await self._change_in_place(settings, node, leases)
         else:
             await self._replace_backend(settings, node, leases)
@@ -152,7 +153,7 @@ class Reloader:
         try:
             overlay.settings = settings
             self._stop_backend()
-            overlay.backend = make_backend(node, settings, self._manager)
+            overlay.backend = make_backend(node, self._manager)
             overlay.backend.open()
             table.replace(leases)
             log.info("data path rebuilt for the new configuration", mode=node.mode, lease=str(node.lease))
@@ -188,7 +189,3 @@ class Reloader:
             new=str(self._overlay.node.lease),
             bridges=", ".join(bridges) or "none",
         )
-
-
-def _same_backend(new: Settings, old: Settings) -> bool:
-    return (new.udp, new.vxlan) == (old.udp, old.vxlan)

@@ -48,7 +48,7 @@ class Running:
     ) -> None:
         """`settings`: those of `loaded`, with what the registry decides for the whole network."""
         self._lifecycle = lifecycle
-        prober = Prober(loaded.settings.probe, self._sender)
+        prober = Prober(loaded.settings.probe, self._sender, {mode.code: mode.name for mode in settings.modes.values()})
         reconciler = Reconciler(Kernel(netlink), monitor)
         self.overlay = overlay = Overlay(settings, backend, registry, reconciler, prober)
         self._reloader = Reloader(lifecycle, overlay, sources, loaded, netlink, manager)
@@ -89,7 +89,7 @@ class Running:
     def _sender(self) -> Sender:
         """What this host tells peers that probe it."""
         node = self.overlay.node
-        return Sender(node.mode, __version__, node.overlay_mtu, not self.health.broken)
+        return Sender(node.spec.code, __version__, node.overlay_mtu, not self.health.broken)
 
     # --- answers -----------------------------------------------------------------------------------------------------
 

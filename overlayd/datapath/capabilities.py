@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from overlayd.core.forward import Change, ForwardingTable, Peer
-from overlayd.core.mtu import overhead
+from overlayd.core.mtu import UDP_OVERHEAD
 from overlayd.datapath.contract import Tap, path_mtu
 from overlayd.datapath.native import _native as native
 from overlayd.datapath.negotiation import Acquaintance
@@ -105,7 +105,7 @@ class Ways:
 
     def _wide(self, peer: Peer) -> bool:
         """Whether the path takes our longest packets: what is forwarded does not see what the path told the sockets."""
-        return path_mtu(peer) >= self._mtu + overhead("udp", peer.underlay_family)
+        return path_mtu(peer) >= self._mtu + UDP_OVERHEAD[peer.underlay_family]
 
     def lose_tunnel(self, peer: Peer) -> None:
         """The path to the peer turned out narrower than its interface: the sockets learn that, the TAP does not."""

@@ -15,8 +15,8 @@ from typing import Protocol
 
 from overlayd.core.address import Family
 from overlayd.core.forward import Change, ForwardingTable, Peer
-from overlayd.core.settings.model import UdpSettings
 from overlayd.datapath.handover import Recipe
+from overlayd.datapath.settings import UdpSettings
 
 NO_TUN = -1
 """In place of a TUN's descriptor: no file has that number, so reading and writing it is refused."""

@@ -29,8 +29,7 @@ from overlayd.core.forward import (
     decide_outbound,
     too_big_for,
 )
-from overlayd.core.mtu import overhead
-from overlayd.core.settings.model import UdpSettings
+from overlayd.core.mtu import UDP_OVERHEAD
 from overlayd.datapath.contract import (
     DEFAULTS,
     ICMP_BURST,
@@ -45,6 +44,7 @@ from overlayd.datapath.contract import (
     path_mtu,
     unheard,
 )
+from overlayd.datapath.settings import UdpSettings
 from overlayd.wire.ip import decapsulate_ecn
 
 _BURST = 64
@@ -151,7 +151,7 @@ class PythonEngine:
         if error.errno != errno.EMSGSIZE:
             self._count(self._counters.tx_drops, DropReason.SEND_ERROR)
             return
-        mtu = path_mtu(peer) - overhead("udp", peer.underlay_family)
+        mtu = path_mtu(peer) - UDP_OVERHEAD[peer.underlay_family]
         self._not_sent(packet, too_big_for(packet, mtu, self._table))
 
     def _not_sent(self, packet: bytes, verdict: Drop | Reply) -> None:

@@ -73,13 +73,7 @@ def network_config(spec: LabSpec) -> dict[str, Any]:
 
 def _backend(spec: LabSpec, settings: Settings) -> dict[str, Any]:
     found: dict[str, Any] = {"Type": settings.mode}
-    if settings.mode == "udp":
-        found["Port"] = settings.udp.port
-    elif settings.mode == "vxlan":
-        vxlan = settings.vxlan
-        found |= {"VNI": vxlan.vni, "Port": vxlan.port}
-        found |= {"GBP": vxlan.gbp, "Learning": vxlan.learning, "DirectRouting": vxlan.direct_routing}
-    return found
+    return found | {option: getattr(settings.section, field) for option, field in settings.spec.options}
 
 
 def host_configuration(config: Mapping[str, Any], etcd: Etcd) -> dict[str, Any]:

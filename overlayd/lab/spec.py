@@ -16,8 +16,9 @@ from dataclasses import asdict, dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface
 from typing import Any, Literal, get_args
 
+from overlayd.backend.modes import SETTINGS
 from overlayd.core import mtu
-from overlayd.core.address import Address, Family, Interface, Mode, Network
+from overlayd.core.address import Address, Family, Interface, Network
 from overlayd.core.errors import ReportedError, UsageError
 from overlayd.core.leases.lease import Lease, Wire
 from overlayd.core.leases.subnet_env import subnet_env
@@ -26,7 +27,6 @@ from overlayd.core.settings.model import Settings
 from overlayd.core.settings.validation import validate
 
 Stack = Literal["ipv4", "ipv6", "dual"]
-LabMode = Literal[Mode, "none"]
 LabRegistry = Literal["static", "etcd"]
 
 HOSTS_MAX = 250
@@ -64,7 +64,7 @@ class LabSpec:
     """2 hosts are joined by a cable, any other number by a switch."""
     containers: int = 1
     """On each host."""
-    mode: LabMode = "udp"
+    mode: str = "udp"
     """none builds the topology without any daemon; its bridges and containers have the underlay's MTU."""
     family: Stack = "ipv4"
     """Of the containers."""
@@ -98,7 +98,7 @@ class LabSpec:
             if not low <= getattr(self, key) <= high:
                 raise SpecError(f"{key}: {getattr(self, key)} is out of range; use {low} to {high}")
         for key, words in (
-            ("mode", (*get_args(Mode), "none")),
+            ("mode", (*SETTINGS.modes, "none")),
             ("family", get_args(Stack)),
             ("underlay", get_args(Stack)),
             ("wire", get_args(Wire)),
@@ -206,7 +206,7 @@ def plan(spec: LabSpec) -> tuple[HostPlan, ...]:
 
 def settings_of(spec: LabSpec) -> Settings:
     """The spec's settings with overlayd's defaults. Raises SpecError for those that overlayd refuses."""
-    settings = validate(_as_text(configuration(spec)))
+    settings = validate(_as_text(configuration(spec)), SETTINGS)
     if not isinstance(settings, Settings):
         raise SpecError("settings: " + "; ".join(str(problem) for problem in settings))
     return settings
@@ -237,7 +237,7 @@ def _host(spec: LabSpec, settings: Settings, number: int) -> HostPlan:
     size, written = settings.mtu or spec.underlay_mtu, ""
     if spec.mode != "none":
         link = Underlay("eth0", 1, spec.underlay_mtu, underlay, lease.public_ip, lease.public_ipv6)
-        node = Node(spec.mode, lease, link, ranges, settings.mtu)
+        node = Node(settings.spec, settings.section, lease, link, ranges, settings.mtu)
         size, written = node.overlay_mtu, subnet_env(node, settings.ip_masq)
     if lease.ipv6_subnet is not None and size < mtu.MINIMUM[6]:
         raise SpecError(f"underlay_mtu: {spec.underlay_mtu} leaves {size} for containers; IPv6 needs {mtu.MINIMUM[6]}")

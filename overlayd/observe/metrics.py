@@ -262,7 +262,7 @@ def _each_peer(peers: list[Lease], counters: Counters | None, prober: Prober) ->
     sizes = [(labels, one.path.found) for labels, one in patients if one.path.found is not None]
     yield "overlayd_peer_path_mtu_bytes", "gauge", "The longest packet that gets to the peer.", sizes
     told = [
-        ({**labels, "name": lease.name, "version": one.sender.release, "mode": one.sender.mode or "unknown"}, 1)
+        ({**labels, "name": lease.name, "version": one.sender.release, "mode": prober.mode_of(one) or "unknown"}, 1)
         for lease in peers
         for one in prober.of(lease.key)
         if one.sender is not None

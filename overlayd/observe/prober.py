@@ -18,7 +18,7 @@ import socket
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
@@ -64,10 +64,14 @@ class Prober:
     """Why a datagram may be of no use."""
 
     def __init__(
-        self, settings: ProbeSettings, me: Callable[[], Sender], now: Callable[[], float] = time.monotonic
+        self,
+        settings: ProbeSettings,
+        me: Callable[[], Sender],
+        modes: Mapping[int, str],
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`me` says what this host tells of itself."""
-        self._settings, self._me, self._now = settings, me, now
+        """`me`: how this host describes itself. `modes`: names of the modes by their numbers in probes."""
+        self._settings, self._me, self._modes, self._now = settings, me, modes, now
         self._probing = Probing(float(settings.interval), secrets.token_bytes, random.random, now())
         self._sockets: dict[Family, socket.socket] = {}
         self._locals: dict[Family, str] = {}
@@ -326,11 +330,15 @@ class Prober:
         """What is known of the addresses of a lease, as JSON; times in seconds, sizes in bytes."""
         return [self._describe(one) for one in self.of(key)]
 
+    def mode_of(self, one: Patient) -> str | None:
+        """The mode that the peer runs; None where that is unknown."""
+        return self._modes.get(one.sender.mode) if one.sender is not None else None
+
     def _describe(self, one: Patient) -> dict[str, Any]:
         rtts, node = one.rtts, self._node
         assert node is not None
         problem = self.problem_of(one)
-        notes = list(one.notes(node.mode, node.overlay_mtu))
+        notes = list(one.notes(self.mode_of(one), node.mode, node.overlay_mtu))
         return {
             "address": one.target.host,
             "state": one.state,
@@ -340,7 +348,7 @@ class Prober:
             "loss": round(one.loss, 4),
             "path_mtu": one.path.found,
             "version": one.sender.release if one.sender else None,
-            "mode": one.sender.mode if one.sender else None,
+            "mode": self.mode_of(one),
             "overlay_mtu": one.sender.overlay_mtu if one.sender else None,
             "problem": problem,
             "notes": notes,

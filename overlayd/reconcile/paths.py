@@ -58,7 +58,7 @@ class PathFollower:
     async def follow(self) -> None:
         """Look once, and use what is new. Raises HostError."""
         backend = self._backend()
-        if backend.node.mode == "vxlan" and self._is_due():
+        if backend.node.spec.routes_carry_path_mtu and self._is_due():
             self._learnt = await self._netlink.paths()
         paths = self._narrow(backend)
         if paths != backend.paths:
@@ -76,7 +76,7 @@ class PathFollower:
 
     def _narrow(self, backend: Backend) -> dict[Address, int]:
         found: dict[Address, int] = {}
-        for source in (self._learnt if backend.node.mode == "vxlan" else {}, self._probed()):
+        for source in (self._learnt if backend.node.spec.routes_carry_path_mtu else {}, self._probed()):
             for address, mtu in source.items():
                 if mtu < backend.node.underlay.mtu and self._reconciler.table.is_public(address):
                     found[address] = min(mtu, found.get(address, mtu))

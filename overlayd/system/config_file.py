@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from overlayd.core.errors import UsageError
-from overlayd.core.settings.model import Option, Settings, options
+from overlayd.core.settings.model import Settings
+from overlayd.core.settings.options import Option, options
 from overlayd.core.settings.validation import Path as Place
 from overlayd.core.settings.validation import Problem, dotted, printable, validate
 from overlayd.system.errors import HostError
@@ -49,8 +50,8 @@ class Loaded:
     files: tuple[Path, ...]
 
 
-def load(sources: Sources) -> Loaded:
-    """Read, merge and validate. Raises ConfigError with everything that is wrong."""
+def load(sources: Sources, model: type[Settings]) -> Loaded:
+    """Read, merge and validate against this model. Raises ConfigError with everything that is wrong."""
     files: list[Path] = []
     places: dict[Place, str] = {}
     raw: dict[str, Any] = {}
@@ -58,7 +59,7 @@ def load(sources: Sources) -> Loaded:
     if sources.file is not None:
         files.append(sources.file)
         raw = _read_yaml(sources.file, places, errors)
-    known = {option.path: option for option in options()}
+    known = {option.path: option for option in options(model)}
     _overlay_environment(sources.environment, known, raw, places, errors)
     for option_path, value in sources.flags.items():
         _put(raw, option_path, value)
@@ -74,7 +75,7 @@ def load(sources: Sources) -> Loaded:
             errors += _read_leases(path, raw, places)
     if errors:  # a tree that could not be read whole would only give misleading further errors
         raise ConfigError(errors)
-    result = validate(raw)
+    result = validate(raw, model)
     if isinstance(result, Settings):
         return Loaded(result, tuple(files))
     raise ConfigError([_line(problem, places, known) for problem in result])

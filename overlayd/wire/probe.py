@@ -19,7 +19,6 @@ from enum import IntEnum
 _LAYOUT = struct.Struct(">4sBBBB8sHH16s")
 _MAGIC = b"\0ovp"
 _VERSION = 1
-_MODES = (None, "udp", "vxlan", "host-gw")
 _WELL = 0x01
 _RELEASE = 16
 LENGTH = _LAYOUT.size
@@ -39,8 +38,8 @@ class Kind(IntEnum):
 class Sender:
     """What the sender of a probe says of itself."""
 
-    mode: str | None
-    """None for one that we do not know."""
+    mode: int
+    """Its mode's number (`core.mode.ModeSpec`); 0 where unknown."""
     release: str
     """Printable ASCII, at most 16 characters."""
     overlay_mtu: int
@@ -63,10 +62,11 @@ class Probe:
     def encode(self) -> bytes:
         """As a datagram's payload."""
         one = self.sender
-        mode = _MODES.index(one.mode) if one.mode in _MODES else 0
         release = one.release.encode("ascii", "replace")[:_RELEASE]
         state = _WELL if one.well else 0
-        head = _LAYOUT.pack(_MAGIC, _VERSION, self.kind, mode, state, self.nonce, self.length, one.overlay_mtu, release)
+        head = _LAYOUT.pack(
+            _MAGIC, _VERSION, self.kind, one.mode, state, self.nonce, self.length, one.overlay_mtu, release
+        )
         return head.ljust(self.length, b"\0") if self.kind is Kind.QUESTION else head
 
     def answer(self, sender: Sender) -> Probe:
@@ -86,6 +86,5 @@ def decode(payload: bytes) -> Probe | None:
     word = release.rstrip(b"\0")
     if not all(0x21 <= byte <= 0x7E for byte in word):
         return None
-    known = _MODES[mode] if mode < len(_MODES) else None
-    sender = Sender(known, word.decode("ascii"), mtu, bool(state & _WELL))
+    sender = Sender(mode, word.decode("ascii"), mtu, bool(state & _WELL))
     return Probe(Kind(kind), sender, nonce, length)

@@ -16,6 +16,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from overlayd.backend.modes import SETTINGS
 from overlayd.core.address import Network
 from overlayd.core.node import Underlay
 from overlayd.core.settings.model import Settings
@@ -182,7 +183,7 @@ class Disk:
 
 def settings_for(etcd: Etcd, **more: object) -> Settings:
     raw = {"registry": "etcd", "etcd": {key: str(value) for key, value in etcd.settings().items()}, **more}
-    settings = validate(raw)
+    settings = validate(raw, SETTINGS)
     assert isinstance(settings, Settings), settings
     return settings
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from overlayd.backend.modes import SETTINGS
 from overlayd.core.leases.lease import Lease, LeaseTable
 from overlayd.core.node import Underlay
 from overlayd.core.settings.model import Settings
@@ -137,7 +138,7 @@ async def make(etcd: Etcd, tmp_path: Path) -> AsyncIterator[Make]:
         heartbeat: float = 5.0,
         **settings: Any,
     ) -> Node:
-        given = validate({"registry": "etcd", "etcd": {"endpoints": etcd.endpoints}, **settings})
+        given = validate({"registry": "etcd", "etcd": {"endpoints": etcd.endpoints}, **settings}, SETTINGS)
         assert isinstance(given, Settings), [str(problem) for problem in given]
         store = StateDir(tmp_path / name / "state", tmp_path / name / "subnet.env")
         now, sleep = (clock.now, clock.sleep) if clock else (lambda: 0.0, at_once)
@@ -426,7 +427,7 @@ async def test_a_new_configuration_is_gone_over_to(etcd: Etcd, make: Make) -> No
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ('{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard"}}', "Backend.Type: wireguard is no backend that"),
         ('{"Network":"10.99.0.0/16"}', "is no part of it; takes effect at the next start"),
         (None, "it was deleted; write it again"),

@@ -71,7 +71,7 @@ def idle() -> Iterator[Host]:
         ("mode: vxlan", "- mode", "FILE:2: is not YAML: "),
         ("mode: vxlan", "leases_file: none.yaml", "FILE:1: leases_file: none.yaml is given beside `leases`; keep one"),
         ("ip: 192.0.2.2", "ip: 192.0.2.1", "FILE:7: leases[1].public_ip: 192.0.2.1 is that of leases[0] too; each"),
-        ("ip: 192.0.2.2", "ip: 300.0.2.1", "FILE:7: leases[1].public_ip: 300.0.2.1 is no IPv4 address"),
+        ("ip: 192.0.2.2", "ip: 300.0.2.1", "FILE:7: leases[1].public_ip: 300.0.2.1 is not a valid IPv4 address"),
     ],
 )
 def test_mistakes_in_the_file(idle: Host, tmp_path: Path, old: str, new: str, line: str) -> None:
@@ -98,7 +98,7 @@ def test_every_mistake_has_its_line(idle: Host, tmp_path: Path) -> None:
         (["--config", "/nonexistent/file"], {}, "/nonexistent/file: No such file or directory; check the path"),
         (["--vxlan-port", "70000"], {}, "--vxlan-port: 70000 is out of range; use 1 to 65535"),
         (["--leases-file", "/nonexistent/leases"], {}, "/nonexistent/leases: No such file or directory; check the"),
-        ([], {"OVERLAYD_VXLAN_PORT": "high"}, "OVERLAYD_VXLAN_PORT: high is no whole number; use 1 to 65535"),
+        ([], {"OVERLAYD_VXLAN_PORT": "high"}, "OVERLAYD_VXLAN_PORT: high is not a whole number; use 1 to 65535"),
         ([], {"OVERLAYD_VXLAN_PROT": "1"}, "OVERLAYD_VXLAN_PROT: unknown variable; see overlayd --help for those"),
         ([], {"OVERLAYD_NETWORK": "10.1.0.1/16"}, "OVERLAYD_NETWORK: 10.1.0.1/16 has host bits set; did you mean"),
         (["--ip-masq=perhaps"], {}, "--ip-masq: perhaps is neither true nor false"),

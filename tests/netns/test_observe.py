@@ -34,7 +34,7 @@ PROBE_PORT, HEALTH_PORT = 8286, 9001
 WAYS = ("tx", "rx")
 URL = f"http://127.0.0.1:{HEALTH_PORT}"
 SETTINGS: dict[str, Any] = {"healthz_ip": "127.0.0.1", "healthz_port": HEALTH_PORT, "probe": {"interval": "1s"}}
-SENDER = Sender("udp", "0.1.0", 1452, True)
+SENDER = Sender(1, "0.1.0", 1452, True)
 STRANGER = {4: "192.0.2.77", 6: "fd00:192:0:2::77"}
 
 Trio = tuple[Host, Host, Host]

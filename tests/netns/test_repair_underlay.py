@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from overlayd.core.mtu import overhead
+from overlayd.backend.modes import SETTINGS
 from overlayd.lab import Host, hosts
 from support.etcd_cluster import etcd_of, flannel_value, key_of
 from support.picture import DEVICES, picture
@@ -66,7 +66,7 @@ def test_another_mtu(pairs: dict[str, Pair], mode: str) -> None:
     for mtu in (1400, 1500):
         for host in (a, b):
             host.ip(f"link set eth0 mtu {mtu}")
-        overlay = mtu - max(overhead(mode, family) for family in FAMILIES)
+        overlay = mtu - max(SETTINGS.modes[mode].overhead(family) for family in FAMILIES)
         for host in (a, b):
             eventually(lambda host=host, overlay=overlay: host.status()["overlay"]["mtu"] == overlay)
             assert host.status()["underlay"]["mtu"] == mtu

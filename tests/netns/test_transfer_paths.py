@@ -12,12 +12,12 @@ import asyncio
 import re
 from collections.abc import Iterator
 from ipaddress import IPv4Address
+from typing import Any
 
 import pytest
 
-from overlayd.core.mtu import overhead
-from overlayd.core.settings.model import Settings
-from overlayd.daemon.discovery import discover, make_backend
+from overlayd.backend.modes import SETTINGS, make_backend
+from overlayd.daemon.discovery import discover
 from overlayd.lab import Host, Namespace, hosts
 from overlayd.lab.namespace import ip_batch, within
 from overlayd.reconcile.paths import PathFollower
@@ -109,7 +109,7 @@ def test_containers_are_told(pair: tuple[Host, Host], family: int) -> None:
         assert inner.ping(address, size=a.status()["overlay"]["mtu"], dont_fragment=True), "in fragments"
         assert not a.ping(b.public(4), size=WIDE, dont_fragment=True, timeout=0.3)
     inner.run("ip", f"-{family}", "route", "flush", "cache")
-    path = NARROW - overhead(mode, under)
+    path = NARROW - SETTINGS.modes[mode].overhead(under)
 
     def told() -> bool:
         said = ping_text(inner, address, "-M", "do", "-s", str(a.status()["overlay"]["mtu"] - header), wait=0.2)
@@ -126,10 +126,10 @@ def test_a_path_that_was_probed(mode: str) -> None:
     peer, stranger = IPv4Address("192.0.2.2"), IPv4Address("192.0.2.77")
     said = [(peer, NARROW, NARROW), (peer, 300, 576), (peer, None, None), (stranger, NARROW, None), (peer, WIDE, None)]
 
-    async def job(settings: Settings) -> None:
+    async def job(settings: Any) -> None:
         async with Netlink() as netlink:
             node = await discover(settings, StaticRegistry(), netlink)
-            backend, reconciler = make_backend(node, settings), Reconciler(Kernel(netlink))
+            backend, reconciler = make_backend(node), Reconciler(Kernel(netlink))
             reconciler.table.replace(StaticRegistry().leases(settings))
             assert await reconciler.compare(backend, settings) == []
             probed: dict[IPv4Address, int] = {}
@@ -139,7 +139,7 @@ def test_a_path_that_was_probed(mode: str) -> None:
                 probed.update({} if path is None else {public: path})
                 await follower.follow()
                 found = {line.split()[0]: mtu_of(line) for line in host.run("ip", "route").stdout.splitlines()}
-                wide = None if shown is None else max(shown - overhead(mode, 4), 576)
+                wide = None if shown is None else max(shown - SETTINGS.modes[mode].overhead(4), 576)
                 assert found["10.1.2.0/24"] == wide
                 assert found["10.1.3.0/24"] is None
                 assert (await reconciler.plan(backend, settings))[0] == [], "the kernel has what is desired"
@@ -147,7 +147,7 @@ def test_a_path_that_was_probed(mode: str) -> None:
 
     leases = [{"subnet": f"10.1.{number}.0/24", "public_ip": f"192.0.2.{number}"} for number in (1, 2, 3)]
     with hosts(2, mode="none", containers=0) as (host, _):
-        settings = Settings.model_validate({"mode": mode, "network": "10.1.0.0/16", "leases": leases})
+        settings = SETTINGS.model_validate({"mode": mode, "network": "10.1.0.0/16", "leases": leases})
         within(host.namespace, lambda: asyncio.run(job(settings)))
 
 

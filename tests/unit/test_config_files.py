@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from overlayd.core.settings.model import Settings, options
+from overlayd.backend.modes import SETTINGS
+from overlayd.core.settings.options import options
 from overlayd.system.config_file import Sources, load
 
 CONFIG = Path(__file__).parents[2] / "config"
@@ -38,10 +39,10 @@ def shown() -> dict[tuple[str, ...], Line]:
 
 
 def test_the_example_shows_every_option_and_no_other() -> None:
-    assert {".".join(path) for path in shown()} == {".".join(option.path) for option in options()}
+    assert {".".join(path) for path in shown()} == {".".join(option.path) for option in options(SETTINGS)}
 
 
-@pytest.mark.parametrize("option", list(options()), ids=lambda option: ".".join(option.path))
+@pytest.mark.parametrize("option", list(options(SETTINGS)), ids=lambda option: ".".join(option.path))
 def test_the_example_shows_the_default(option: object) -> None:
     path, default = option.path, option.default  # type: ignore[attr-defined]
     hidden, value = shown()[path]
@@ -54,8 +55,8 @@ def test_the_example_shows_the_default(option: object) -> None:
 
 
 def test_the_example_is_valid_and_changes_nothing_but_the_network() -> None:
-    settings = load(Sources(EXAMPLE)).settings
-    changed = {key for key in Settings.model_fields if getattr(settings, key) != Settings.model_fields[key].default}
+    settings = load(Sources(EXAMPLE), SETTINGS).settings
+    changed = {key for key in SETTINGS.model_fields if getattr(settings, key) != SETTINGS.model_fields[key].default}
     assert changed == {"network", "leases"}
     assert [entry.name for entry in settings.leases] == ["host-a", "host-b"]
 
@@ -69,7 +70,7 @@ def test_every_value_that_is_commented_out_is_valid(tmp_path: Path) -> None:
     text = re.sub(r"^    # ", "    ", text, flags=re.MULTILINE)  # the lease row's
     file = tmp_path / "overlayd.yaml"
     file.write_text(text)
-    settings = load(Sources(file)).settings
+    settings = load(Sources(file), SETTINGS).settings
     assert str(settings.leases[0].ipv6_subnet) == "fd00:10:1:1::/64"
     assert settings.leases[0].vtep_mac == "06:47:0f:9c:01:2a"
     assert settings.mtu == 1450
@@ -77,7 +78,7 @@ def test_every_value_that_is_commented_out_is_valid(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["host-a", "host-b"])
 def test_the_two_host_example_is_valid(host: str) -> None:
-    loaded = load(Sources(CONFIG / "two-host" / f"{host}.yaml"))
+    loaded = load(Sources(CONFIG / "two-host" / f"{host}.yaml"), SETTINGS)
     assert [entry.name for entry in loaded.settings.leases] == ["host-a", "host-b"]
     assert loaded.files == (CONFIG / "two-host" / f"{host}.yaml", CONFIG / "two-host" / "leases.yaml")
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from overlayd.backend.modes import SETTINGS
 from overlayd.core.flannel.config import config_text, parse_config
 from overlayd.core.flannel.form import FormatError
 from overlayd.core.flannel.lease import key_of, lease_text, parse_key, parse_lease
@@ -42,12 +43,12 @@ KEY, DUAL_KEY, V6_KEY = "10.5.52.0-24", "10.5.52.0-24&fc00:0:0:34::-64", "0.0.0.
 
 @pytest.mark.parametrize(("key", "value"), [(KEY, VXLAN), (DUAL_KEY, DUAL), (KEY, UDP), (KEY, HOST_GW), (V6_KEY, V6)])
 def test_what_flannel_writes_is_read_and_written_again_byte_for_byte(key: str, value: str) -> None:
-    lease = parse_lease(key, value)
-    assert (key_of(lease), lease_text(lease)) == (key, value)
+    lease = parse_lease(key, value, SETTINGS.modes)
+    assert (key_of(lease), lease_text(lease, SETTINGS.modes)) == (key, value)
 
 
 def test_what_a_vxlan_lease_says() -> None:
-    lease = parse_lease(DUAL_KEY, DUAL)
+    lease = parse_lease(DUAL_KEY, DUAL, SETTINGS.modes)
     assert lease.subnets == (IPv4Network("10.5.52.0/24"), IPv6Network("fc00:0:0:34::/64"))
     assert (lease.public_ip, lease.public_ipv6) == (IPv4Address("192.168.77.1"), IPv6Address("fd00:77::1"))
     assert (lease.backend, lease.vni, lease.port) == ("vxlan", 1, None)
@@ -55,84 +56,91 @@ def test_what_a_vxlan_lease_says() -> None:
 
 
 def test_a_lease_without_backend_is_of_udp() -> None:
-    assert parse_lease(KEY, UDP).backend == "udp"
+    assert parse_lease(KEY, UDP, SETTINGS.modes).backend == "udp"
 
 
 def test_names_match_in_any_case() -> None:
     value = '{"publicip":"192.0.2.1","BACKENDTYPE":"vxlan","backendData":{"vni":3,"vtepmac":"06-47-0F-9C-01-2A"}}'
-    lease = parse_lease(KEY, value)
+    lease = parse_lease(KEY, value, SETTINGS.modes)
     assert (lease.public_ip, lease.vni, lease.vtep_mac) == (IPv4Address("192.0.2.1"), 3, "06:47:0f:9c:01:2a")
 
 
 def test_an_older_flannel_left_the_vni_out() -> None:
     value = '{"PublicIP":"192.0.2.1","BackendType":"vxlan","BackendData":{"VtepMAC":"06:47:0f:9c:01:2a"}}'
-    assert parse_lease(KEY, value).vni is None
+    assert parse_lease(KEY, value, SETTINGS.modes).vni is None
 
 
 def test_names_that_nobody_knows_are_passed_over() -> None:
-    assert parse_lease(KEY, '{"PublicIP":"192.0.2.1","Future":[1]}') == parse_lease(KEY, '{"PublicIP":"192.0.2.1"}')
+    assert parse_lease(KEY, '{"PublicIP":"192.0.2.1","Future":[1]}', SETTINGS.modes) == parse_lease(
+        KEY, '{"PublicIP":"192.0.2.1"}', SETTINGS.modes
+    )
 
 
 def test_what_a_udp_lease_carries_is_kept_as_it_is() -> None:
     value = '{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendData":{"formats":["a"],"n":{"x":1}}}'
-    lease = parse_lease(KEY, value)
+    lease = parse_lease(KEY, value, SETTINGS.modes)
     assert lease.data == {"formats": ["a"], "n": {"x": 1}}
-    assert lease_text(lease) == value
-    assert hash(lease) == hash(parse_lease(KEY, value))
+    assert lease_text(lease, SETTINGS.modes) == value
+    assert hash(lease) == hash(parse_lease(KEY, value, SETTINGS.modes))
 
 
 def test_what_a_host_knows_beyond_flannels_format_stands_in_its_lease() -> None:
-    lease = parse_lease(KEY, '{"PublicIP":"192.0.2.1","BackendData":{"Wire":"overlayd"}}')
+    lease = parse_lease(KEY, '{"PublicIP":"192.0.2.1","BackendData":{"Wire":"overlayd"}}', SETTINGS.modes)
     assert (lease.wire, lease.data) == ("overlayd", None)
-    assert lease_text(lease) == '{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendData":{"Wire":"overlayd"}}'
+    assert (
+        lease_text(lease, SETTINGS.modes)
+        == '{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendData":{"Wire":"overlayd"}}'
+    )
     for other in ('{"Wire":"later"}', '{"Wire":1}', '"overlayd"', '{"wire":"overlayd"}'):
-        assert parse_lease(KEY, f'{{"PublicIP":"192.0.2.1","BackendData":{other}}}').wire == "flannel"
+        assert parse_lease(KEY, f'{{"PublicIP":"192.0.2.1","BackendData":{other}}}', SETTINGS.modes).wire == "flannel"
 
 
 def test_other_backends_are_leases_too() -> None:
-    lease = parse_lease(KEY, '{"PublicIP":"192.0.2.1","BackendType":"wireguard","BackendData":{"PublicKey":"x"}}')
+    lease = parse_lease(
+        KEY, '{"PublicIP":"192.0.2.1","BackendType":"wireguard","BackendData":{"PublicKey":"x"}}', SETTINGS.modes
+    )
     assert (lease.backend, lease.data) == ("wireguard", None)
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        ("", "is no JSON: "),
-        ("[]", "is no JSON object"),
-        ("[" * 100_000, "is no JSON: "),
-        ('{"PublicIP":"192.0.2.300"}', "PublicIP: 192.0.2.300 is no IPv4 address"),
-        ('{"PublicIP":"192.0.2.01"}', "PublicIP: 192.0.2.01 is no IPv4 address"),
+        ("", "is not JSON: "),
+        ("[]", "is not a JSON object"),
+        ("[" * 100_000, "is not JSON: "),
+        ('{"PublicIP":"192.0.2.300"}', "PublicIP: 192.0.2.300 is not a valid IPv4 address"),
+        ('{"PublicIP":"192.0.2.01"}', "PublicIP: 192.0.2.01 is not a valid IPv4 address"),
         ('{"PublicIP":"127.0.0.1"}', "PublicIP: 127.0.0.1 is not an address that other hosts can send to"),
         ('{"PublicIP":"169.254.1.1"}', "PublicIP: 169.254.1.1 is not an address that other hosts can send to"),
         ('{"PublicIP":"224.0.0.1"}', "PublicIP: 224.0.0.1 is not an address that other hosts can send to"),
-        ('{"PublicIP":"fd00::1"}', "PublicIP: fd00::1 is no IPv4 address"),
-        ('{"PublicIP":7}', "PublicIP: is no address"),
+        ('{"PublicIP":"fd00::1"}', "PublicIP: fd00::1 is not a valid IPv4 address"),
+        ('{"PublicIP":7}', "PublicIP: is not an address"),
         ('{"PublicIP":"192.0.2.1","PublicIPv6":"fe80::1%eth0"}', "PublicIPv6: fe80::1%eth0 is not an address that"),
-        ('{"PublicIP":"192.0.2.1","BackendType":7}', "BackendType: is no backend's name"),
-        ('{"PublicIP":"192.0.2.1","BackendType":"a b"}', "BackendType: is no backend's name"),
+        ('{"PublicIP":"192.0.2.1","BackendType":7}', "BackendType: is not a valid backend name"),
+        ('{"PublicIP":"192.0.2.1","BackendType":"a b"}', "BackendType: is not a valid backend name"),
         (
             '{"PublicIP":"192.0.2.1","BackendType":"vxlan"}',
-            "BackendData: holds no VtepMAC, which every vxlan lease has",
+            "BackendData: has no VtepMAC, which every vxlan lease needs",
         ),
-        ('{"PublicIP":"192.0.2.1","BackendType":"vxlan","BackendData":[]}', "BackendData: is no object"),
-        ('{"PublicIP":"192.0.2.1","BackendType":"vxlan","BackendData":{"VNI":1}}', "BackendData: holds no VtepMAC"),
+        ('{"PublicIP":"192.0.2.1","BackendType":"vxlan","BackendData":[]}', "BackendData: is not an object"),
+        ('{"PublicIP":"192.0.2.1","BackendType":"vxlan","BackendData":{"VNI":1}}', "BackendData: has no VtepMAC"),
         (
             '{"PublicIP":"192.0.2.1","BackendType":"vxlan","BackendData":{"VtepMAC":"01:00:00:00:00:00"}}',
             "BackendData.VtepMAC: 01:00:00:00:00:00 is a group address; a VTEP needs a unicast one",
         ),
         (
             '{"PublicIP":"192.0.2.1","BackendType":"vxlan","BackendData":{"VNI":true,"VtepMAC":"02:00:00:00:00:01"}}',
-            "BackendData.VNI: True is no VNI",
+            "BackendData.VNI: True is not a valid VNI",
         ),
         (
             '{"PublicIP":"192.0.2.1","BackendType":"vxlan","BackendData":{"VNI":16777216,"VtepMAC":"02:00:00:00:00:01"}}',
-            "BackendData.VNI: 16777216 is no VNI",
+            "BackendData.VNI: 16777216 is not a valid VNI",
         ),
     ],
 )
 def test_a_value_that_makes_no_sense(value: str, text: str) -> None:
     with pytest.raises(FormatError) as error:
-        parse_lease(KEY, value)
+        parse_lease(KEY, value, SETTINGS.modes)
     assert str(error.value).startswith(text)
 
 
@@ -142,20 +150,20 @@ def test_a_value_that_makes_no_sense(value: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("key", "text"),
     [
-        ("", "is no subnet key; flannel writes 10.5.52.0-24"),
-        ("10.5.52.0/24", "is no subnet key; flannel writes 10.5.52.0-24"),
-        ("10.5.52.0", "is no subnet key; flannel writes 10.5.52.0-24"),
-        ("x10.5.52.0-24", "is no subnet key; flannel writes 10.5.52.0-24"),
-        ("10.5.52.0-24/x", "is no subnet key; flannel writes 10.5.52.0-24"),
-        ("10.5.52.0-24\n", "is no subnet key; flannel writes 10.5.52.0-24"),
-        ("10.5.52.1-24", "is no subnet key: 10.5.52.1/24 has host bits set"),
-        ("10.5.52.0-33", "is no subnet key: "),
-        ("10.5.256.0-24", "is no subnet key: "),
-        ("10.5.52.0-24&10.6.0.0-24", "is no subnet key: "),
-        ("10.5.52.0-24&fc00::1-64", "is no subnet key: fc00::1/64 has host bits set"),
-        ("10.5.52.0-24&fc00::-129", "is no subnet key: "),
-        ("0.0.0.0-0", "is no subnet key: it names no subnet"),
-        ("\u0661\u0660.5.52.0-24", "is no subnet key: "),
+        ("", "is not a subnet key; flannel writes 10.5.52.0-24"),
+        ("10.5.52.0/24", "is not a subnet key; flannel writes 10.5.52.0-24"),
+        ("10.5.52.0", "is not a subnet key; flannel writes 10.5.52.0-24"),
+        ("x10.5.52.0-24", "is not a subnet key; flannel writes 10.5.52.0-24"),
+        ("10.5.52.0-24/x", "is not a subnet key; flannel writes 10.5.52.0-24"),
+        ("10.5.52.0-24\n", "is not a subnet key; flannel writes 10.5.52.0-24"),
+        ("10.5.52.1-24", "is not a subnet key: 10.5.52.1/24 has host bits set"),
+        ("10.5.52.0-33", "is not a subnet key: "),
+        ("10.5.256.0-24", "is not a subnet key: "),
+        ("10.5.52.0-24&10.6.0.0-24", "is not a subnet key: "),
+        ("10.5.52.0-24&fc00::1-64", "is not a subnet key: fc00::1/64 has host bits set"),
+        ("10.5.52.0-24&fc00::-129", "is not a subnet key: "),
+        ("0.0.0.0-0", "is not a subnet key: it names no subnet"),
+        ("\u0661\u0660.5.52.0-24", "is not a subnet key: "),
     ],
 )
 def test_a_key_that_makes_no_sense(key: str, text: str) -> None:
@@ -201,10 +209,10 @@ def leases(draw: st.DrawFn) -> Lease:
 
 @given(leases())
 def test_every_lease_comes_back(lease: Lease) -> None:
-    back = parse_lease(key_of(lease), lease_text(lease))
+    back = parse_lease(key_of(lease), lease_text(lease, SETTINGS.modes), SETTINGS.modes)
     assert back == lease
-    assert lease_text(back) == lease_text(lease)
-    assert json.loads(lease_text(lease)).keys() <= {
+    assert lease_text(back, SETTINGS.modes) == lease_text(lease, SETTINGS.modes)
+    assert json.loads(lease_text(lease, SETTINGS.modes)).keys() <= {
         "PublicIP", "PublicIPv6", "BackendType", "BackendData", "BackendV6Data"
     }  # fmt: skip
 
@@ -229,7 +237,7 @@ DEEP: st.SearchStrategy[Any] = st.recursive(
 @given(st.text() | st.dictionaries(NAMES, DEEP).map(json.dumps))
 def test_any_value_is_read_or_refused(value: str) -> None:
     try:
-        lease = parse_lease(KEY, value)
+        lease = parse_lease(KEY, value, SETTINGS.modes)
     except FormatError:
         return
     assert lease.subnets == (IPv4Network("10.5.52.0/24"),)
@@ -243,13 +251,13 @@ TEXTS = st.integers(0, 2**32 - 1).map(lambda number: str(IPv4Address(number))) |
 @given(TEXTS)
 def test_public_addresses_are_read_as_the_file_s_are(text: str) -> None:
     """The fast way and the slow one agree."""
-    settings = validate({"network": "240.0.0.0/8", "public_ip": text})
+    settings = validate({"network": "240.0.0.0/8", "public_ip": text}, SETTINGS)
     value = json.dumps({"PublicIP": text})
     if isinstance(settings, Settings):
-        assert parse_lease(KEY, value).public_ip == settings.public_ip
+        assert parse_lease(KEY, value, SETTINGS.modes).public_ip == settings.public_ip
     elif text != "0.0.0.0" and not text.startswith("240."):  # which lies inside the overlay: not this parser's matter
         with pytest.raises(FormatError):
-            parse_lease(KEY, value)
+            parse_lease(KEY, value, SETTINGS.modes)
 
 
 # --- our own record --------------------------------------------------------------------------------------------------
@@ -270,7 +278,7 @@ def test_our_record_comes_back(record: HostRecord) -> None:
         ({"id": None}, "id: is missing or no word"),
         ({"id": "a b"}, "id: is missing or no word"),
         ({"session": 7}, "session: is missing or no word"),
-        ({"subnet": "x"}, "is no subnet key"),
+        ({"subnet": "x"}, "is not a subnet key"),
         ({"port": 0}, "port: is no port"),
         ({"port": True}, "port: is no port"),
         ({"probe": 65536}, "probe: is no port"),
@@ -299,13 +307,13 @@ def test_any_record_is_read_or_refused(value: str) -> None:
 
 
 def problems(text: str) -> list[str]:
-    found = parse_config(text)
+    found = parse_config(text, SETTINGS)
     assert isinstance(found, list), "accepted"
     return [str(problem) for problem in found]
 
 
 def config(text: str) -> Settings:
-    found = parse_config(text)
+    found = parse_config(text, SETTINGS)
     assert isinstance(found, Settings), [str(problem) for problem in found]
     return found
 
@@ -342,8 +350,8 @@ def test_ipv6_counts_only_where_it_is_enabled() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("{", ["is no JSON"]),
-        ("7", ["is no JSON object"]),
+        ("{", ["is not JSON"]),
+        ("7", ["is not a JSON object"]),
         ("{}", ["Network: is missing; give a network, or set EnableIPv4 to false"]),
         ('{"Network":"10.5.0.0/16","Netwrk":1}', ["Netwrk: unknown key; did you mean Network?"]),
         ('{"Network":"10.5.0.0/16","network":"10.6.0.0/16"}', ["network: is given twice; keep one"]),
@@ -356,8 +364,11 @@ def test_ipv6_counts_only_where_it_is_enabled() -> None:
         ('{"Network":"10.5.0.0/16","SubnetMin":"10.6.0.0"}', ["SubnetMin: 10.6.0.0 lies outside 10.5.0.0/16"]),
         ('{"Network":"10.5.0.0/16","EnableIPv6":1}', ["EnableIPv6: 1 is not true or false"]),
         ('{"Network":"10.5.0.0/16","EnableIPv6":true}', ["IPv6Network: is missing"]),
-        ('{"Network":"10.5.0.0/16","Backend":"vxlan"}', ["Backend: is no object"]),
-        ('{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard"}}', ["Backend.Type: wireguard is no backend that"]),
+        ('{"Network":"10.5.0.0/16","Backend":"vxlan"}', ["Backend: is not an object"]),
+        (
+            '{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard"}}',
+            ["Backend.Type: wireguard is not a backend of overlayd"],
+        ),
         (
             '{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":16777216}}',
             ["Backend.VNI: 16777216 is out of range"],
@@ -384,7 +395,7 @@ def test_a_configuration_that_makes_no_sense(text: str, expected: list[str]) -> 
     ).map(json.dumps)
 )
 def test_any_configuration_is_read_or_refused_with_reasons(text: str) -> None:
-    found = parse_config(text)
+    found = parse_config(text, SETTINGS)
     assert isinstance(found, Settings) or (found and all(str(problem) for problem in found))
 
 
@@ -403,7 +414,7 @@ def test_any_configuration_is_read_or_refused_with_reasons(text: str) -> None:
     ],
 )
 def test_a_configuration_is_written_as_flannel_reads_it(raw: dict[str, Any], text: str) -> None:
-    settings = validate(raw)
+    settings = validate(raw, SETTINGS)
     assert isinstance(settings, Settings)
     assert config_text(settings) == text
     assert config(text).model_dump() == settings.model_dump()

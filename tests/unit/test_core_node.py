@@ -5,7 +5,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 import pytest
 
-from overlayd.core.address import Mode
+from overlayd.backend.modes import SETTINGS
+from overlayd.backend.vxlan import VxlanSettings
 from overlayd.core.leases.lease import Lease
 from overlayd.core.leases.subnets import SubnetRange
 from overlayd.core.node import Node, Underlay
@@ -20,12 +21,13 @@ PEER = Lease(
 )
 
 
-def node(inner: str = "4", underlay_families: str = "4", mode: Mode = "udp", mtu: int | None = None) -> Node:
+def node(inner: str = "4", underlay_families: str = "4", mode: str = "udp", mtu: int | None = None) -> Node:
     """A host with a subnet of each family in `inner` and an underlay address of each in `underlay_families`."""
     v4, v6 = "4" in underlay_families, "6" in underlay_families
     addresses = [ip_interface("192.168.77.1/24")] * v4 + [ip_interface("fd77::1/64")] * v6
     return Node(
-        mode=mode,
+        spec=SETTINGS.modes[mode],
+        section=SETTINGS(mode=mode).section,
         lease=Lease(subnet=SUBNET_V4 if "4" in inner else None, ipv6_subnet=SUBNET_V6 if "6" in inner else None),
         underlay=Underlay(
             name="eth0",
@@ -81,7 +83,7 @@ def test_each_family_is_carried_by_itself_where_it_can_be() -> None:
         ("host-gw", "46", "46", 1500),
     ],
 )
-def test_overlay_mtu(mode: Mode, inner: str, underlay: str, expected: int) -> None:
+def test_overlay_mtu(mode: str, inner: str, underlay: str, expected: int) -> None:
     assert node(inner, underlay, mode).overlay_mtu == expected
 
 
@@ -200,20 +202,20 @@ def test_local_address(addresses: list[str], public: str | None, local: str | No
 
 
 def vxlan_node(vni: int = 1, port: int = 8472) -> Node:
-    return replace(node("4", "4", "vxlan"), vni=vni, port=port)
+    return replace(node("4", "4", "vxlan"), section=VxlanSettings(vni=vni, port=port))
 
 
 @pytest.mark.parametrize(
     ("host", "peer", "text"),
     [
-        (node(), replace(PEER, backend="vxlan"), "10.5.2.0/24 is reached by backend vxlan, this host speaks udp"),
-        (vxlan_node(), replace(PEER, backend="udp"), "10.5.2.0/24 is reached by backend udp, this host speaks vxlan"),
-        (vxlan_node(), replace(PEER, backend="wireguard"), "10.5.2.0/24 is reached by backend wireguard, this host"),
-        (vxlan_node(), replace(PEER, backend="vxlan", vni=2), "10.5.2.0/24 is reached by VNI 2, this host has VNI 1"),
+        (node(), replace(PEER, backend="vxlan"), "10.5.2.0/24 uses backend vxlan, this host udp"),
+        (vxlan_node(), replace(PEER, backend="udp"), "10.5.2.0/24 uses backend udp, this host vxlan"),
+        (vxlan_node(), replace(PEER, backend="wireguard"), "10.5.2.0/24 uses backend wireguard, this host"),
+        (vxlan_node(), replace(PEER, backend="vxlan", vni=2), "10.5.2.0/24 uses VNI 2, this host VNI 1"),
         (
             vxlan_node(),
             replace(PEER, backend="vxlan", vni=1, port=4789),
-            "10.5.2.0/24 is reached by port 4789, this host has port 8472; use one on all hosts",
+            "10.5.2.0/24 uses port 4789, this host port 8472; use one on all hosts",
         ),
         (
             vxlan_node(),
@@ -267,7 +269,7 @@ def test_it_serves_no_node_that_is_another_in_anything_else() -> None:
         replace(one, underlay=replace(one.underlay, index=3)),
         replace(one, underlay=replace(one.underlay, public_ip=IPv4Address("192.168.77.9"))),
         replace(one, mtu_override=1400),
-        replace(one, mode="vxlan"),
+        replace(one, spec=SETTINGS.modes["vxlan"]),
         replace(one, lease=replace(one.lease, subnet=IPv4Network("10.5.9.0/24"))),
     ):
         assert not one.serves(other)
@@ -287,7 +289,7 @@ def test_it_serves_no_node_that_is_another_in_anything_else() -> None:
     ],
 )
 def test_the_mtu_of_a_route_whose_path_is_narrow(
-    mode: Mode, public: IPv4Address, subnet: IPv4Network, path: int | None, mtu: int | None
+    mode: str, public: IPv4Address, subnet: IPv4Network, path: int | None, mtu: int | None
 ) -> None:
     paths = {} if path is None else {public: path}
     assert node("46", "46", mode).route_mtu(subnet, public, paths) == mtu

@@ -25,7 +25,7 @@ from overlayd.core.probing import (
 )
 from overlayd.wire.probe import LENGTH, Kind, Probe, Sender
 
-THEM = Sender("udp", "0.1.0", 1472, True)
+THEM = Sender(1, "0.1.0", 1472, True)
 B = Target("192.0.2.2", 8286, 4, "10.1.2.0-24")
 MTU = 1500
 RTT = 0.001
@@ -67,7 +67,7 @@ def test_a_peer_that_answers() -> None:
     assert (one.state, one.loss, one.asked, one.path.found) == ("reachable", 0.0, WINDOW, MTU)
     assert one.rtts == pytest.approx([RTT] * WINDOW, abs=1e-6)
     assert world.problem() is None
-    assert list(one.notes("udp", 1472)) == []
+    assert list(one.notes("udp", "udp", 1472)) == []
     lengths = Counter(ask.length for _, ask in world.asked)
     assert 29 <= lengths[LENGTH] <= 31, "every ten seconds"
     assert lengths[MTU - 28] == 300 // PATH_EVERY, "and every minute one as long as the path should take"
@@ -138,8 +138,8 @@ def test_words_for_a_peer_that_is_odd() -> None:
     world = World(B)
     world.run(20)
     one = world.patient()
-    one.sender = Sender("vxlan", "9.9", 1430, False)
-    assert list(one.notes("udp", 1472)) == [
+    one.sender = Sender(2, "9.9", 1430, False)
+    assert list(one.notes("vxlan", "udp", 1472)) == [
         "it runs mode vxlan, this host udp",
         "its overlay MTU is 1430, this host's 1472",
         "it says of itself that it is not well (overlayctl status there)",
@@ -199,7 +199,7 @@ def test_a_black_hole_is_told_from_a_path_that_the_kernel_knows() -> None:
         "packets of more than 1400 bytes vanish on the way to 192.0.2.2 and no ICMP error comes back"
     )
     assert world.problem(known=1400) is None
-    assert list(one.notes("udp", 1472)) == ["the path takes packets of 1400 bytes"]
+    assert list(one.notes("udp", "udp", 1472)) == ["the path takes packets of 1400 bytes"]
     world.path[B.host] = MTU
     world.run(2 * PATH_EVERY)
     assert one.path.found == MTU

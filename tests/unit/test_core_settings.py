@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from overlayd.backend.modes import SETTINGS
 from overlayd.core.leases.lease import Lease
-from overlayd.core.settings.model import LeaseEntry, Option, Settings, options
+from overlayd.core.settings.model import LeaseEntry, Settings
+from overlayd.core.settings.options import Option, options
 from overlayd.core.settings.validation import Problem, dotted, validate, without_empty
 from overlayd.registry.static import StaticRegistry
 
@@ -19,13 +21,13 @@ BETA = {"subnet": "10.1.2.0/24", "public_ip": "192.168.0.2"}
 
 
 def accepted(raw: dict[str, Any]) -> Settings:
-    found = validate(raw)
+    found = validate(raw, SETTINGS)
     assert isinstance(found, Settings), problems(raw)
     return found
 
 
 def problems(raw: dict[str, Any]) -> list[str]:
-    found = validate(raw)
+    found = validate(raw, SETTINGS)
     assert isinstance(found, list), "accepted"
     return [str(problem) for problem in found]
 
@@ -128,15 +130,15 @@ def test_two_hosts() -> None:
 
 # --- single values ----------------------------------------------------------------------------------------------------
 
-WHOLE_PORT = "is no whole number; use 1 to 65535"
+WHOLE_PORT = "is not a whole number; use 1 to 65535"
 PORT_RANGE = "is out of range; use 1 to 65535"
-NOT_V4 = "is no IPv4 address (for the other family there is public_ipv6)"
-NOT_V6 = "is no IPv6 address (for the other family there is public_ip)"
+NOT_V4 = "is not a valid IPv4 address (for the other family there is public_ipv6)"
+NOT_V6 = "is not a valid IPv6 address (for the other family there is public_ip)"
 UNREACHABLE = "is not an address that other hosts can send to"
-NO_MTU = "is no MTU; leave it out to have it computed, or use 576 to 65535"
+NO_MTU = "is not a valid MTU; use 576 to 65535"
 NO_IFACE = "is neither an interface name nor an address"
-NO_V4_NETWORK = "is no IPv4 network; write it like 10.1.0.0/16"
-NO_V6_NETWORK = "is no IPv6 network; write it like fd00:10:1::/48"
+NO_V4_NETWORK = "is not a valid IPv4 network; write it like 10.1.0.0/16"
+NO_V6_NETWORK = "is not a valid IPv6 network; write it like fd00:10:1::/48"
 NOT_FOR_HOSTS = "is multicast, loopback or link-local; an overlay needs private or global addresses"
 
 
@@ -164,18 +166,18 @@ NOT_FOR_HOSTS = "is multicast, loopback or link-local; an overlay needs private 
         ("ipv6_network", "10.1.0.0/16", "is an IPv4 network where an IPv6 one belongs"),
         ("ipv6_network", "ff00::/16", NOT_FOR_HOSTS),
         ("ipv6_network", "fe80::/48", NOT_FOR_HOSTS),
-        ("subnet_len", "/24", "is no whole number; use 1 to 30"),
+        ("subnet_len", "/24", "is not a whole number; use 1 to 30"),
         ("subnet_len", "31", "is out of range; use 1 to 30"),
         ("ipv6_subnet_len", "127", "is out of range; use 1 to 126"),
-        ("subnet_min", "10.1.0.0/24", "is no IPv4 address"),
-        ("subnet_min", "fd00::", "is no IPv4 address"),
-        ("ipv6_subnet_max", "10.1.0.0", "is no IPv6 address"),
-        ("ipv6_subnet_max", "fd00:10::%eth0", "is no IPv6 address"),
+        ("subnet_min", "10.1.0.0/24", "is not a valid IPv4 address"),
+        ("subnet_min", "fd00::", "is not a valid IPv4 address"),
+        ("ipv6_subnet_max", "10.1.0.0", "is not a valid IPv6 address"),
+        ("ipv6_subnet_max", "fd00:10::%eth0", "is not a valid IPv6 address"),
         ("iface", "eth 0", NO_IFACE),
         ("iface", "/dev/eth0", NO_IFACE),
         ("iface", "x" * 46, NO_IFACE),
         ("iface_can_reach", "192.168.0.0/24", NO_IFACE),
-        ("iface_regex", "eth[", "is no regular expression: unterminated character set at position 3"),
+        ("iface_regex", "eth[", "is not a valid regular expression: unterminated character set at position 3"),
         ("public_ip", "192.168.0", NOT_V4),
         ("public_ip", "fd77::1", NOT_V4),
         ("public_ip", "example.org", NOT_V4),
@@ -190,8 +192,8 @@ NOT_FOR_HOSTS = "is multicast, loopback or link-local; an overlay needs private 
         ("public_ipv6", "fe80::1", UNREACHABLE),
         ("public_ipv6", "fe80::1%eth0", UNREACHABLE),
         ("public_ipv6", "ff02::1", UNREACHABLE),
-        ("public_ipv6", "fd77::1%eth0", "has a zone, which means nothing to other hosts; leave out what follows the %"),
-        ("public_ipv6", "::ffff:192.168.0.1", "is an IPv4 address in IPv6 clothes; write public_ip: 192.168.0.1"),
+        ("public_ipv6", "fd77::1%eth0", "has a zone, which means nothing to other hosts; remove the part after the %"),
+        ("public_ipv6", "::ffff:192.168.0.1", "is an IPv4-mapped IPv6 address; write public_ip: 192.168.0.1"),
         ("mtu", "575", NO_MTU),
         ("mtu", "65536", NO_MTU),
         ("mtu", "-1500", NO_MTU),
@@ -211,7 +213,7 @@ NOT_FOR_HOSTS = "is multicast, loopback or link-local; an overlay needs private 
         ("vxlan.port", "65536", PORT_RANGE),
         ("probe.port", "65536", "is out of range; use 0 to 65535"),
         ("probe.interval", "0s", "is out of range; use 1s to 1h"),
-        ("probe.interval", "soon", "is no time; write 24h, 60m or 90s (a bare number is in minutes)"),
+        ("probe.interval", "soon", "is not a valid duration; write 24h, 60m or 90s (a bare number is in minutes)"),
         ("metrics_peers", "-1", "is out of range; use 0 to 100000"),
         ("vxlan.vni", "0", "is out of range; use 1 to 16777215"),
         ("vxlan.vni", "16777216", "is out of range; use 1 to 16777215"),
@@ -223,8 +225,8 @@ NOT_FOR_HOSTS = "is multicast, loopback or link-local; an overlay needs private 
         ("healthz_ip", "0.0.0.0/0", NO_IFACE),
         ("log_format", "xml", "is not one of text, json"),
         ("log_level", "warn", "is not one of debug, info, warning, error; did you mean warning?"),
-        ("subnet_file", "a\0b", "is no file name"),
-        ("control_socket", "a\0b", "is no file name"),
+        ("subnet_file", "a\0b", "is not a valid file name"),
+        ("control_socket", "a\0b", "is not a valid file name"),
     ],
 )
 def test_wrong_value(path: str, value: str, text: str) -> None:
@@ -262,14 +264,14 @@ def test_wrong_value_in_a_lease(entry: dict[str, str], text: str) -> None:
 @pytest.mark.parametrize("bomb", ["a{99999999999999999999}", "(" * 20_000 + ")" * 20_000])
 def test_a_regular_expression_that_python_gives_up_on(bomb: str) -> None:
     [problem] = problems({**BASE, "iface_regex": bomb})
-    assert "is no regular expression" in problem
+    assert "is not a valid regular expression" in problem
 
 
 # --- wrong shapes -----------------------------------------------------------------------------------------------------
 
 NOT_SINGLE = "takes a single value, not a list or a mapping"
-NO_MAPPING = "is no mapping; write `key: value` lines below it"
-NO_LIST = "is no list; write one `- subnet: ...` for each host"
+NO_MAPPING = "is not a mapping; write `key: value` lines below it"
+NO_LIST = "is not a list; write one `- subnet: ...` for each host"
 
 
 @pytest.mark.parametrize(
@@ -318,7 +320,7 @@ def test_unknown_key(raw: dict[str, Any], text: str) -> None:
 
 
 def test_unknown_key_like_no_other_is_told_all_there_are() -> None:
-    assert problems({**BASE, "zzz": "1"}) == [f"zzz: unknown key; known here: {', '.join(Settings.model_fields)}"]
+    assert problems({**BASE, "zzz": "1"}) == [f"zzz: unknown key; known here: {', '.join(SETTINGS.model_fields)}"]
 
 
 def test_every_mistake_is_told_at_once() -> None:
@@ -467,7 +469,7 @@ def test_every_right_lease_table_is_accepted(numbers: set[int], dual: bool) -> N
 
 # --- whatever is written ----------------------------------------------------------------------------------------------
 
-KEYS = (*Settings.model_fields, *LeaseEntry.model_fields, "port", "vni", "engine", "learning")
+KEYS = (*SETTINGS.model_fields, *LeaseEntry.model_fields, "port", "vni", "engine", "learning")
 values = st.recursive(
     st.one_of(
         st.none(),
@@ -490,7 +492,7 @@ values = st.recursive(
 @example({"leases": [{"subnet": "10.1.1.0/24"}, [[]], {"": {"": []}}], "": ""})
 @example({"network": "0.0.0.0/0", "ipv6_network": "::/0", "ipv6_subnet_len": "2", "ipv6_subnet_max": "::1"})
 def test_anything_is_settings_or_problems(raw: dict[str, Any]) -> None:
-    found = validate(raw)
+    found = validate(raw, SETTINGS)
     if isinstance(found, Settings):
         assert found.ranges()
         return
@@ -518,7 +520,7 @@ def test_dotted(path: tuple[str | int, ...], text: str) -> None:
 
 
 def by_path() -> dict[tuple[str, ...], Option]:
-    return {option.path: option for option in options()}
+    return {option.path: option for option in options(SETTINGS)}
 
 
 def test_names() -> None:
@@ -531,7 +533,7 @@ def test_names() -> None:
 
 
 def test_flannels_flags_exist() -> None:
-    assert {option.flag for option in options()} >= {
+    assert {option.flag for option in options(SETTINGS)} >= {
         "--iface",
         "--iface-regex",
         "--iface-can-reach",
@@ -545,27 +547,33 @@ def test_flannels_flags_exist() -> None:
 
 
 def test_every_setting_but_the_lease_table_is_an_option_once() -> None:
-    paths = [option.path for option in options()]
+    paths = [option.path for option in options(SETTINGS)]
     sections = {"udp", "vxlan"}
-    assert {path[0] for path in paths} == set(Settings.model_fields) - {"leases"}
+    assert {path[0] for path in paths} == set(SETTINGS.model_fields) - {"leases"}
     assert {path for path in paths if path[0] in sections} == {
-        (section, key) for section in sections for key in type(Settings.model_fields[section].default).model_fields
+        (section, key) for section in sections for key in type(SETTINGS.model_fields[section].default).model_fields
     }
-    for names in (paths, [option.flag for option in options()], [option.variable for option in options()]):
+    for names in (
+        paths,
+        [option.flag for option in options(SETTINGS)],
+        [option.variable for option in options(SETTINGS)],
+    ):
         assert len(names) == len(set(names))
 
 
 def test_every_option_is_described() -> None:
-    assert [option.flag for option in options() if not option.description] == []
+    assert [option.flag for option in options(SETTINGS) if not option.description] == []
 
 
 def test_switches_are_those_with_a_boolean_default() -> None:
-    assert [o.flag for o in options() if o.boolean] == [o.flag for o in options() if isinstance(o.default, bool)]
+    assert [o.flag for o in options(SETTINGS) if o.boolean] == [
+        o.flag for o in options(SETTINGS) if isinstance(o.default, bool)
+    ]
 
 
 def test_a_default_given_as_text_is_the_default() -> None:
     """What help shows may be written as it stands."""
-    for option in options():
+    for option in options(SETTINGS):
         if option.default is None:
             continue
         text = str(option.default).lower() if option.boolean else str(option.default)
@@ -579,18 +587,20 @@ def test_a_default_given_as_text_is_the_default() -> None:
 def test_probes_have_a_port_of_their_own(mode: str, port: str) -> None:
     given = {**BASE, "mode": mode, "probe": {"port": port}}
     assert problems(given) == [f"probe.port: {port} is mode {mode}'s port; give probes their own"]
-    assert isinstance(validate({**given, "mode": "host-gw"}), Settings)
+    assert isinstance(validate({**given, "mode": "host-gw"}, SETTINGS), Settings)
 
 
 @pytest.mark.parametrize(("port", "announced"), [("8286", 8286), ("9000", 9000), ("0", None)])
 def test_every_host_of_a_static_table_answers_probes(port: str, announced: int | None) -> None:
-    found = validate({**with_leases({"subnet": "10.1.1.0/24", "public_ip": "192.0.2.1"}), "probe": {"port": port}})
+    found = validate(
+        {**with_leases({"subnet": "10.1.1.0/24", "public_ip": "192.0.2.1"}), "probe": {"port": port}}, SETTINGS
+    )
     assert isinstance(found, Settings)
     assert [one.probe_port for one in StaticRegistry().leases(found)] == [announced]
 
 
 def test_modes_are_flannels() -> None:
-    assert set(get_args(Settings.model_fields["mode"].annotation)) == {"udp", "vxlan", "host-gw"}
+    assert set(SETTINGS.modes) == {"udp", "vxlan", "host-gw"}
 
 
 # --- etcd -------------------------------------------------------------------------------------------------------------
@@ -603,7 +613,7 @@ def with_etcd(**settings: Any) -> dict[str, Any]:
 
 
 def test_with_etcd_the_network_comes_from_there() -> None:
-    found = validate(ETCD)
+    found = validate(ETCD, SETTINGS)
     assert isinstance(found, Settings)
     assert found.ranges() == ()
 
@@ -613,7 +623,7 @@ def test_with_etcd_the_network_comes_from_there() -> None:
     [
         (
             with_etcd(endpoints="192.0.2.1:2379"),
-            ["etcd.endpoints: 192.0.2.1:2379 is no list of URLs like http://192.0.2.1:2379,http://192.0.2.2:2379"],
+            ["etcd.endpoints: 192.0.2.1:2379 is not a list of URLs like http://192.0.2.1:2379,http://192.0.2.2:2379"],
         ),
         (
             with_etcd(endpoints="http://192.0.2.1:2379,https://192.0.2.2:2379"),
@@ -621,10 +631,10 @@ def test_with_etcd_the_network_comes_from_there() -> None:
         ),
         (
             with_etcd(endpoints=["http://192.0.2.1:99999"]),
-            ["etcd.endpoints: is no list of URLs like http://192.0.2.1:2379,http://192.0.2.2:2379"],
+            ["etcd.endpoints: is not a list of URLs like http://192.0.2.1:2379,http://192.0.2.2:2379"],
         ),
-        (with_etcd(endpoints={"a": "b"}), ["etcd.endpoints: takes a list of URLs, or URLs with commas between"]),
-        (with_etcd(prefix="net"), ["etcd.prefix: net is no prefix of keys; write it like /coreos.com/network"]),
+        (with_etcd(endpoints={"a": "b"}), ["etcd.endpoints: takes a list of URLs, or URLs separated by commas"]),
+        (with_etcd(prefix="net"), ["etcd.prefix: net is not a valid key prefix; write it like /coreos.com/network"]),
         (with_etcd(username="a"), ["etcd.password: is missing beside username"]),
         (with_etcd(password="a"), ["etcd.username: is missing beside password"]),
         (
@@ -642,7 +652,7 @@ def test_with_etcd_the_network_comes_from_there() -> None:
         ),
         (
             {**ETCD, "subnet_lease_ttl": "soon"},
-            ["subnet_lease_ttl: soon is no time; write 24h, 60m or 90s (a bare number"],
+            ["subnet_lease_ttl: soon is not a valid duration; write 24h, 60m or 90s (a bare number"],
         ),
         ({**ETCD, "subnet_lease_ttl": "1s"}, ["subnet_lease_ttl: 1s is out of range; use 5s to 720h"]),
     ],
@@ -656,7 +666,7 @@ def test_what_cannot_be_with_etcd(raw: dict[str, Any], expected: list[str]) -> N
 
 def test_endpoints_may_be_a_list_or_text() -> None:
     for endpoints in ("http://a:1/, http://b:2,http://a:1", ["http://a:1", "http://b:2/"]):
-        found = validate(with_etcd(endpoints=endpoints))
+        found = validate(with_etcd(endpoints=endpoints), SETTINGS)
         assert isinstance(found, Settings)
         assert found.etcd.urls == ("http://a:1", "http://b:2")
 
@@ -666,7 +676,7 @@ def test_endpoints_may_be_a_list_or_text() -> None:
 )
 def test_times(text: str, seconds: int, shown: str) -> None:
     """A bare number is in minutes, as flannel's --subnet-lease-renew-margin has it."""
-    found = validate({**ETCD, "subnet_lease_renew_margin": text, "subnet_lease_ttl": "48h"})
+    found = validate({**ETCD, "subnet_lease_renew_margin": text, "subnet_lease_ttl": "48h"}, SETTINGS)
     assert isinstance(found, Settings)
     assert (found.subnet_lease_renew_margin, str(found.subnet_lease_renew_margin)) == (seconds, shown)
 
@@ -674,7 +684,7 @@ def test_times(text: str, seconds: int, shown: str) -> None:
 def test_no_secret_is_in_a_problem_or_in_the_text_of_settings() -> None:
     """flannel logs etcd's password in clear."""
     secret = "s3cret-word"
-    found = validate(with_etcd(username="a", password=secret))
+    found = validate(with_etcd(username="a", password=secret), SETTINGS)
     assert isinstance(found, Settings)
     assert secret not in f"{found} {found!r} {found.etcd} {found.model_dump()} {found.model_dump_json()}"
     wrong = (

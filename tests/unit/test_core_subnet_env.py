@@ -4,6 +4,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_interface, ip_ne
 
 import pytest
 
+from overlayd.backend.vxlan import VXLAN, VxlanSettings
 from overlayd.core.leases.lease import Lease
 from overlayd.core.leases.subnet_env import docker_options, gateway, subnet_env
 from overlayd.core.leases.subnets import SubnetRange
@@ -44,7 +45,7 @@ FLANNEL_IPMASQ=false
     ],
 )
 def test_the_file_is_flannels(lease: Lease, ip_masq: bool, text: str) -> None:
-    assert subnet_env(Node("vxlan", lease, UNDERLAY, RANGES), ip_masq) == text
+    assert subnet_env(Node(VXLAN, VxlanSettings(), lease, UNDERLAY, RANGES), ip_masq) == text
 
 
 def test_gateway_is_the_base_plus_one() -> None:

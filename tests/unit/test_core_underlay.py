@@ -6,6 +6,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_interface
 
 import pytest
 
+from overlayd.backend.modes import SETTINGS
 from overlayd.core.leases.lease import Lease
 from overlayd.core.node import Underlay
 from overlayd.core.settings.model import Settings
@@ -44,7 +45,7 @@ def find(
     egress: tuple[int, ...] = DEFAULT_ROUTE,
     **given: str,
 ) -> Underlay:
-    settings = validate({"network": "10.5.0.0/16", **given})
+    settings = validate({"network": "10.5.0.0/16", **given}, SETTINGS)
     assert isinstance(settings, Settings), settings
     return find_underlay(settings, interfaces, egress, leases)
 

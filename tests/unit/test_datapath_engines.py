@@ -18,9 +18,9 @@ from test_datapath_native import ACK, TCPV4, Super, tcp, valid, vnet
 
 from overlayd.core.forward import Change, ForwardingTable, Peer
 from overlayd.core.offload import OFFLOADS
-from overlayd.core.settings.model import UdpSettings
 from overlayd.datapath.contract import TUN_GONE, Engine
 from overlayd.datapath.python import PythonEngine
+from overlayd.datapath.settings import UdpSettings
 from support.packets import any_bytes, packet, read_error
 
 pytest.importorskip("overlayd.datapath.native._native", reason="the native engine is not built: needs a C compiler")

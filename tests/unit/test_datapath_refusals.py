@@ -14,7 +14,7 @@ from test_datapath_native import ACK, PSH, TCPV4, Super, compiled, number, tcp, 
 from test_datapath_native import native as native_module
 
 from overlayd.core.forward import DropReason, ForwardingTable, Peer
-from overlayd.core.settings.model import UdpSettings
+from overlayd.datapath.settings import UdpSettings
 from support.packets import packet
 
 SOL_UDP, UDP_SEGMENT = 17, 103

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from overlayd.backend.modes import SETTINGS
 from overlayd.core.settings.model import Settings
 from overlayd.core.settings.validation import validate
 from overlayd.lab.drawing import draw
@@ -91,7 +92,7 @@ def test_settings_choose_the_subnets_and_reach_the_file() -> None:
 def test_the_lease_table_of_250_hosts_is_one_that_the_daemon_takes() -> None:
     hosts = plan(LabSpec(hosts=250, containers=0, family="dual", underlay="dual"))
     raw = {"network": "10.1.0.0/16", "ipv6_network": "fd00:10:1::/48", "leases": [host.lease_entry() for host in hosts]}
-    assert isinstance(validate(raw), Settings)
+    assert isinstance(validate(raw, SETTINGS), Settings)
 
 
 def test_a_spec_survives_json() -> None:

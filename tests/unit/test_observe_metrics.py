@@ -14,6 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from overlayd.backend.kernel_path import KernelPath
+from overlayd.backend.udp import UDP
 from overlayd.core.leases.lease import Lease
 from overlayd.core.leases.subnets import SubnetRange
 from overlayd.core.node import Node, Underlay
@@ -22,6 +23,7 @@ from overlayd.core.probing import Target
 from overlayd.core.settings.model import ProbeSettings, Settings
 from overlayd.daemon.waiting import Waiting
 from overlayd.datapath.contract import Counters, Progress, Traffic
+from overlayd.datapath.settings import UdpSettings
 from overlayd.observe import health, metrics
 from overlayd.observe.health import Health
 from overlayd.observe.lifecycle import Lifecycle, Phase
@@ -35,7 +37,8 @@ from overlayd.wire.probe import Kind, Probe, Sender
 DASHBOARD = Path(__file__).parents[2] / "config" / "grafana-dashboard.json"
 OWN = IPv4Address("192.0.2.1")
 NODE = Node(
-    "udp",
+    UDP,
+    UdpSettings(),
     Lease(subnet=IPv4Network("10.1.1.0/24"), public_ip=OWN),
     Underlay("lo", 1, 1500, (ip_interface("192.0.2.1/24"),), OWN, None),
     (SubnetRange.of(IPv4Network("10.0.0.0/8")),),
@@ -67,7 +70,7 @@ class Daemon:
         reconciler = Reconciler(None)  # type: ignore[arg-type]
         leases = [Lease(subnet=IPv4Network((0x0A010200 + 256 * n, 24)), public_ip=OWN + 1 + n) for n in range(peers)]
         reconciler.table.replace([NODE.lease, *(replace(one, probe_port=8286) for one in leases[:-1]), leases[-1]])
-        prober = Prober(ProbeSettings(), lambda: Sender("udp", "0.1.0", 1472, True), lambda: 1000.0)
+        prober = Prober(ProbeSettings(), lambda: Sender(1, "0.1.0", 1472, True), {1: "udp"}, lambda: 1000.0)
         registry: Any = SimpleNamespace(name="etcd", state=lambda: self.registry_state)
         self.registry_state = RegistryState("etcd", True, 5.0, 6.0, None, "http://x", 77, 88.0, {"k": "bad"})
         self.overlay = Overlay(Settings(network="10.1.0.0/16"), Engine(NODE), registry, reconciler, prober)
@@ -81,7 +84,7 @@ class Daemon:
         prober._probing.follow([Target("192.0.2.2", 8286, 4, "10.1.2.0-24")], 1500, 1000.0)
         for now in (1001.0, 1002.0, 1003.0):
             for _, ask in prober._probing.due(now):
-                sender = Sender("udp", "1.0", 1472, True)
+                sender = Sender(1, "1.0", 1472, True)
                 rtt = prober._probing.answered(
                     "192.0.2.2", Probe(Kind.ANSWER, sender, ask.nonce, ask.length), now + 0.25
                 )

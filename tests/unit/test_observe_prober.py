@@ -9,16 +9,18 @@ from ipaddress import IPv4Address, IPv4Network, ip_interface
 
 import pytest
 
+from overlayd.backend.udp import UDP
 from overlayd.core.leases.lease import Lease, LeaseEvent
 from overlayd.core.leases.subnets import SubnetRange
 from overlayd.core.node import Node, Underlay
 from overlayd.core.settings.model import ProbeSettings
+from overlayd.datapath.settings import UdpSettings
 from overlayd.observe import prober as module
 from overlayd.observe.prober import Prober
 from overlayd.wire.probe import LENGTH, NONCE, Kind, Probe, Sender, decode
 from support.waiting import eventually_async
 
-US = Sender("udp", "0.1.0", 1472, True)
+US = Sender(1, "0.1.0", 1472, True)
 
 
 def lease(number: int, port: int | None) -> Lease:
@@ -29,7 +31,7 @@ def lease(number: int, port: int | None) -> Lease:
 def node(number: int, port: int) -> Node:
     own = IPv4Address(f"127.0.1.{number}")
     underlay = Underlay("lo", 1, 1500, (ip_interface(f"{own}/8"),), own, None)
-    return Node("udp", lease(number, port), underlay, (SubnetRange.of(IPv4Network("10.1.0.0/16")),))
+    return Node(UDP, UdpSettings(), lease(number, port), underlay, (SubnetRange.of(IPv4Network("10.1.0.0/16")),))
 
 
 def free_port() -> int:
@@ -42,7 +44,7 @@ class Pair:
     def __init__(self) -> None:
         self.port = free_port()
         settings = ProbeSettings(port=str(self.port), interval="1s")
-        self.a, self.b = (Prober(settings, lambda: US) for _ in range(2))
+        self.a, self.b = (Prober(settings, lambda: US, {1: "udp"}) for _ in range(2))
         self.a.follow(node(1, self.port), [lease(2, self.port)])
         self.b.follow(node(2, self.port), [lease(1, self.port)])
         self.tasks = [asyncio.create_task(one.run()) for one in (self.a, self.b)]
@@ -156,7 +158,7 @@ async def test_a_node_that_announces_no_port_is_never_asked(pair: Pair) -> None:
 
 async def test_a_port_that_is_taken_is_said_and_tried_again() -> None:
     port = free_port()
-    prober = Prober(ProbeSettings(port=str(port), interval="1s"), lambda: US)
+    prober = Prober(ProbeSettings(port=str(port), interval="1s"), lambda: US, {1: "udp"})
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("127.0.1.1", port))
         prober.follow(node(1, port), [lease(2, port)])
@@ -170,7 +172,7 @@ async def test_a_port_that_is_taken_is_said_and_tried_again() -> None:
 
 async def test_without_a_port_nothing_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "open_probe_socket", lambda *_: pytest.fail("a socket was opened"))
-    prober = Prober(ProbeSettings(port="0"), lambda: US)
+    prober = Prober(ProbeSettings(port="0"), lambda: US, {1: "udp"})
     prober.follow(node(1, 8286), [lease(2, 8286)])
     prober.move([LeaseEvent(None, lease(3, 8286))])
     assert list(prober.patients()) == []

@@ -11,12 +11,13 @@ import pytest
 
 from overlayd.backend.base import Backend
 from overlayd.backend.kernel_path import KernelPath
-from overlayd.backend.udp import UdpBackend
+from overlayd.backend.udp import UDP
+from overlayd.backend.udp_data_path import UdpBackend
 from overlayd.core.leases.lease import Lease
 from overlayd.core.leases.subnets import SubnetRange
 from overlayd.core.node import Node, Underlay
-from overlayd.core.settings.model import UdpSettings
 from overlayd.datapath.contract import Progress
+from overlayd.datapath.settings import UdpSettings
 from overlayd.datapath.stall import StallDetector
 from overlayd.observe.watchdog import Watchdog
 from overlayd.system.service_manager import ServiceManager
@@ -99,7 +100,8 @@ def test_what_the_kernel_carries_never_waits_for_us() -> None:
 
 def loopback() -> Node:
     return Node(
-        mode="udp",
+        spec=UDP,
+        section=UdpSettings(),
         lease=Lease(subnet=IPv4Network("10.5.1.0/24"), ipv6_subnet=IPv6Network("fd05:0:0:1::/64")),
         underlay=Underlay(
             name="lo",

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from overlayd.backend.modes import SETTINGS
 from overlayd.core.settings.model import Settings
 from overlayd.core.settings.validation import validate
 from overlayd.registry.base import RegistryError
@@ -15,7 +16,7 @@ CONFIG = '{"Network":"10.5.0.0/16","SubnetLen":26,"Backend":{"Type":"vxlan","VNI
 
 
 def here(**raw: Any) -> Settings:
-    found = validate({"registry": "etcd", **raw})
+    found = validate({"registry": "etcd", **raw}, SETTINGS)
     assert isinstance(found, Settings), found
     return found
 
@@ -56,7 +57,7 @@ def test_the_same_network_may_be_said_again() -> None:
             "ipv6_network: fc00::/48 is set on this host, and /net/config in etcd says nothing; leave it out here",
         ),
         ({}, '{"Network":"10.5.0.1/16"}', "/net/config: Network: 10.5.0.1/16 has host bits set; did you mean"),
-        ({}, "", "/net/config: : is no JSON"),
+        ({}, "", "/net/config: : is not JSON"),
         ({"public_ip": "10.5.1.1"}, CONFIG, "public_ip: 10.5.1.1 lies inside the overlay's own network 10.5.0.0/16"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from overlayd.backend.modes import SETTINGS
 from overlayd.core.leases.host_record import HostRecord, host_text
 from overlayd.core.leases.lease import LeaseTable
 from overlayd.core.leases.subnets import SubnetRange
@@ -35,7 +36,7 @@ def record(subnet: str, node: str = "a", port: int | None = 8472) -> str:
 
 
 def view(*events: Event) -> View:
-    made = View(PREFIX)
+    made = View(PREFIX, SETTINGS.modes)
     made.use_ranges(RANGES)
     made.apply(events, 1)
     return made
@@ -55,7 +56,7 @@ def test_a_lease_and_our_record_of_its_host_in_either_order() -> None:
 
 
 def test_both_at_once_are_one_event() -> None:
-    known = View(PREFIX)
+    known = View(PREFIX, SETTINGS.modes)
     (event,) = known.apply([ONE, HOST], 1)
     assert (event.old, event.new and event.new.name) == (None, "host-a")
 
@@ -82,10 +83,10 @@ def test_a_record_that_goes_leaves_the_lease() -> None:
 @pytest.mark.parametrize(
     ("event", "reason"),
     [
-        (put("/subnets/10.5.2.0-24", "{"), "is no JSON: "),
-        (put("/subnets/10.5.2.0-24/x", value("192.0.2.2")), "is no subnet key"),
-        (put("/subnets/", value("192.0.2.2")), "is no subnet key"),
-        (put("/subnets/0.0.0.0-0", value("192.0.2.2")), "is no subnet key: it names no subnet"),
+        (put("/subnets/10.5.2.0-24", "{"), "is not JSON: "),
+        (put("/subnets/10.5.2.0-24/x", value("192.0.2.2")), "is not a subnet key"),
+        (put("/subnets/", value("192.0.2.2")), "is not a subnet key"),
+        (put("/subnets/0.0.0.0-0", value("192.0.2.2")), "is not a subnet key: it names no subnet"),
         (put("/subnets/0.0.0.0-1", value("192.0.2.2")), "0.0.0.0/1 is no part of the network 10.5.0.0/16"),
         (put("/subnets/10.5.0.0-16", value("192.0.2.2")), "10.5.0.0/16 is no part of the network 10.5.0.0/16"),
         (put("/subnets/10.6.2.0-24", value("192.0.2.2")), "10.6.2.0/24 is no part of the network 10.5.0.0/16"),
@@ -95,7 +96,7 @@ def test_a_record_that_goes_leaves_the_lease() -> None:
             "its public IP 10.5.7.1 lies inside the overlay's own network",
         ),
         (put("/overlayd/hosts/x", record("10.5.9.0-24")), "its key is no public IP"),
-        (put("/overlayd/hosts/192.0.2.2", "7"), "is no JSON object"),
+        (put("/overlayd/hosts/192.0.2.2", "7"), "is not a JSON object"),
     ],
 )
 def test_a_key_that_makes_no_sense_loses_nobody_elses(event: Event, reason: str) -> None:
@@ -120,7 +121,7 @@ def test_a_subnet_under_two_keys_is_the_first_keys(first: bool) -> None:
     """Each kernel object, and each entry of a forwarding table, has one owner."""
     alone = put("/subnets/10.5.1.0-24", value("192.0.2.1"))
     dual = put("/subnets/10.5.1.0-24&fc00:0:0:1::-64", value("192.0.2.2"))
-    known = View(PREFIX)
+    known = View(PREFIX, SETTINGS.modes)
     known.use_ranges(DUAL_RANGES)
     known.apply((alone, dual) if first else (dual, alone), 1)
     assert [str(lease.public_ip) for lease in known.leases()] == ["192.0.2.1"]
@@ -142,7 +143,7 @@ def test_a_value_that_turns_bad_is_a_lease_that_goes() -> None:
 
 
 def test_keys_are_judged_again_when_the_network_is_another() -> None:
-    known = View(PREFIX)
+    known = View(PREFIX, SETTINGS.modes)
     known.load([ONE.kv, put("/subnets/10.6.1.0-24", value("192.0.2.2")).kv], 7)  # type: ignore[list-item]
     assert len(known.held) == 2, "no network is known yet"
     known.use_ranges(RANGES)
@@ -186,7 +187,7 @@ VALUES = st.sampled_from(
 
 @given(st.lists(st.lists(st.tuples(KEYS, VALUES | st.none(), st.sampled_from([0, 9])), max_size=5), max_size=8))
 def test_events_lead_to_what_a_fresh_look_finds(batches: list[list[tuple[str, str | None, int]]]) -> None:
-    known, table, there = View(PREFIX), LeaseTable(), {}
+    known, table, there = View(PREFIX, SETTINGS.modes), LeaseTable(), {}
     known.use_ranges(DUAL_RANGES)
     for revision, batch in enumerate(batches, 1):
         unique = {key: (text, lease) for key, text, lease in batch}  # etcd changes a key once in a transaction
@@ -196,7 +197,7 @@ def test_events_lead_to_what_a_fresh_look_finds(batches: list[list[tuple[str, st
             events.append(event)
             there[event.key] = event.kv
         table.apply(*known.apply(events, revision))
-    fresh = View(PREFIX)
+    fresh = View(PREFIX, SETTINGS.modes)
     fresh.use_ranges(DUAL_RANGES)
     fresh.load([kv for kv in there.values() if kv is not None], len(batches))
     assert (known.held, known.bad, known.keys) == (fresh.held, fresh.bad, fresh.keys)

@@ -10,6 +10,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from overlayd.backend.modes import SETTINGS
 from overlayd.core.settings.model import Settings
 from overlayd.system.config_file import ConfigError, Loaded, Sources, load
 
@@ -30,7 +31,7 @@ def loaded(
 ) -> Loaded:
     if file is not None:
         file.write_text(text)
-    return load(Sources(file, flags or {}, environment or {}))
+    return load(Sources(file, flags or {}, environment or {}), SETTINGS)
 
 
 def errors(
@@ -111,7 +112,7 @@ def test_an_absolute_path_of_the_leases_file(file: Path, tmp_path: Path) -> None
     [
         (
             "network: 10.1.0.0/16\nmtu: big\n",
-            "FILE:2: mtu: big is no MTU; leave it out to have it computed, or use 576",
+            "FILE:2: mtu: big is not a valid MTU; use 576",
         ),
         ("mtu: 1400\n", "network: nothing is set; give a network such as 10.1.0.0/16 (or an ipv6_network)"),
         (GOOD + "vxlan:\n  vni: 1\n  prot: 1\n", "FILE:4: vxlan.prot: unknown key; did you mean port?"),
@@ -123,8 +124,8 @@ def test_an_absolute_path_of_the_leases_file(file: Path, tmp_path: Path) -> None
             GOOD + "leases:\n" + ROW.format(1) + ROW.format(1).replace(".2.1", ".2.9"),
             "FILE:5: leases[1].subnet: 10.1.1.0/24 overlaps leases[0]",
         ),
-        (GOOD + "leases: none\n", "FILE:2: leases: none is no list; write one `- subnet: ...` for each host"),
-        (GOOD + "vxlan: 5\n", "FILE:2: vxlan: 5 is no mapping; write `key: value` lines below it"),
+        (GOOD + "leases: none\n", "FILE:2: leases: none is not a list; write one `- subnet: ...` for each host"),
+        (GOOD + "vxlan: 5\n", "FILE:2: vxlan: 5 is not a mapping; write `key: value` lines below it"),
         (GOOD + "mode: [udp]\n", "FILE:2: mode: takes a single value, not a list or a mapping"),
         (GOOD + "network: 10.2.0.0/16\n", "FILE:2: network: is given twice; keep one"),
         (GOOD + "vxlan:\n  vni: 1\n  vni: 2\n", "FILE:4: vxlan.vni: is given twice; keep one"),
@@ -181,9 +182,9 @@ def test_mistakes_in_the_leases_file_name_that_file(file: Path) -> None:
 def test_no_file_there(tmp_path: Path) -> None:
     missing = tmp_path / "none.yaml"
     with pytest.raises(ConfigError, match=r"none\.yaml: No such file or directory; check the path"):
-        load(Sources(missing))
+        load(Sources(missing), SETTINGS)
     with pytest.raises(ConfigError, match="Is a directory"):
-        load(Sources(tmp_path))
+        load(Sources(tmp_path), SETTINGS)
 
 
 def test_a_value_cannot_break_a_line(file: Path) -> None:
@@ -196,7 +197,7 @@ def test_a_value_cannot_break_a_line(file: Path) -> None:
 def outcome(file: Path) -> Settings | list[str]:
     """The settings or the lines of the error: there is no third thing."""
     try:
-        return load(Sources(file)).settings
+        return load(Sources(file), SETTINGS).settings
     except ConfigError as error:
         return error.lines
 

@@ -1,12 +1,14 @@
-"""PREFIX/config: what flannel's network configuration says, in overlayd's settings, and the other way round."""
+"""PREFIX/config: flannel's network configuration as overlayd's settings, and the reverse."""
 
 from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from overlayd.core.flannel.form import FormatError, Json, parse_object
+from overlayd.core.mode import UNTYPED, ModeSpec
 from overlayd.core.settings.model import Settings
 from overlayd.core.settings.validation import Problem, validate
 
@@ -21,28 +23,15 @@ _TEXTS = {
 }
 _NUMBERS = {"SubnetLen": "subnet_len", "IPv6SubnetLen": "ipv6_subnet_len"}
 _SWITCHES = {"EnableIPv4": True, "EnableIPv6": False, "EnableNFTables": False}
-_BACKENDS: dict[str, dict[str, type]] = {
-    "udp": {"Port": int, "MTU": int},
-    "vxlan": {"VNI": int, "Port": int, "MTU": int, "GBP": bool, "Learning": bool, "DirectRouting": bool},
-    "host-gw": {"MTU": int},
-}
-_OURS = {
-    "VNI": "vni",
-    "Port": "port",
-    "MTU": "mtu",
-    "GBP": "gbp",
-    "Learning": "learning",
-    "DirectRouting": "direct_routing",
-}
 
 DECIDED = (*_TEXTS.values(), *_NUMBERS.values())
 """The settings that the network's configuration alone decides."""
 
 
-def parse_config(text: str) -> Settings | list[Problem]:
+def parse_config(text: str, model: type[Settings]) -> Settings | list[Problem]:
     """The settings that PREFIX/config decides, with defaults for all others; or every mistake in it, by its own names.
 
-    Which of mode, mtu, udp and vxlan it decides is in `model_fields_set`, there and in the sections.
+    Which of mode, mtu and the mode's settings it decides is in `model_fields_set`, there and in the section.
     """
     problems: list[Problem] = []
     try:
@@ -59,42 +48,44 @@ def parse_config(text: str) -> Settings | list[Problem]:
             if value and enabled:
                 raw[ours] = str(value)
             places[(ours,)] = (name,)
-    mode = _backend(given.get("Backend", {"Type": "udp"}), raw, places, problems)
+    mode = _backend(given.get("Backend", {"Type": UNTYPED}), model.modes, raw, places, problems)
     for switch, name in (("EnableIPv4", "network"), ("EnableIPv6", "ipv6_network")):
         wanted = switches[switch] if switches[switch] is not None else _SWITCHES[switch]
         if wanted and name not in raw and not problems:
             problems.append(Problem(places[(name,)], "", f"is missing; give a network, or set {switch} to false"))
     if problems:
         return problems
-    result = validate({**raw, "mode": mode})
+    result = validate({**raw, "mode": mode}, model)
     if isinstance(result, Settings):
         return result
     return [Problem(places.get(one.path, one.path), one.value, one.text) for one in result]
 
 
-def _backend(found: Any, raw: Json, places: dict[Any, Any], problems: list[Problem]) -> str:
+def _backend(
+    found: Any, modes: Mapping[str, ModeSpec[Any]], raw: Json, places: dict[Any, Any], problems: list[Problem]
+) -> str:
     """Read the Backend object into `raw`; its type."""
     if not isinstance(found, dict):
-        problems.append(Problem(("Backend",), "", 'is no object; write {"Type": "vxlan"}'))
+        problems.append(Problem(("Backend",), "", 'is not an object; write {"Type": "vxlan"}'))
         return ""
     folded = {name.lower(): value for name, value in found.items()}
-    mode = folded.get("type", "")
-    if not isinstance(mode, str) or mode not in _BACKENDS:
-        text = f"is no backend that overlayd has; use {', '.join(_BACKENDS)}"
-        problems.append(Problem(("Backend", "Type"), str(mode)[:40], text))
+    mode = modes.get(name) if isinstance(name := folded.get("type", ""), str) else None
+    if mode is None:
+        text = f"is not a backend of overlayd; use {', '.join(modes)}"
+        problems.append(Problem(("Backend", "Type"), str(name)[:40], text))
         return ""
-    given = _fields(found, ["Type", *_BACKENDS[mode]], ("Backend",), problems)
-    for name, kind in _BACKENDS[mode].items():
-        value = _typed(given, name, kind, ("Backend",), problems)
-        path = ("mtu",) if name == "MTU" else (mode, _OURS[name])
-        places[path] = ("Backend", name)
+    given = _fields(found, ["Type", *(option for option, _ in mode.options), "MTU"], ("Backend",), problems)
+    for option, field in mode.options:
+        assert mode.section is not None  # a mode with options has a section
+        is_flag = mode.section.model_fields[field].annotation is bool
+        value = _typed(given, option, bool if is_flag else int, ("Backend",), problems)
+        places[mode.key, field] = ("Backend", option)
         if value or isinstance(value, bool):
-            text = str(value).lower()
-            if name == "MTU":
-                raw["mtu"] = text
-            else:
-                raw.setdefault(mode, {})[_OURS[name]] = text
-    return mode
+            raw.setdefault(mode.key, {})[field] = str(value).lower()
+    places[("mtu",)] = ("Backend", "MTU")
+    if mtu := _typed(given, "MTU", int, ("Backend",), problems):
+        raw["mtu"] = str(mtu)
+    return mode.name
 
 
 def config_text(settings: Settings) -> str:
@@ -110,10 +101,9 @@ def config_text(settings: Settings) -> str:
     if settings.ipv6_network is not None:
         config["EnableIPv6"] = True
     backend: Json = {"Type": settings.mode}
-    section: Any = getattr(settings, settings.mode, None)  # host-gw has none, and no options either
-    for name in _BACKENDS[settings.mode]:
-        if name != "MTU" and _OURS[name] in section.model_fields_set:
-            backend[name] = getattr(section, _OURS[name])
+    for option, field in settings.spec.options:
+        if settings.section is not None and field in settings.section.model_fields_set:
+            backend[option] = getattr(settings.section, field)
     if settings.mtu is not None:
         backend["MTU"] = settings.mtu
     return json.dumps({**config, "Backend": backend}, separators=(",", ":"))

@@ -9,15 +9,15 @@ Json = dict[str, Any]
 
 
 class FormatError(ValueError):
-    """A key or a value that is not what belongs there; the text says what is wrong with it."""
+    """A key or a value in etcd that is not in flannel's form; the text says what is wrong with it."""
 
 
 def parse_object(text: str) -> Json:
-    """The object that a value is. Raises FormatError."""
+    """The JSON object in a value. Raises FormatError."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"is no JSON: {error}") from None
+        raise FormatError(f"is not JSON: {error}") from None
     if not isinstance(found, dict):
-        raise FormatError("is no JSON object")
+        raise FormatError("is not a JSON object")
     return found

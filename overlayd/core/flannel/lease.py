@@ -1,4 +1,4 @@
-"""PREFIX/subnets/...: a lease as flannel's key and value, and the other way round."""
+"""PREFIX/subnets/...: a lease as flannel's key and value, and the reverse."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from overlayd.core.flannel.form import FormatError, Json, parse_object
 from overlayd.core.leases.lease import Lease
+from overlayd.core.mode import UNTYPED, ModeSpec
 from overlayd.core.settings import values
-from overlayd.wire.mac import parse_mac
 
 _KEY = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3})-(\d{1,2})(?:&([0-9A-Fa-f:.]{2,45})-(\d{1,3}))?")
 
@@ -23,16 +23,16 @@ def parse_key(key: str) -> tuple[IPv4Network | None, IPv6Network | None]:
     """
     match = _KEY.fullmatch(key) or re.fullmatch(r"()()([0-9A-Fa-f:.]{2,45})-(\d{1,3})", key)
     if match is None:
-        raise FormatError("is no subnet key; flannel writes 10.5.52.0-24")
+        raise FormatError("is not a subnet key; flannel writes 10.5.52.0-24")
     first, length, second, length6 = match.groups()
     try:
         none = not first or f"{first}-{length}" == "0.0.0.0-0"
         subnet = None if none else IPv4Network((_ipv4(first) or first, int(length)))
         subnet6 = IPv6Network(f"{second}/{length6}") if second else None
     except ValueError as error:
-        raise FormatError(f"is no subnet key: {error}") from None
+        raise FormatError(f"is not a subnet key: {error}") from None
     if subnet is None and subnet6 is None:
-        raise FormatError("is no subnet key: it names no subnet")
+        raise FormatError("is not a subnet key: it names no subnet")
     return subnet, subnet6
 
 
@@ -41,54 +41,38 @@ def key_of(lease: Lease) -> str:
     return lease.key if lease.subnet is not None else f"0.0.0.0-0&{lease.key}"
 
 
-_WIRE = "Wire"
-"""In the BackendData of a udp lease, which flannel leaves out and does not read: what else the host knows."""
-
-
-def parse_lease(key: str, value: str) -> Lease:
-    """The lease that a key and its value are. Raises FormatError."""
+def parse_lease(key: str, value: str, modes: Mapping[str, ModeSpec[Any]]) -> Lease:
+    """The lease in a key and its value; of a mode that is not among these it has no data. Raises FormatError."""
     subnet, subnet6 = parse_key(key)
     given = {name.lower(): content for name, content in parse_object(value).items()}
-    kind = given.get("backendtype") or "udp"
-    if not isinstance(kind, str) or not re.fullmatch(r"[A-Za-z0-9._-]{1,40}", kind):
-        raise FormatError("BackendType: is no backend's name")
-    data, data6 = given.get("backenddata"), given.get("backendv6data")
-    told: Json | None = dict(data) if kind == "udp" and isinstance(data, dict) else None
-    announced = told.pop(_WIRE, None) if told else None
-    lease = Lease(
+    backend = given.get("backendtype") or UNTYPED
+    if not isinstance(backend, str) or not re.fullmatch(r"[A-Za-z0-9._-]{1,40}", backend):
+        raise FormatError("BackendType: is not a valid backend name")
+    public_ip, public_ipv6 = _public(given, "PublicIP", 4), _public(given, "PublicIPv6", 6)
+    fields: dict[str, Any] = {}
+    if (mode := modes.get(backend)) is not None:
+        public = public_ip is not None, public_ipv6 is not None
+        fields = mode.parse_data(given.get("backenddata"), given.get("backendv6data"), public)
+    return Lease(
         subnet=subnet,
         ipv6_subnet=subnet6,
-        public_ip=_public(given, "PublicIP", 4),
-        public_ipv6=_public(given, "PublicIPv6", 6),
-        backend=kind,
-        written_mac=_mac(data, "BackendData") if kind == "vxlan" else None,
-        written_mac_v6=_mac(data6, "BackendV6Data") if kind == "vxlan" else None,
-        vni=_vni(data or data6) if kind == "vxlan" else None,
-        data=None if announced is not None and not told else told,
-        wire="overlayd" if announced == "overlayd" else "flannel",
+        public_ip=public_ip,
+        public_ipv6=public_ipv6,
+        backend=backend,
+        **fields,
     )
-    if kind == "vxlan" and lease.public_ip and lease.written_mac is None:
-        raise FormatError("BackendData: holds no VtepMAC, which every vxlan lease has")
-    if kind == "vxlan" and lease.public_ipv6 and not (lease.written_mac or lease.written_mac_v6):
-        raise FormatError("BackendV6Data: holds no VtepMAC, which every vxlan lease has")
-    return lease
 
 
-def lease_text(lease: Lease) -> str:
+def lease_text(lease: Lease, modes: Mapping[str, ModeSpec[Any]]) -> str:
     """The value of a lease, byte for byte as flannel writes it."""
     value: Json = {
         "PublicIP": str(lease.public_ip or IPv4Address(0)),
         "PublicIPv6": None if lease.public_ipv6 is None else str(lease.public_ipv6),
     }
-    if lease.backend not in (None, "udp"):
+    if lease.backend not in (None, UNTYPED):
         value["BackendType"] = lease.backend
-    if lease.backend == "vxlan":
-        if lease.public_ip is not None:
-            value["BackendData"] = {"VNI": lease.vni, "VtepMAC": lease.vtep_mac}
-        if lease.public_ipv6 is not None:
-            value["BackendV6Data"] = {"VNI": lease.vni, "VtepMAC": lease.mac_over(6)}
-    elif lease.data is not None or lease.wire == "overlayd":
-        value["BackendData"] = {**(lease.data or {}), **({_WIRE: lease.wire} if lease.wire == "overlayd" else {})}
+    if (mode := modes.get(lease.backend or UNTYPED)) is not None:
+        value |= mode.lease_data(lease)
     return json.dumps(value, separators=(",", ":"))
 
 
@@ -109,7 +93,7 @@ def _public(given: Mapping[str, Any], name: str, version: int) -> Any:
     if text is None or text in ("", "0.0.0.0", "::"):
         return None
     if not isinstance(text, str):
-        raise FormatError(f"{name}: is no address")
+        raise FormatError(f"{name}: is not an address")
     try:
         if version == 4:
             address = _ipv4(text)
@@ -118,27 +102,3 @@ def _public(given: Mapping[str, Any], name: str, version: int) -> Any:
         return _PARSE_PUBLIC[version](text)  # type: ignore[call-arg]
     except ValueError as error:
         raise FormatError(f"{name}: {text[:60]} {error}") from None
-
-
-def _mac(data: Any, name: str) -> str | None:
-    if data is None:
-        return None
-    if not isinstance(data, dict):
-        raise FormatError(f"{name}: is no object")
-    text = next((content for key, content in data.items() if key.lower() == "vtepmac"), None)
-    if not isinstance(text, str):
-        raise FormatError(f"{name}: holds no VtepMAC")
-    try:
-        return parse_mac(text)
-    except ValueError as error:
-        raise FormatError(f"{name}.VtepMAC: {text[:40]} {error}") from None
-
-
-def _vni(data: Any) -> int | None:
-    """The VNI; None where an older flannel left it out."""
-    if not isinstance(data, dict):
-        return None
-    vni = next((content for key, content in data.items() if key.lower() == "vni"), None)
-    if vni is not None and (type(vni) is not int or not 0 <= vni < 2**24):
-        raise FormatError(f"BackendData.VNI: {str(vni)[:20]} is no VNI")
-    return vni

@@ -59,22 +59,25 @@ def _is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, str) and value.strip() in ("", "null", "~"))
 
 
-def validate(raw: Mapping[str, Any]) -> Settings | list[Problem]:
-    """The settings that the raw nested text describes, or every mistake in it; never both, never an exception."""
+def validate(raw: Mapping[str, Any], model: type[Settings]) -> Settings | list[Problem]:
+    """The settings that the raw nested text describes, or every mistake in it; never both, never an exception.
+
+    `model`: the settings that there are (`settings_model`).
+    """
     raw = without_empty(raw)
     if isinstance(raw.get("leases", []), str):
-        return [Problem(("leases",), str(raw["leases"]), "is no list; write one `- subnet: ...` for each host")]
+        return [Problem(("leases",), str(raw["leases"]), "is not a list; write one `- subnet: ...` for each host")]
     try:
-        settings = Settings.model_validate(raw)
+        settings = model.model_validate(raw)
     except ValidationError as error:
-        return [_problem(detail) for detail in error.errors(include_url=False)]
+        return [_problem(detail, model) for detail in error.errors(include_url=False)]
     return cross_check(settings) or settings
 
 
-def _problem(detail: Any) -> Problem:
+def _problem(detail: Any, settings: type[Settings]) -> Problem:
     path: Path = tuple(detail["loc"])
     if detail["type"] == "extra_forbidden":
-        model: type[BaseModel] = Settings
+        model: type[BaseModel] = settings
         for part in path[:-1]:
             if part == "leases":
                 model = LeaseEntry
@@ -89,9 +92,9 @@ def _problem(detail: Any) -> Problem:
     if detail["type"] == "value_error":
         return Problem(path, value, str(detail["ctx"]["error"]))
     if detail["type"] in ("model_type", "model_attributes_type"):
-        return Problem(path, value, "is no mapping; write `key: value` lines below it")
+        return Problem(path, value, "is not a mapping; write `key: value` lines below it")
     if detail["type"] == "tuple_type":
-        return Problem(path, value, "is no list; write one `- subnet: ...` for each host")
+        return Problem(path, value, "is not a list; write one `- subnet: ...` for each host")
     return Problem(path, value, detail["msg"])
 
 
@@ -115,9 +118,9 @@ def cross_check(settings: Settings) -> list[Problem]:
         problems += _check_etcd(settings)
     elif not ranges:
         return [Problem(("network",), "", "nothing is set; give a network such as 10.1.0.0/16 (or an ipv6_network)")]
-    ours = {"udp": settings.udp.port, "vxlan": settings.vxlan.port}.get(settings.mode)
-    if settings.probe.port == ours:
-        problems.append(Problem(("probe", "port"), str(ours), f"is mode {settings.mode}'s port; give probes their own"))
+    port = settings.spec.lease_fields(settings.section).get("port")
+    if settings.probe.port == port:
+        problems.append(Problem(("probe", "port"), str(port), f"is mode {settings.mode}'s port; give probes their own"))
     for key in ("public_ip", "public_ipv6"):
         problems += _not_in_overlay((key,), getattr(settings, key), ranges)
     if settings.mtu is not None and 6 in ranges and settings.mtu < mtu.MINIMUM[6]:

@@ -38,7 +38,7 @@ def integer(low: int, high: int) -> BeforeValidator:
 
     def parse(text: str) -> int:
         if not re.fullmatch(r"[+-]?[0-9]{1,12}", text):
-            raise ValueError(f"is no whole number; use {low} to {high}")
+            raise ValueError(f"is not a whole number; use {low} to {high}")
         if not low <= int(text) <= high:
             raise ValueError(f"is out of range; use {low} to {high}")
         return int(text)
@@ -82,7 +82,7 @@ def words(*known: str) -> BeforeValidator:
 
 def _zoneless(text: str) -> str:
     if "%" in text:
-        raise ValueError("a zone means something on one host only")
+        raise ValueError("has a zone, which means nothing to other hosts; remove the part after the %")
     return text
 
 
@@ -94,7 +94,7 @@ def network(version: int) -> BeforeValidator:
         try:
             network = ip_network(_zoneless(text), strict=False)
         except ValueError:
-            raise ValueError(f"is no IPv{version} network; write it like {example}") from None
+            raise ValueError(f"is not a valid IPv{version} network; write it like {example}") from None
         if "/" not in text:
             raise ValueError(f"has no prefix length; write it like {example}")
         if network.version != version:
@@ -116,7 +116,7 @@ def address(version: int) -> BeforeValidator:
         try:
             return kind(_zoneless(text))
         except ValueError:
-            raise ValueError(f"is no IPv{version} address") from None
+            raise ValueError(f"is not a valid IPv{version} address") from None
 
     return parser(parse)
 
@@ -130,14 +130,14 @@ def public(version: int) -> BeforeValidator:
             address = kind(text)
         except ValueError:
             other = "public_ipv6" if version == 4 else "public_ip"
-            raise ValueError(f"is no IPv{version} address (for the other family there is {other})") from None
+            raise ValueError(f"is not a valid IPv{version} address (for the other family there is {other})") from None
         broadcast = address == IPv4Address("255.255.255.255")
         if broadcast or address.is_multicast or address.is_unspecified or address.is_loopback or address.is_link_local:
             raise ValueError("is not an address that other hosts can send to")
         if "%" in text:
-            raise ValueError("has a zone, which means nothing to other hosts; leave out what follows the %")
+            raise ValueError("has a zone, which means nothing to other hosts; remove the part after the %")
         if isinstance(address, IPv6Address) and address.ipv4_mapped:
-            raise ValueError(f"is an IPv4 address in IPv6 clothes; write public_ip: {address.ipv4_mapped}")
+            raise ValueError(f"is an IPv4-mapped IPv6 address; write public_ip: {address.ipv4_mapped}")
         return address
 
     return parser(parse)
@@ -159,7 +159,7 @@ def duration(low: int, high: int) -> BeforeValidator:
     def parse(text: str) -> Duration:
         match = re.fullmatch(r"([0-9]{1,9})([hms]?)", text)
         if match is None:
-            raise ValueError("is no time; write 24h, 60m or 90s (a bare number is in minutes)")
+            raise ValueError("is not a valid duration; write 24h, 60m or 90s (a bare number is in minutes)")
         found = Duration(int(match[1]) * {"h": 3600, "m": 60, "": 60, "s": 1}[match[2]])
         if not low <= found <= high:
             raise ValueError(f"is out of range; use {Duration(low)} to {Duration(high)}")
@@ -175,7 +175,7 @@ def urls() -> BeforeValidator:
         if isinstance(value, list) and all(isinstance(one, str) for one in value):
             return _urls(",".join(value))
         if isinstance(value, Mapping | list):
-            raise ValueError("takes a list of URLs, or URLs with commas between")
+            raise ValueError("takes a list of URLs, or URLs separated by commas")
         return _urls(value) if isinstance(value, str) else value
 
     return BeforeValidator(accept)
@@ -191,9 +191,9 @@ def _urls(text: str) -> str:
             bare = False
             parts = urlsplit("")
         if "@" in parts.netloc:
-            raise ValueError("holds a user or a password; these have settings of their own")
+            raise ValueError("holds a user or a password; use the settings etcd.username and etcd.password")
         if not bare or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
-            raise ValueError("is no list of URLs like http://192.0.2.1:2379,http://192.0.2.2:2379")
+            raise ValueError("is not a list of URLs like http://192.0.2.1:2379,http://192.0.2.2:2379")
         found.append(f"{parts.scheme}://{parts.netloc}")
     if len({one.split(":")[0] for one in found}) > 1:
         raise ValueError("mixes http and https; use one of them for all")
@@ -203,21 +203,21 @@ def _urls(text: str) -> str:
 def user_name(text: str) -> str:
     """A user of etcd's."""
     if not text.isprintable() or len(text) > 100:
-        raise ValueError("is no user name")
+        raise ValueError("is not a valid user name")
     return text
 
 
 def etcd_prefix(text: str) -> str:
     """Where keys begin in etcd; the slash at the end is left out."""
     if not re.fullmatch(r"(/[A-Za-z0-9._-]+)+/?", text):
-        raise ValueError("is no prefix of keys; write it like /coreos.com/network")
+        raise ValueError("is not a valid key prefix; write it like /coreos.com/network")
     return text.rstrip("/")
 
 
 def mtu_bytes(text: str) -> int:
     """An MTU in bytes."""
     if not re.fullmatch("[0-9]{1,6}", text) or not mtu.MINIMUM[4] <= int(text) <= mtu.MAXIMUM:
-        raise ValueError(f"is no MTU; leave it out to have it computed, or use {mtu.MINIMUM[4]} to {mtu.MAXIMUM}")
+        raise ValueError(f"is not a valid MTU; use {mtu.MINIMUM[4]} to {mtu.MAXIMUM}")
     return int(text)
 
 
@@ -226,7 +226,7 @@ def regex(text: str) -> str:
     try:
         re.compile(text)
     except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"is no regular expression: {error}") from None
+        raise ValueError(f"is not a valid regular expression: {error}") from None
     return text
 
 
@@ -240,12 +240,12 @@ def interface_name(text: str) -> str:
 def host_name(text: str) -> str:
     """What people call a host; it is shown in terminals, so it holds nothing but letters, digits, dots and hyphens."""
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,253}", text):
-        raise ValueError("is no host name; use letters, digits, dots and hyphens")
+        raise ValueError("is not a valid host name; use letters, digits, dots and hyphens")
     return text
 
 
 def file_name(text: str) -> str:
     """A path."""
     if "\0" in text:
-        raise ValueError("is no file name")
+        raise ValueError("is not a valid file name")
     return text

@@ -34,9 +34,8 @@ from overlayd.core.forward import (
     decide_outbound,
     too_big_for,
 )
-from overlayd.core.mtu import overhead
+from overlayd.core.mtu import UDP_OVERHEAD
 from overlayd.core.offload import OFFLOADS
-from overlayd.core.settings.model import UdpSettings
 from overlayd.datapath.capabilities import Ways
 from overlayd.datapath.contract import (
     DEFAULTS,
@@ -54,6 +53,7 @@ from overlayd.datapath.contract import (
 from overlayd.datapath.handover import Recipe
 from overlayd.datapath.native import _native as native
 from overlayd.datapath.native.table import NativeTable
+from overlayd.datapath.settings import UdpSettings
 
 # <linux/if_tun.h>
 _TUNGETIFF, _TUNSETOFFLOAD = 0x800454D2, 0x400454D0
@@ -214,7 +214,7 @@ class NativeEngine:
                 continue
             else:
                 self._ways.lose_tunnel(peer)
-                verdict = too_big_for(packet, path_mtu(peer) - overhead("udp", peer.underlay_family), self._table)
+                verdict = too_big_for(packet, path_mtu(peer) - UDP_OVERHEAD[peer.underlay_family], self._table)
             if not isinstance(verdict, Reply) or not self._may_answer():
                 continue
             if direction == _INBOUND and peer is not None:

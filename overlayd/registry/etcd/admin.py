@@ -22,12 +22,12 @@ from overlayd.registry.etcd.view import View
 _CHANGED = "somebody changed it at the same moment; look at it and try again"
 
 
-async def write_config(client: EtcdClient, prefix: str, text: str, *, force: bool) -> str:
+async def write_config(client: EtcdClient, prefix: str, text: str, model: type[Settings], *, force: bool) -> str:
     """Write PREFIX/config; what was done. Raises RegistryError where another one is there, unless `force`."""
     key = f"{prefix}/config"
     there, _ = await client.get(key)
     if there is not None:
-        old, new = parse_config(there.value), parse_config(text)
+        old, new = parse_config(there.value, model), parse_config(text, model)
         if isinstance(old, Settings) and isinstance(new, Settings) and old.model_dump() == new.model_dump():
             return f"{key} says so already: {there.value}"
         if not force:
@@ -37,13 +37,15 @@ async def write_config(client: EtcdClient, prefix: str, text: str, *, force: boo
     return f"{key} = {text}"
 
 
-async def reserve(client: EtcdClient, prefix: str, subnets: Sequence[Network], publics: Sequence[Address]) -> str:
+async def reserve(
+    client: EtcdClient, prefix: str, subnets: Sequence[Network], publics: Sequence[Address], model: type[Settings]
+) -> str:
     """Make a lease that is there one without an end, or keep free subnets for the host with these public IPs, or for
     nobody; what was done. Raises RegistryError."""
-    view = await _read(client, prefix)
+    view = await _read(client, prefix, model)
     held = _find(view, subnets)
     if held is None:
-        return await _reserve_free(client, prefix, view, subnets, publics)
+        return await _reserve_free(client, prefix, view, subnets, publics, model)
     lease = held.lease
     if publics and not set(publics) <= {lease.public_ip, lease.public_ipv6}:
         raise RegistryError(f"{subnets[0]}: is leased to {lease}; release it first")
@@ -57,9 +59,14 @@ async def reserve(client: EtcdClient, prefix: str, subnets: Sequence[Network], p
 
 
 async def _reserve_free(
-    client: EtcdClient, prefix: str, view: View, subnets: Sequence[Network], publics: Sequence[Address]
+    client: EtcdClient,
+    prefix: str,
+    view: View,
+    subnets: Sequence[Network],
+    publics: Sequence[Address],
+    model: type[Settings],
 ) -> str:
-    config = parse_config(view.config or "")
+    config = parse_config(view.config or "", model)
     if not isinstance(config, Settings):
         raise RegistryError("\n".join(f"{prefix}/config: {problem}" for problem in config))
     ranges = config.ranges()
@@ -77,14 +84,16 @@ async def _reserve_free(
         public_ipv6=next((one for one in publics if isinstance(one, IPv6Address)), None),
     )
     key = f"{prefix}/subnets/{key_of(lease)}"
-    if await client.transact([Unchanged(key, 0)], Put(key, lease_text(lease))) is None:
+    if await client.transact([Unchanged(key, 0)], Put(key, lease_text(lease, model.modes))) is None:
         raise RegistryError(f"{subnets[0]}: {_CHANGED}")
     return f"{lease} is reserved" if publics else f"{' '.join(map(str, subnets))} is reserved for nobody"
 
 
-async def release(client: EtcdClient, prefix: str, subnets: Sequence[Network], node: str | None) -> str:
+async def release(
+    client: EtcdClient, prefix: str, subnets: Sequence[Network], node: str | None, model: type[Settings]
+) -> str:
     """Give up the lease or reservation of these subnets, or that of the node with this identity; what was done."""
-    view = await _read(client, prefix)
+    view = await _read(client, prefix, model)
     if subnets:
         held = _find(view, subnets)
         missing = f"{subnets[0]}: nobody holds it"
@@ -102,8 +111,8 @@ async def release(client: EtcdClient, prefix: str, subnets: Sequence[Network], n
     return f"{held.lease} is released"
 
 
-async def _read(client: EtcdClient, prefix: str) -> View:
-    view = View(prefix)
+async def _read(client: EtcdClient, prefix: str, model: type[Settings]) -> View:
+    view = View(prefix, model.modes)
     view.load(*await client.range(f"{prefix}/"))
     return view
 

@@ -82,19 +82,10 @@ def lease_for(wanted: Wanted, choice: Choice, name: str) -> Lease:
         public_ipv6=public_ipv6,
         name=name,
         backend=settings.mode,
-        vni=settings.vxlan.vni if settings.mode == "vxlan" else None,
-        port=_port_of(settings),
-        wire=settings.udp.wire if settings.mode == "udp" else "flannel",
         probe_port=settings.probe.port or None,
         reserved=choice.held is not None and choice.held.etcd_lease == 0,
+        **settings.spec.lease_fields(settings.section),
     )
-
-
-def _port_of(settings: Settings) -> int | None:
-    """The UDP port of the mode."""
-    if settings.mode == "udp":
-        return settings.udp.port
-    return settings.vxlan.port if settings.mode == "vxlan" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +113,10 @@ def claim(wanted: Wanted, view: View, holder: Holder, lease: Lease, etcd_lease: 
         Unchanged(host_key, known[1].mod_revision if known else 0),
     ]
     writes: list[Put | Delete] = []
-    for put in (Put(subnet_key, lease_text(lease), etcd_lease), Put(host_key, host_text(record), etcd_lease)):
+    for put in (
+        Put(subnet_key, lease_text(lease, wanted.settings.modes), etcd_lease),
+        Put(host_key, host_text(record), etcd_lease),
+    ):
         there = view.keys.get(put.key)
         if there is None or (there.value, there.lease) != (put.value, put.lease):
             writes.append(put)

@@ -23,7 +23,7 @@ def merge(settings: Settings, text: str, key: str) -> Settings:
     The network and its subnets are etcd's: a host that says otherwise is refused. Mode, MTU, ports and VNI are etcd's
     unless this host sets its own. Raises RegistryError with every mistake.
     """
-    decided = parse_config(text)
+    decided = parse_config(text, type(settings))
     if not isinstance(decided, Settings):
         raise RegistryError("\n".join(f"{key}: {problem}" for problem in decided))
     wrong = [
@@ -38,13 +38,12 @@ def merge(settings: Settings, text: str, key: str) -> Settings:
     for name in ("mode", "mtu"):
         own = getattr(settings, name) if name in settings.model_fields_set else None
         update[name] = getattr(decided, name) if own is None else own
-    for section in ("udp", "vxlan"):
-        own = getattr(settings, section)
-        given = {name: getattr(own, name) for name in own.model_fields_set}
-        update[section] = own.model_copy(update={**dict(getattr(decided, section)), **given})
+    for mode in settings.modes.values():
+        own, network = settings.section_of(mode), decided.section_of(mode)
+        if own is not None and network is not None:
+            given = {name: getattr(own, name) for name in own.model_fields_set}
+            update[mode.key] = own.model_copy(update={**dict(network), **given})
     merged = settings.model_copy(update=update)
-    # engine is this host's own business, whatever the network says
-    merged = merged.model_copy(update={"udp": merged.udp.model_copy(update={"engine": settings.udp.engine})})
     problems = cross_check(merged)
     if problems:
         raise RegistryError("\n".join(str(problem) for problem in problems))
@@ -54,8 +53,8 @@ def merge(settings: Settings, text: str, key: str) -> Settings:
 class NetworkConfig:
     """PREFIX/config as this node uses it: it goes over to another one where that can be done while containers run."""
 
-    def __init__(self, key: str) -> None:
-        self._key = key
+    def __init__(self, key: str, model: type[Settings]) -> None:
+        self._key, self._model = key, model
         self._used: str | None = None
         """As it was used last."""
         self._seen: str | None = None
@@ -103,7 +102,7 @@ class NetworkConfig:
     def _refusals(self, text: str | None, subnets: Sequence[Network] | None) -> list[str]:
         """What speaks against going over to a configuration while containers run: it has to be valid, and this host's
         subnets (None: it has none yet) part of it."""
-        found = parse_config(text) if text is not None else None
+        found = parse_config(text, self._model) if text is not None else None
         if found is None:
             return ["it was deleted; write it again"]
         if not isinstance(found, Settings):

@@ -116,7 +116,7 @@ class OwnLease:
         except UnavailableError as error:
             if self._own is not None and self._own.confirmed:
                 same = lease_for(wanted, Choice(self._own.lease.subnets, None, ""), self._holder.name)
-                if lease_text(same) == lease_text(self._own.lease):
+                if lease_text(same, self._view.modes) == lease_text(self._own.lease, self._view.modes):
                     return self._own.lease
             raise RegistryError(f"etcd: {error}") from None
         except EtcdError as error:
@@ -189,7 +189,8 @@ class OwnLease:
     def _intact(self, own: Own, held: Held, record: HostRecord | None) -> bool:
         if record is None or (record.id, record.session) != (self._holder.id, self._holder.session):
             return False
-        return record.subnet == own.key and lease_text(held.lease) == lease_text(own.lease)
+        modes = self._view.modes
+        return record.subnet == own.key and lease_text(held.lease, modes) == lease_text(own.lease, modes)
 
     def _not_a_clone(self, record: HostRecord | None) -> None:
         """Raises RegistryError when this record's session was there before this node's own, and is alive."""

@@ -62,9 +62,9 @@ class EtcdRegistry:
         self.client = make_client(settings)
         self._store, self._read_only, self._sleep = store, read_only, sleep
         prefix = settings.etcd.prefix
-        self._replica = Replica(self.client, prefix, store)
+        self._replica = Replica(self.client, prefix, store, settings.modes)
         self.view = self._replica.view
-        self._config = NetworkConfig(self.view.config_key)
+        self._config = NetworkConfig(self.view.config_key, type(settings))
         self._holder, self._term = Holder(store.node_id(), secrets.token_hex(8), name), Term(self.client, now)
         self._own = OwnLease(self.client, self._replica, self._term, self._holder, read_only=read_only)
         self._reach = Reach()

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
 
 import structlog
 
+from overlayd.core.mode import ModeSpec
 from overlayd.registry.base import Store
 from overlayd.registry.etcd.client import EtcdClient
 from overlayd.registry.etcd.messages import Batch, Delete, Event, KeyValue, Put
@@ -29,9 +31,9 @@ _SAVE_FIRST, _SAVE_EVERY = 1.0, 30.0  # seconds
 class Replica:
     """Everything under a prefix, with where the knowledge comes from."""
 
-    def __init__(self, client: EtcdClient, prefix: str, store: Store) -> None:
+    def __init__(self, client: EtcdClient, prefix: str, store: Store, modes: Mapping[str, ModeSpec[Any]]) -> None:
         self._client, self._prefix, self._store = client, prefix, store
-        self.view = View(prefix)
+        self.view = View(prefix, modes)
         self.updates = Updates(self.view)
         self.loaded = False
         """Whether the view is what etcd held at one revision, to be followed from the next one on."""

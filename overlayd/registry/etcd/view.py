@@ -6,9 +6,10 @@ Nothing here does I/O.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from ipaddress import ip_address
+from typing import Any
 
 from overlayd.core.address import Address, Network, within
 from overlayd.core.flannel.form import FormatError
@@ -17,13 +18,16 @@ from overlayd.core.leases.allocation import Held
 from overlayd.core.leases.host_record import HostRecord, parse_host
 from overlayd.core.leases.lease import Lease, LeaseEvent
 from overlayd.core.leases.subnets import SubnetRange
+from overlayd.core.mode import ModeSpec
 from overlayd.registry.etcd.messages import Event, KeyValue
 
 
 class View:
     """The keys under one prefix at one revision."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, modes: Mapping[str, ModeSpec[Any]]) -> None:
+        self.modes = modes
+        """By name, those whose leases make sense."""
         self.config_key = f"{prefix}/config"
         self._subnets = f"{prefix}/subnets/"
         self._hosts = f"{prefix}/overlayd/hosts/"
@@ -168,7 +172,7 @@ class View:
         lease: Lease | None = None
         try:
             if kv is not None:
-                lease = parse_lease(key, kv.value)
+                lease = parse_lease(key, kv.value, self.modes)
                 self._check(lease)
         except FormatError as error:
             lease, self.bad[self._subnets + key] = None, str(error)
