@@ -32,7 +32,7 @@ from rich.table import Table
 
 from overlayd.backend.modes import SETTINGS
 from overlayd.core.kernel.diff import diff
-from overlayd.core.kernel.kinds import Address, FdbEntry, KernelObject, Link, Neighbour, Route, Vxlan, state_of
+from overlayd.core.kernel.kinds import FdbEntry, KernelObject, LinkAddress, Neighbour, Route, VxlanLink, state_of
 from overlayd.core.leases.lease import Lease
 from overlayd.lab import Host, hosts, wait_ready
 from overlayd.lab.etcdctl import PREFIX
@@ -43,7 +43,7 @@ from overlayd.registry.etcd.view import View
 from overlayd.system.kernel import Kernel
 from overlayd.system.netlink import Netlink
 from overlayd.wire.mac import derive_mac
-from overlayd.wire.netlink.rtnetlink import HEADER
+from overlayd.wire.netlink.uapi import NLMSGHDR
 
 RATE = 100  # events a second
 AT_ONCE = 120  # keys in a transaction; etcd takes 128
@@ -150,9 +150,9 @@ class Monitor:
 def _changes(data: bytes) -> Iterator[tuple[str, str, str]]:
     """The routes and neighbours in what a netlink socket delivered (linux/rtnetlink.h, linux/neighbour.h)."""
     offset = 0
-    while offset + HEADER.size <= len(data):
-        length, kind, *_ = HEADER.unpack_from(data, offset)
-        body = data[offset + HEADER.size : offset + length]
+    while offset + NLMSGHDR.size <= len(data):
+        length, kind, *_ = NLMSGHDR.unpack_from(data, offset)
+        body = data[offset + NLMSGHDR.size : offset + length]
         offset += length + 3 & ~3
         if kind not in (24, 25, 28, 29):  # RTM_NEWROUTE, RTM_DELROUTE, RTM_NEWNEIGH, RTM_DELNEIGH
             continue
@@ -285,8 +285,8 @@ def floor(host: Host, count: int, mode: str) -> dict[str, float]:
 
 
 async def _netlink(leases: Sequence[Lease], mode: str, found: dict[str, float]) -> None:
-    vxlan = Vxlan(1, 8472, IPv4Address("192.0.2.1"), socket.if_nametoindex("eth0"), False)
-    link = Link("ovl.1", 1450, mac="02:00:00:00:00:01", vxlan=vxlan)
+    local, underlay = IPv4Address("192.0.2.1"), socket.if_nametoindex("eth0")
+    link = VxlanLink("ovl.1", 1450, vni=1, port=8472, local=local, underlay=underlay, mac="02:00:00:00:00:01")
     objects: list[KernelObject] = []
     for one in leases:
         assert one.subnet is not None
@@ -299,7 +299,7 @@ async def _netlink(leases: Sequence[Lease], mode: str, found: dict[str, float]) 
             objects.append(Route(one.subnet, link.name, own_link=True))
     async with Netlink() as connection:
         kernel = Kernel(connection)
-        foundations = state_of([link, Address(link.name, ip_interface("10.0.0.0/32"))])
+        foundations = state_of([link, LinkAddress(link.name, ip_interface("10.0.0.0/32"))])
         assert not await kernel.apply(diff({}, foundations))
         begin = time.perf_counter()
         operations = diff({}, state_of(objects))
@@ -320,12 +320,12 @@ def dump(kind: int, family: int) -> int:
     """How many objects the kernel dumps; RTM_GETROUTE is 26, RTM_GETNEIGH 30, the FDB's family AF_BRIDGE 7."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as here:
         here.bind((0, 0))
-        here.send(HEADER.pack(HEADER.size + 12, kind, 0x301, 1, 0) + bytes([family]) + bytes(11))  # REQUEST, DUMP
+        here.send(NLMSGHDR.pack(NLMSGHDR.size + 12, kind, 0x301, 1, 0) + bytes([family]) + bytes(11))  # REQUEST, DUMP
         count = 0
         while True:
             data, offset = here.recv(1 << 18), 0
-            while offset + HEADER.size <= len(data):
-                length, what, *_ = HEADER.unpack_from(data, offset)
+            while offset + NLMSGHDR.size <= len(data):
+                length, what, *_ = NLMSGHDR.unpack_from(data, offset)
                 if what == 3:  # NLMSG_DONE
                     return count
                 count += 1

@@ -12,14 +12,13 @@ from rounds import interleave, show
 
 from overlayd.core.kernel.diff import Operation, diff
 from overlayd.core.kernel.kinds import (
-    Address,
     FdbEntry,
     KernelObject,
     KernelState,
-    Link,
+    LinkAddress,
     Neighbour,
     Route,
-    Vxlan,
+    VxlanLink,
     state_of,
 )
 from overlayd.lab import hosts
@@ -34,10 +33,9 @@ BASE = int(IPv4Address("100.64.0.0"))  # beside the lab's own addresses
 
 def state(peers: int) -> KernelState:
     """A device, and neighbour, FDB entry and route for each peer."""
-    link = Link(
-        DEVICE, 1450, mac="02:00:00:00:00:01", vxlan=Vxlan(1, 8472, IPv4Address("192.0.2.1"), underlay(), False)
-    )
-    objects: list[KernelObject] = [link, Address(DEVICE, ip_interface("100.64.0.0/32"))]
+    local = IPv4Address("192.0.2.1")
+    link = VxlanLink(DEVICE, 1450, vni=1, port=8472, local=local, underlay=underlay(), mac="02:00:00:00:00:01")
+    objects: list[KernelObject] = [link, LinkAddress(DEVICE, ip_interface("100.64.0.0/32"))]
     for index in range(1, peers + 1):
         subnet = IPv4Network((BASE + (index << 8), 24))
         mac = "02:01:" + (index).to_bytes(4, "big").hex(":")
@@ -78,8 +76,7 @@ async def timed(batch: int) -> tuple[float, float, float]:
 
 
 def _split(operations: Sequence[Operation]) -> tuple[list[Operation], list[Operation]]:
-    foundations = [step for step in operations if isinstance(step.object, Link | Address)]
-    return foundations, [step for step in operations if step not in foundations[:2]]
+    return list(operations[:2]), list(operations[2:])
 
 
 if __name__ == "__main__":

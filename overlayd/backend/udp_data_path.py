@@ -27,7 +27,7 @@ from overlayd.core.address import Address as IpAddress
 from overlayd.core.address import Family, Network
 from overlayd.core.forward import Change, ForwardingTable, Peer
 from overlayd.core.kernel.firewall import Guarded
-from overlayd.core.kernel.kinds import Address, KernelObject, Link, Route
+from overlayd.core.kernel.kinds import KernelObject, LinkAddress, Route, TunLink
 from overlayd.core.leases.lease import Lease, LeaseEvent
 from overlayd.core.node import Node
 from overlayd.datapath.contract import TUN_GONE, Counters, Engine, MakeEngine, Progress, choose
@@ -91,9 +91,9 @@ class UdpBackend:
     # --- kernel state ----------------------------------------------------------------------------------------------
 
     def base(self) -> Sequence[KernelObject]:
-        link = Link(DEVICE, self.node.overlay_mtu, txqueuelen=_TXQUEUELEN)
+        link = TunLink(DEVICE, self.node.overlay_mtu, txqueuelen=_TXQUEUELEN)
         bases = [(subnet.network_address, subnet.max_prefixlen) for subnet in self.node.lease.subnets]
-        return [link, *(Address(DEVICE, ip_interface(base)) for base in bases)]
+        return [link, *(LinkAddress(DEVICE, ip_interface(base)) for base in bases)]
 
     def peer(self, lease: Lease) -> Sequence[KernelObject]:
         return [

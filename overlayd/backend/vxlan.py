@@ -26,7 +26,7 @@ from overlayd.backend.kernel_path import KernelPath
 from overlayd.core.address import Family
 from overlayd.core.flannel.form import FormatError, Json
 from overlayd.core.kernel.firewall import Guarded, vtep_element
-from overlayd.core.kernel.kinds import Address, FdbEntry, KernelObject, Link, Neighbour, Route, Vxlan
+from overlayd.core.kernel.kinds import FdbEntry, KernelObject, LinkAddress, Neighbour, Route, VxlanLink
 from overlayd.core.leases.lease import Lease
 from overlayd.core.mtu import ETHERNET_HEADER, UDP_OVERHEAD, VXLAN_HEADER
 from overlayd.core.node import Node
@@ -110,13 +110,22 @@ class VxlanBackend(KernelPath):
         for underlay_family in node.underlay_families:
             local = node.underlay.local(underlay_family)
             assert local is not None  # this host has an address of every family in use
-            vxlan = Vxlan(settings.vni, settings.port, local, node.underlay.index, settings.learning, settings.gbp)
-            yield Link(self._device(underlay_family), node.overlay_mtu, mac=node.lease.vtep_mac, vxlan=vxlan)
+            yield VxlanLink(
+                self._device(underlay_family),
+                node.overlay_mtu,
+                vni=settings.vni,
+                port=settings.port,
+                local=local,
+                underlay=node.underlay.index,
+                mac=node.lease.vtep_mac,
+                learning=settings.learning,
+                gbp=settings.gbp,
+            )
         for inner in node.families:
             subnet = node.lease.subnet_of(inner)
             assert subnet is not None
             vtep = ip_interface((subnet.network_address, subnet.max_prefixlen))
-            yield Address(self._device(node.underlay_family(inner)), vtep)
+            yield LinkAddress(self._device(node.underlay_family(inner)), vtep)
 
     def peer(self, lease: Lease) -> Sequence[KernelObject]:
         return list(self._peer(lease))

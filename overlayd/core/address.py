@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Literal
 
-Family = Literal[4, 6]
+from overlayd.wire.address import Address, Interface, Network
 
-Address = IPv4Address | IPv6Address
-Interface = IPv4Interface | IPv6Interface
-Network = IPv4Network | IPv6Network
+__all__ = ["FAMILIES", "Address", "Family", "Interface", "Network", "host_network", "overlap", "within"]
+
+Family = Literal[4, 6]
 
 FAMILIES: tuple[Family, Family] = (4, 6)
 

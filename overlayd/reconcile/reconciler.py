@@ -20,16 +20,9 @@ import structlog
 
 from overlayd.backend.base import Backend
 from overlayd.core import address as net
-from overlayd.core.kernel.changes import Changes
+from overlayd.core.kernel.changes import KernelChanges
 from overlayd.core.kernel.diff import Operation, diff
-from overlayd.core.kernel.kinds import (
-    KernelState,
-    Key,
-    Link,
-    SetElement,
-    differences,
-    state_of,
-)
+from overlayd.core.kernel.kinds import KernelState, Key, differences, state_of
 from overlayd.core.leases.lease import Lease, LeaseEvent, LeaseTable
 from overlayd.core.node import Node
 from overlayd.core.settings.model import Settings
@@ -74,7 +67,7 @@ class Reconciler:
         """Without a `monitor`, `notice` has nothing to go by."""
         self._kernel = kernel
         self._monitor = monitor
-        self._changes = Changes()
+        self._changes = KernelChanges()
         self.wake: Callable[[], None] = lambda: None
         """Called when there is something for `notice` that was heard while something else was done."""
         self._desired: KernelState = {}
@@ -146,9 +139,9 @@ class Reconciler:
         HostError."""
         async with self._kernel.lock:
             await self._hear()
-            changes, self._changes = self._changes, Changes()
-            changes.disown(self._kernel.is_own)
-            comparison = changes.wants_comparison(self._desired)
+            changes, self._changes = self._changes, KernelChanges()
+            changes.discard_own_rules(self._kernel.is_own)
+            comparison = changes.needs_comparison(self._desired)
             operations = diff(*changes.differing(self._desired))
             repairs = bool(operations) and not (comparison or changes.underlay)
             if repairs:
@@ -158,7 +151,7 @@ class Reconciler:
     async def _look_comes(self) -> None:
         """Forget what was heard: the look at the kernel that follows will see it, all but the underlay."""
         await self._hear()
-        self._changes = Changes(underlay=self._changes.underlay)
+        self._changes = KernelChanges(underlay=self._changes.underlay)
         if self._changes:
             self.wake()
 
@@ -166,18 +159,18 @@ class Reconciler:
         """Know all that has been changed up to now; `roughly`: of routes and neighbours only that something may have
         been, which calls for a comparison."""
         if self._monitor is not None:
-            read = self._monitor.skim if roughly else self._monitor.read
+            read = self._monitor.drain if roughly else self._monitor.read
             while not read(self._changes):  # noqa: ASYNC110  # nothing is waited for
                 await asyncio.sleep(0)  # packets have their turn
 
     def _want(self, backend: Backend, desired: KernelState) -> None:
         self._desired = desired
         if self._monitor is not None:
-            devices = (thing.name for thing in desired.values() if isinstance(thing, Link))
+            devices = (thing.device for thing in desired.values() if thing.device is not None)
             self._monitor.watch(devices, backend.node.underlay.name)
 
     def _attach(self, backend: Backend, failures: Iterable[Failure]) -> None:
-        if not any(isinstance(failure.operation.object, Link) for failure in failures):
+        if not any(failure.operation.object.device for failure in failures):
             backend.attach()
 
     async def take(self, backend: Backend, events: Sequence[LeaseEvent]) -> list[Failure]:
@@ -190,7 +183,7 @@ class Reconciler:
         old = state_of(thing for event in foreign if event.old is not None for thing in backend.peer(event.old))
         new = state_of(thing for event in foreign if event.new is not None for thing in backend.peer(event.new))
         for thing in list(old.values()):  # a host that has two leases keeps its way through the guard with either
-            if isinstance(thing, SetElement) and thing.key not in new and self.table.is_public(thing.address):
+            if thing.key not in new and thing.public_ip is not None and self.table.is_public(thing.public_ip):
                 del old[thing.key]
         backend.peers_moved(foreign)
         async with self._kernel.lock:
@@ -229,10 +222,10 @@ class Reconciler:
         missing = {step.object.key for step in refused}  # what hangs on these is refused with them, and no news
         failures = [failure for failure in failures if failure.operation.object.parent not in missing]
         if repair and refused and not everything:
-            self._changes.lost = True  # a device that is just going, perhaps: a comparison sees what is left
+            self._changes.overrun = True  # a device that is just going, perhaps: a comparison sees what is left
         else:
             self._account(operations, failures, fatal_is_said=not repair, everything=everything)
-        self._changes.settle(self._desired, {step.object.key for step in operations}, self._kernel.is_own)
+        self._changes.discard_own(self._desired, {step.object.key for step in operations}, self._kernel.is_own)
         if self._changes:
             self.wake()
         return failures
@@ -301,10 +294,10 @@ def _announce(operations: Iterable[Operation], repair: bool) -> None:
     for step in operations:
         if repair:
             log.debug("kernel state to repair", operation=str(step))
-        elif step.old is not None and isinstance(step.object, Link):
-            log.warning("device differs", device=step.object.name, differs=_differs(step))
-        elif step.verb == "delete" and isinstance(step.object, Link):
-            log.info("device removed", device=step.object.name)
+        elif step.old is not None and step.object.device:
+            log.warning("device differs", device=step.object.device, differs=_differs(step))
+        elif step.verb == "delete" and step.object.device:
+            log.info("device removed", device=step.object.device)
         else:
             log.debug("kernel state", operation=str(step))
 

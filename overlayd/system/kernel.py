@@ -1,19 +1,24 @@
-"""The kernel as a set of objects: read what is overlayd's, apply operations in order, a kind at a time."""
+"""The kernel as a set of objects: read what is overlayd's, apply operations in order, each by its channel's writer."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import cast
 
 from overlayd.core.kernel.diff import Operation
 from overlayd.core.kernel.firewall import ForeignChain
-from overlayd.core.kernel.kinds import Address, KernelState, Link, Ruleset, SetElement, state_of
+from overlayd.core.kernel.kinds import Channel, KernelState, NftObject, state_of
 from overlayd.system import nft
 from overlayd.system.errors import HostError
 from overlayd.system.netlink import Netlink
-from overlayd.wire.netlink.nfnetlink import ELEMENTS_MAX
+from overlayd.system.netlink.batches import Refusal
+from overlayd.wire.netlink.nft import ELEMENTS_MAX
+
+Writer = Callable[[Sequence[Operation]], Awaitable[list[Refusal]]]
+"""Does operations of one channel, in order; gives back those that the kernel refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +30,8 @@ class Failure:
 
     @property
     def fatal(self) -> bool:
-        """Whether nothing can work without it: a device, or the table of rules that guards it."""
-        thing = self.operation.object
-        essential = isinstance(thing, Link) or (isinstance(thing, Ruleset) and thing.chain is None)
-        return essential and self.operation.verb != "delete"
+        """Whether nothing can work without it."""
+        return self.operation.object.essential and self.operation.verb != "delete"
 
     def __str__(self) -> str:
         return f"{self.operation}: {self.reason}"
@@ -45,10 +48,15 @@ class Reading:
 
 
 class Kernel:
-    """Reads and writes the objects of `core.state`. Writers are served one at a time."""
+    """Reads and writes the objects of `core.kernel`. Writers are served one at a time."""
 
     def __init__(self, netlink: Netlink) -> None:
         self.netlink = netlink
+        self._writers: dict[Channel, Writer] = {
+            Channel.LINK: self._device,
+            Channel.RTNETLINK: netlink.batch,
+            Channel.NFTABLES: self._rules,
+        }
         self.lock = asyncio.Lock()
         """Held by whoever reads, compares and applies, so that no other comparison works on stale state."""
 
@@ -73,46 +81,41 @@ class Kernel:
         """
         failures: list[Failure] = []
         made: list[Operation] = []
-        for family, group in groupby(operations, lambda step: _family(step)):
-            steps = list(group)
-            if family is Ruleset:
-                failures += await self._rules(steps)
-            elif family is Operation:
-                failures += [Failure(step, reason) for step, reason in await self.netlink.batch(steps)]
-            for step in steps if family is Link else ():
-                failures += await self._one(step)
-                if failures and failures[-1].fatal and not to_the_end:
-                    break
-                if step.verb == "add" and isinstance(step.object, Link):
-                    made.append(step)
+        for channel, steps in _runs(operations):
+            refused = dict(await self._writers[channel](steps))
+            failures += [Failure(step, reason) for step, reason in refused.items()]
+            made += [step for step in steps if step.object.device and step.verb == "add" and step not in refused]
             if not to_the_end and any(failure.fatal for failure in failures):
                 for step in made:
-                    await self._one(Operation("delete", step.object))
+                    await self._device([Operation("delete", step.object)])
                 break
         return failures
 
-    async def _rules(self, steps: Sequence[Operation]) -> list[Failure]:
-        """All of them or none. nft replaces tables with their elements; a lease event changes a few elements alone."""
+    async def _device(self, steps: Sequence[Operation]) -> list[Refusal]:
         try:
-            if len(steps) <= ELEMENTS_MAX and all(isinstance(step.object, SetElement) for step in steps):
-                refused = await self.netlink.elements(steps)
-            else:
-                refused = None
-                await nft.apply(steps)
+            for step in steps:
+                await self.netlink.link(step)
         except HostError as error:
-            refused = str(error)
-        return [Failure(step, refused) for step in steps] if refused is not None else []
-
-    async def _one(self, step: Operation) -> list[Failure]:
-        try:
-            await self.netlink.one(step)
-        except HostError as error:
-            return [Failure(step, str(error))]
+            return [(step, str(error))]
         return []
 
+    async def _rules(self, steps: Sequence[Operation]) -> list[Refusal]:
+        """All of them or none. nft replaces tables with their elements; a lease event changes a few elements alone."""
+        try:
+            if len(steps) <= ELEMENTS_MAX and all(cast(NftObject, step.object).is_element for step in steps):
+                reason = await self.netlink.elements(steps)
+            else:
+                reason = None
+                await nft.apply(steps)
+        except HostError as error:
+            reason = str(error)
+        return [(step, reason) for step in steps] if reason is not None else []
 
-def _family(step: Operation) -> type:
-    """Which way an operation goes to the kernel: one by one, in an nft transaction, or in netlink batches."""
-    if isinstance(step.object, Link | Address):
-        return Link
-    return Ruleset if isinstance(step.object, Ruleset | SetElement) else Operation
+
+def _runs(operations: Iterable[Operation]) -> Iterator[tuple[Channel, list[Operation]]]:
+    """Operations that go to the kernel together: those of one channel in succession, but each device alone."""
+    for channel, group in groupby(operations, lambda step: step.object.channel):
+        if channel is Channel.LINK:
+            yield from ((channel, [step]) for step in group)
+        else:
+            yield channel, list(group)

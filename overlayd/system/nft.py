@@ -7,18 +7,17 @@ import json
 import os
 import shutil
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
-from typing import Any
+from typing import cast
 
 from overlayd.core.kernel.diff import Operation
 from overlayd.core.kernel.firewall import COMMENT, TABLE, ForeignChain
-from overlayd.core.kernel.kinds import KernelObject, Ruleset, SetElement
+from overlayd.core.kernel.kinds import KernelObject, NftObject, Ruleset, SetElement
+from overlayd.core.kernel.nft_json import Json
 from overlayd.system.errors import HostError
 
 _TIMEOUT = 30  # seconds; nft answers in milliseconds, or waits for a lock that nobody gives back
-
-Json = dict[str, Any]
 
 _own: deque[int] = deque(maxlen=64)
 """The netlink ports of the last nft processes that we ran; libmnl's port is the process id."""
@@ -124,32 +123,39 @@ async def counters() -> dict[str, int]:
 async def apply(operations: Sequence[Operation]) -> None:
     """Do operations on rules and elements in one transaction. Raises HostError, and then nothing was done."""
     commands: list[Json] = []
-    elements: dict[tuple[str, str], list[str]] = {}
     for step in operations:
-        thing = step.object
-        if isinstance(thing, SetElement):
-            verb = "delete" if step.verb == "delete" else "add"
-            elements.setdefault((verb, thing.set), []).append(str(thing.address))
-        elif isinstance(thing, Ruleset):
-            if thing.chain is not None and step.verb != "add":
-                commands += await _delete_from_foreign(thing)
-            elif step.verb == "delete":
-                commands.append({"delete": {"table": {"family": thing.family, "name": thing.table}}})
-            if step.verb != "delete":
-                commands += json.loads(thing.definition)
-    for (verb, name), addresses in elements.items():
-        element = {"family": "inet", "table": TABLE, "name": name, "elem": addresses}
-        commands.append({verb: {"element": element}})
+        thing = cast(NftObject, step.object)
+        chain = thing.edited_chain if step.verb != "add" else None
+        handles = await _own_handles(chain) if chain is not None else ()
+        commands += thing.commands(step.verb, handles)
     if not commands:
         return
-    status, _, err = await _nft("-j", "-f", "-", script=json.dumps({"nftables": commands}))
+    status, _, err = await _nft("-j", "-f", "-", script=json.dumps({"nftables": _merged(commands)}))
     if status:
         lines = [line for line in err.splitlines() if line.strip()]
         raise HostError(f"nft refused our rules: {lines[0] if lines else f'exit status {status}'}")
 
 
-async def _delete_from_foreign(ruleset: Ruleset) -> list[Json]:
-    assert ruleset.chain is not None
-    where = {"family": ruleset.family, "table": ruleset.table, "chain": ruleset.chain}
-    listing = await _list("chain", ruleset.family, ruleset.table, ruleset.chain)
-    return [{"delete": {"rule": {**where, "handle": item["rule"]["handle"]}}} for item in listing if _ours(item)]
+def _merged(commands: Iterable[Json]) -> list[Json]:
+    """The same commands, with one for all elements that are added to a set or deleted from it."""
+    found: list[Json] = []
+    elements: dict[tuple[str, str, str], list[str]] = {}
+    for command in commands:
+        [(verb, thing)] = command.items()
+        element = thing.get("element")
+        if element is None:
+            found.append(command)
+            continue
+        key = (verb, element["table"], element["name"])
+        if key not in elements:
+            elements[key] = element["elem"]
+            found.append(command)
+        else:
+            elements[key] += element["elem"]
+    return found
+
+
+async def _own_handles(chain: Json) -> list[int]:
+    """The handles of our rules in a foreign chain."""
+    listing = await _list("chain", chain["family"], chain["table"], chain["chain"])
+    return [item["rule"]["handle"] for item in listing if _ours(item)]

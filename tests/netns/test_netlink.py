@@ -17,8 +17,8 @@ import pytest
 from overlayd.core.kernel.diff import Operation, diff
 from overlayd.core.kernel.firewall import TABLE, vtep_element
 from overlayd.core.kernel.kinds import (
-    Address,
     FdbEntry,
+    LinkAddress,
     Neighbour,
     Route,
     SetElement,
@@ -28,7 +28,7 @@ from overlayd.lab import Host, hosts
 from overlayd.lab.namespace import within
 from overlayd.system.kernel import Failure, Kernel
 from overlayd.system.netlink.elements import ElementWriter
-from overlayd.wire.netlink.nfnetlink import ELEMENTS_MAX
+from overlayd.wire.netlink.nft import ELEMENTS_MAX
 from support.dump import assert_same, dump
 from support.kernel import bring_to, device, inside, peers, reading, rules
 from support.waiting import eventually
@@ -46,7 +46,7 @@ def host() -> Iterator[Host]:
 
 def test_five_thousand_peers_are_written_and_read_back(host: Host) -> None:
     before = dump(host)
-    base = [device(host), Address("ovl.1", ip_interface("10.255.0.0/32")), Route(IPv4Network("11.0.0.0/8"))]
+    base = [device(host), LinkAddress("ovl.1", ip_interface("10.255.0.0/32")), Route(IPv4Network("11.0.0.0/8"))]
     desired = state_of([*base, *peers(PEERS)])
     assert len(desired) == 3 + PEERS * 3 + PEERS // 10 * 2
     assert bring_to(host, desired) == []
@@ -84,19 +84,14 @@ def test_another_vtep_and_another_mac_replace_the_former_ones(host: Host) -> Non
 
 @pytest.mark.parametrize(
     "fields",
-    [{"mtu": 1400}, {"mac": "02:00:00:00:00:07"}, {"vxlan": "learning"}, {"vxlan": "gbp"}, {"vxlan": "port"}],
+    [{"mtu": 1400}, {"mac": "02:00:00:00:00:07"}, {"learning": True}, {"gbp": True}, {"port": 9999}],
     ids=str,
 )
 def test_a_device_that_changes_keeps_what_hangs_on_it(host: Host, fields: dict[str, Any]) -> None:
     """A change in place can make the kernel forget (a new MAC flushes neighbours): one comparison must do."""
     first = device(host)
-    assert first.vxlan is not None
-    if "vxlan" in fields:
-        name = fields["vxlan"]
-        second = replace(first, vxlan=replace(first.vxlan, **{name: 9999 if name == "port" else True}))
-    else:
-        second = replace(first, **fields)
-    rest = [Address("ovl.1", ip_interface("10.1.1.0/32")), *peers(3)]
+    second = replace(first, **fields)
+    rest = [LinkAddress("ovl.1", ip_interface("10.1.1.0/32")), *peers(3)]
     assert bring_to(host, state_of([first, *rest])) == []
     for link in (second, first):
         desired = state_of([link, *rest])

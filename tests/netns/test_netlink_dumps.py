@@ -13,7 +13,16 @@ from typing import Any
 import pytest
 from pyroute2 import IPRoute
 
-from overlayd.core.kernel.kinds import Address, FdbEntry, KernelObject, Link, Neighbour, Route, Vxlan, state_of
+from overlayd.core.kernel.kinds import (
+    FdbEntry,
+    KernelObject,
+    LinkAddress,
+    Neighbour,
+    Route,
+    TunLink,
+    VxlanLink,
+    state_of,
+)
 from overlayd.lab import Host, hosts
 from overlayd.lab.namespace import within
 from support.dump import index_of
@@ -72,13 +81,13 @@ def by_pyroute2_route(message: Any, destination: Any, names: dict[int, str], our
 
 def populate(host: Host) -> None:
     """Many kinds of everything: overlayd's own and not, in forms that overlayd makes and in others."""
-    vxlan6 = Vxlan(2, 8473, IPv6Address("fd00:192:0:2::1"), index_of(host, "eth0"))
+    local6, underlay = IPv6Address("fd00:192:0:2::1"), index_of(host, "eth0")
     own = [
         device(host),
-        Link("ovl6.2", 1430, mac="06:47:0f:9c:01:2b", vxlan=vxlan6),
-        Link("ovl0", 1450, txqueuelen=1000),
-        Address("ovl.1", ip_interface("10.1.1.0/32")),
-        Address("ovl6.2", ip_interface("fd00:10:1:1::/128")),
+        VxlanLink("ovl6.2", 1430, vni=2, port=8473, local=local6, underlay=underlay, mac="06:47:0f:9c:01:2b"),
+        TunLink("ovl0", 1450, txqueuelen=1000),
+        LinkAddress("ovl.1", ip_interface("10.1.1.0/32")),
+        LinkAddress("ovl6.2", ip_interface("fd00:10:1:1::/128")),
     ]
     assert bring_to(host, state_of(own)) == []
     host.ip(

@@ -11,10 +11,10 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_interface
 
 import pytest
 
-from overlayd.core.kernel.changes import Changes
+from overlayd.core.kernel.changes import KernelChanges
 from overlayd.core.kernel.diff import Operation, diff
 from overlayd.core.kernel.firewall import vtep_element
-from overlayd.core.kernel.kinds import Address, KernelState, Route, Ruleset, state_of
+from overlayd.core.kernel.kinds import KernelState, LinkAddress, Route, Ruleset, state_of
 from overlayd.lab import Host, hosts
 from overlayd.lab.namespace import within
 from overlayd.system import nft
@@ -29,12 +29,14 @@ def host() -> Iterator[Host]:
         yield one
 
 
-def heard(host: Host, desired: KernelState, action: Callable[[], None] = lambda: None) -> tuple[Changes, Changes]:
+def heard(
+    host: Host, desired: KernelState, action: Callable[[], None] = lambda: None
+) -> tuple[KernelChanges, KernelChanges]:
     """What a monitor hears while everything is brought to `desired`, and then during the action."""
 
-    async def job() -> tuple[Changes, Changes]:
-        monitor, own, others = Monitor(), Changes(), Changes()
-        monitor.watch([thing.name for thing in desired.values() if hasattr(thing, "vxlan")], "eth0")
+    async def job() -> tuple[KernelChanges, KernelChanges]:
+        monitor, own, others = Monitor(), KernelChanges(), KernelChanges()
+        monitor.watch([thing.device for thing in desired.values() if thing.device is not None], "eth0")
         async with Netlink() as netlink:
             kernel = Kernel(netlink)
             assert await kernel.apply(diff((await kernel.read()).state, desired)) == []
@@ -48,13 +50,13 @@ def heard(host: Host, desired: KernelState, action: Callable[[], None] = lambda:
     return within(host.namespace, lambda: asyncio.run(job()))
 
 
-def drain(monitor: Monitor, into: Changes) -> None:
+def drain(monitor: Monitor, into: KernelChanges) -> None:
     while not monitor.read(into):
         pass
 
 
 def everything(host: Host) -> KernelState:
-    base = [device(host), Address("ovl.1", ip_interface("10.255.0.0/32")), Route(IPv4Network("11.0.0.0/8"))]
+    base = [device(host), LinkAddress("ovl.1", ip_interface("10.255.0.0/32")), Route(IPv4Network("11.0.0.0/8"))]
     gateway = IPv4Address("192.0.2.2")
     rules = Ruleset("inet", "overlayd", None, (), '[{"add": {"table": {"family": "inet", "name": "overlayd"}}}]')
     return state_of([*base, *peers(1000), Route(IPv4Network("12.0.0.0/24"), "eth0", gateway, mtu=1400), rules])
@@ -66,9 +68,9 @@ def test_own_changes_are_heard_as_they_were_made(host: Host) -> None:
     assert len(own.objects) > 3000
     assert own.differing(desired) == ({}, {})
     assert len(own.rules) == 1
-    own.settle(desired, desired.keys(), nft.is_own)
+    own.discard_own(desired, desired.keys(), nft.is_own)
     assert not own.rules, "the process that made them is ours"
-    assert not own.wants_comparison(desired)
+    assert not own.needs_comparison(desired)
     assert not own.underlay
 
 
@@ -80,15 +82,15 @@ def test_elements_that_a_lease_event_changes_are_our_own_doing(host: Host) -> No
     ]
 
     async def job() -> None:
-        monitor, changes = Monitor(), Changes()
+        monitor, changes = Monitor(), KernelChanges()
         async with Netlink() as netlink:
             kernel = Kernel(netlink)
             assert await kernel.apply([Operation("add", rules())]) == []
-            drain(monitor, Changes())
+            drain(monitor, KernelChanges())
             assert await kernel.apply(elements) == []
             drain(monitor, changes)
             assert len(changes.rules) == 1, "it is heard"
-            changes.settle({}, set(), kernel.is_own)
+            changes.discard_own({}, set(), kernel.is_own)
             assert not changes.rules
             await kernel.apply([Operation("delete", rules())])
         monitor.close()
@@ -115,7 +117,7 @@ def test_of_others_nothing_is_heard(host: Host) -> None:
 
     desired = everything(host)
     _, others = heard(host, desired, live)
-    assert not others.wants_comparison(desired)
+    assert not others.needs_comparison(desired)
     assert not others.underlay
     assert others.differing(desired) == ({}, {})
 
@@ -129,7 +131,7 @@ def test_a_change_of_the_underlay(host: Host, line: str) -> None:
     _, others = heard(host, {}, lambda: host.ip(line))
     host.ip(*undo, *(["addr del 198.51.100.1/24 dev eth0"] if "addr" in line else []))
     assert others.underlay
-    assert not others.wants_comparison({})
+    assert not others.needs_comparison({})
 
 
 def test_an_address_whose_lifetime_is_renewed_is_no_change(host: Host) -> None:
@@ -141,11 +143,11 @@ def test_an_address_whose_lifetime_is_renewed_is_no_change(host: Host) -> None:
     def renew() -> None:
         host.ip(*lines)
 
-    async def job() -> list[Changes]:
+    async def job() -> list[KernelChanges]:
         monitor, found = Monitor(), []
         monitor.watch([], "eth0")
         for _ in range(3):
-            changes = Changes()
+            changes = KernelChanges()
             renew()
             drain(monitor, changes)
             found.append(changes)

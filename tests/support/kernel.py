@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from overlayd.core.kernel.diff import diff
 from overlayd.core.kernel.firewall import Guarded, Side, own_table
-from overlayd.core.kernel.kinds import FdbEntry, KernelObject, KernelState, Link, Neighbour, Route, Ruleset, Vxlan
+from overlayd.core.kernel.kinds import FdbEntry, KernelObject, KernelState, Neighbour, Route, Ruleset, VxlanLink
 from overlayd.lab import Host
 from overlayd.lab.namespace import within
 from overlayd.system.kernel import Failure, Kernel
@@ -52,10 +52,11 @@ def reading(host: Host) -> KernelState:
     return inside(host, job)
 
 
-def device(host: Host, **fields: Any) -> Link:
+def device(host: Host, **fields: Any) -> VxlanLink:
     """The vxlan device of these tests."""
-    vxlan = Vxlan(1, 8472, IPv4Address("192.0.2.1"), index_of(host, "eth0"))
-    return replace(Link("ovl.1", 1450, mac="06:47:0f:9c:01:2a", vxlan=vxlan), **fields)
+    local, underlay = IPv4Address("192.0.2.1"), index_of(host, "eth0")
+    link = VxlanLink("ovl.1", 1450, vni=1, port=8472, local=local, underlay=underlay, mac="06:47:0f:9c:01:2a")
+    return replace(link, **fields)
 
 
 def peers(count: int) -> Iterator[KernelObject]:

@@ -9,23 +9,25 @@ from hypothesis import strategies as st
 
 from overlayd.core.kernel.diff import Operation, apply_to, diff
 from overlayd.core.kernel.kinds import (
-    Address,
     FdbEntry,
     KernelObject,
     KernelState,
     Link,
+    LinkAddress,
     Neighbour,
     Route,
     Ruleset,
     SetElement,
-    Vxlan,
+    TunLink,
+    VxlanLink,
     state_of,
 )
 
-VXLAN = Vxlan(vni=1, port=8472, local=ip_address("192.168.77.1"), underlay=2)
-LINK = Link("flannel.1", 1450, mac="06:00:00:00:00:01", vxlan=VXLAN)
-TUN = Link("flannel0", 1472)
-ADDRESS = Address("flannel.1", ip_interface("10.5.1.0/32"))
+LINK = VxlanLink(
+    "flannel.1", 1450, vni=1, port=8472, local=ip_address("192.168.77.1"), underlay=2, mac="06:00:00:00:00:01"
+)
+TUN = TunLink("flannel0", 1472)
+ADDRESS = LinkAddress("flannel.1", ip_interface("10.5.1.0/32"))
 NEIGHBOUR = Neighbour("flannel.1", ip_address("10.5.2.0"), "06:00:00:00:00:02")
 FDB = FdbEntry("flannel.1", "06:00:00:00:00:02", ip_address("192.168.77.2"))
 ROUTE = Route(ip_network("10.5.2.0/24"), "flannel.1", ip_address("10.5.2.0"), onlink=True, own_link=True)
@@ -36,7 +38,7 @@ ELEMENT = SetElement("overlayd", "peers", ip_address("192.168.77.2"))
 EVERYTHING = (ROUTE, ELEMENT, FDB, FALLBACK, NEIGHBOUR, TABLE, ADDRESS, FOREIGN, LINK)
 """In no useful order."""
 
-FOUNDATIONS_FIRST = (Link, Address, Ruleset, SetElement, Neighbour, FdbEntry, Route)
+BY_RANK = (Link, LinkAddress, Ruleset, SetElement, Neighbour, FdbEntry, Route)
 
 
 def lines(actual: tuple[KernelObject, ...], desired: tuple[KernelObject, ...]) -> list[str]:
@@ -101,8 +103,7 @@ def test_new_stands_before_old_goes() -> None:
         replace(LINK, mtu=1400),
         replace(LINK, up=False),
         replace(LINK, mac="06:00:00:00:00:07"),
-        replace(LINK, txqueuelen=500),
-        replace(LINK, vxlan=replace(VXLAN, learning=True)),
+        replace(LINK, learning=True),
     ],
 )
 def test_what_the_kernel_can_change_in_place(link: Link) -> None:
@@ -110,19 +111,19 @@ def test_what_the_kernel_can_change_in_place(link: Link) -> None:
 
 
 @pytest.mark.parametrize(
-    "vxlan",
+    "old",
     [
-        None,
-        replace(VXLAN, vni=2),
-        replace(VXLAN, port=4789),
-        replace(VXLAN, local=ip_address("192.168.77.9")),
-        replace(VXLAN, underlay=3),
-        replace(VXLAN, gbp=True),
-        replace(VXLAN, gbp=True, learning=True),
+        TunLink(LINK.name, LINK.mtu),
+        Link(LINK.name, LINK.mtu),
+        replace(LINK, vni=2),
+        replace(LINK, port=4789),
+        replace(LINK, local=ip_address("192.168.77.9")),
+        replace(LINK, underlay=3),
+        replace(LINK, gbp=True),
+        replace(LINK, gbp=True, learning=True),
     ],
 )
-def test_what_needs_a_new_device(vxlan: Vxlan | None) -> None:
-    old = replace(LINK, vxlan=vxlan)
+def test_what_needs_a_new_device(old: Link) -> None:
     things = (ADDRESS, NEIGHBOUR, FDB, ROUTE)
     assert diff(state_of([old, FALLBACK, *things]), state_of([LINK, FALLBACK, *things])) == [
         Operation("delete", old),
@@ -132,7 +133,7 @@ def test_what_needs_a_new_device(vxlan: Vxlan | None) -> None:
 
 def test_a_device_that_somebody_renamed_makes_way() -> None:
     renamed = replace(LINK, name="theirs")
-    other = replace(LINK, name="ovl6.1", vxlan=replace(VXLAN, local=ip_address("2001:db8::1")))
+    other = replace(LINK, name="ovl6.1", local=ip_address("2001:db8::1"))
     steps = diff(state_of([renamed, other, replace(NEIGHBOUR, link="theirs")]), state_of([LINK, NEIGHBOUR]))
     assert [(step.verb, step.object) for step in steps] == [
         ("delete", renamed), ("add", LINK), ("add", NEIGHBOUR), ("delete", other)
@@ -140,11 +141,13 @@ def test_a_device_that_somebody_renamed_makes_way() -> None:
 
 
 def test_a_tun_stays_what_it_is() -> None:
-    assert lines((TUN,), (replace(TUN, mtu=1400),)) == ["~ link flannel0 mtu 1400 up type tun"]
+    assert lines((TUN,), (replace(TUN, mtu=1400, txqueuelen=500),)) == [
+        "~ link flannel0 mtu 1400 up txqueuelen 500 type tun"
+    ]
 
 
 def test_what_was_on_the_old_device_and_is_not_wanted_needs_no_step() -> None:
-    old = replace(LINK, vxlan=replace(VXLAN, vni=2))
+    old = replace(LINK, vni=2)
     assert diff(state_of([old, NEIGHBOUR]), state_of([LINK])) == [Operation("delete", old), Operation("add", LINK)]
 
 
@@ -159,7 +162,7 @@ def test_a_route_moves_from_a_device_that_goes() -> None:
 
 def test_a_route_moves_from_a_device_that_stays_to_one_made_anew() -> None:
     """The route is there all the while: it is changed, not added."""
-    old = replace(LINK, vxlan=replace(VXLAN, vni=2))
+    old = replace(LINK, vni=2)
     on_underlay = Route(ROUTE.destination, "eth0", ip_address("192.168.77.2"))
     assert diff(state_of([old, on_underlay]), state_of([LINK, ROUTE])) == [
         Operation("delete", old),
@@ -170,7 +173,7 @@ def test_a_route_moves_from_a_device_that_stays_to_one_made_anew() -> None:
 
 def test_a_route_moves_from_a_device_made_anew_to_one_that_stays() -> None:
     """The route went with the device: it is added, not changed."""
-    old = replace(LINK, vxlan=replace(VXLAN, vni=2))
+    old = replace(LINK, vni=2)
     on_underlay = Route(ROUTE.destination, "eth0", ip_address("192.168.77.2"))
     assert diff(state_of([old, ROUTE]), state_of([LINK, on_underlay])) == [
         Operation("delete", old),
@@ -241,15 +244,25 @@ MACS = ("06:00:00:00:00:02", "06:00:00:00:00:03")
 PEERS = tuple(ip_address(f"192.168.77.{number}") for number in (2, 3))
 BASES = tuple(ip_address(f"10.5.{number}.0") for number in (2, 3))
 
-vxlans = st.builds(
-    Vxlan,
-    vni=st.sampled_from((1, 2)),
-    port=st.just(8472),
-    local=st.just(VXLAN.local),
-    underlay=st.just(2),
-    learning=st.booleans(),
-    gbp=st.booleans(),
-)
+
+def links(name: str) -> st.SearchStrategy[Link]:
+    """A TUN, a VXLAN device, or one of another driver."""
+    mtu, up = st.sampled_from((1400, 1450)), st.booleans()
+    vxlan = st.builds(
+        VxlanLink,
+        name=st.just(name),
+        mtu=mtu,
+        up=up,
+        vni=st.sampled_from((1, 2)),
+        port=st.just(8472),
+        local=st.just(LINK.local),
+        underlay=st.just(2),
+        mac=st.sampled_from((None, MACS[0])),
+        learning=st.booleans(),
+        gbp=st.booleans(),
+    )
+    tun = st.builds(TunLink, name=st.just(name), mtu=mtu, up=up, txqueuelen=st.sampled_from((None, 500)))
+    return st.one_of(vxlan, vxlan, tun, st.builds(Link, st.just(name), mtu, up))
 
 
 def subsets(things: st.SearchStrategy[KernelObject]) -> st.SearchStrategy[list[KernelObject]]:
@@ -260,19 +273,17 @@ def subsets(things: st.SearchStrategy[KernelObject]) -> st.SearchStrategy[list[K
 def states(draw: st.DrawFn) -> KernelState:
     """Any consistent state over a small world: what hangs on a link or a table of ours has it."""
     things: list[KernelObject] = []
-    links = [name for name in NAMES if draw(st.booleans())]
-    for name in links:
-        mtu, mac = draw(st.sampled_from((1400, 1450))), draw(st.sampled_from((None, MACS[0])))
-        things.append(Link(name, mtu, draw(st.booleans()), mac, None, draw(st.one_of(st.none(), vxlans))))
-    if links:
-        dev = st.sampled_from(links)
+    names = [name for name in NAMES if draw(st.booleans())]
+    things += [draw(links(name)) for name in names]
+    if names:
+        dev = st.sampled_from(names)
         interfaces = st.sampled_from([ip_interface("10.5.1.0/32"), ip_interface("fd05::/128")])
-        things += draw(subsets(st.builds(Address, dev, interfaces)))
+        things += draw(subsets(st.builds(LinkAddress, dev, interfaces)))
         things += draw(subsets(st.builds(Neighbour, dev, st.sampled_from(BASES), st.sampled_from(MACS))))
         things += draw(subsets(st.builds(FdbEntry, dev, st.sampled_from(MACS), st.sampled_from(PEERS))))
     for destination in (ip_network("10.5.2.0/24"), ip_network("10.5.3.0/24"), ip_network("10.5.0.0/16")):
-        device = draw(st.sampled_from((*links, "eth0", "unreachable", "absent")))
-        if device in links:
+        device = draw(st.sampled_from((*names, "eth0", "unreachable", "absent")))
+        if device in names:
             things.append(Route(destination, device, draw(st.sampled_from(BASES)), onlink=True, own_link=True))
         elif device == "eth0":
             things.append(Route(destination, device, draw(st.sampled_from(PEERS))))
@@ -313,15 +324,15 @@ def test_nothing_is_done_where_all_is_well(state: KernelState) -> None:
 
 def makes_way(step: Operation, desired: KernelState) -> bool:
     """An address goes from a device that stays."""
-    return step.verb == "delete" and isinstance(step.object, Address) and step.object.parent in desired
+    return step.verb == "delete" and isinstance(step.object, LinkAddress) and step.object.parent in desired
 
 
 def in_the_way(step: Operation, actual: KernelState, desired: KernelState) -> bool:
     """A device goes so that it, or one of another name that the kernel takes for the same, can be made."""
-    gone = getattr(step.object, "vxlan", None)
-    made = [one.vxlan for key, one in desired.items() if isinstance(one, Link) and key not in actual and one.vxlan]
+    made = [one for key, one in desired.items() if isinstance(one, VxlanLink) and key not in actual]
     same = [(one.vni, one.port, one.local.version) for one in made]
-    return step.object.key in desired or (gone is not None and (gone.vni, gone.port, gone.local.version) in same)
+    gone = step.object
+    return gone.key in desired or (isinstance(gone, VxlanLink) and (gone.vni, gone.port, gone.local.version) in same)
 
 
 @settings(max_examples=300)
@@ -334,7 +345,7 @@ def test_order(actual: KernelState, desired: KernelState) -> None:
     steps = [step for step in diff(actual, desired) if not makes_way(step, desired)]
     stages = [1 if step.verb != "delete" else 0 if in_the_way(step, actual, desired) else 2 for step in steps]
     assert stages == sorted(stages)
-    ranks = [FOUNDATIONS_FIRST.index(type(step.object)) for step in steps]
+    ranks = [next(rank for rank, kind in enumerate(BY_RANK) if isinstance(step.object, kind)) for step in steps]
     built = [rank for rank, stage in zip(ranks, stages, strict=True) if stage == 1]
     removed = [rank for rank, stage in zip(ranks, stages, strict=True) if stage == 2]
     assert built == sorted(built)
@@ -348,13 +359,20 @@ def test_nothing_is_touched_without_need(actual: KernelState, desired: KernelSta
     steps = diff(actual, desired)
     rebuilt = {step.object.key for step in steps if step.verb == "delete" and step.object.key in desired}
     for key in rebuilt:
-        one, other = actual[key].vxlan, desired[key].vxlan
-        assert one is None or other is None or replace(one, learning=other.learning) != other
+        one, other = actual[key], desired[key]
+        if isinstance(one, VxlanLink) and isinstance(other, VxlanLink):
+            assert (one.vni, one.port, one.local, one.underlay, one.gbp) != (
+                other.vni, other.port, other.local, other.underlay, other.gbp
+            )  # fmt: skip
+        else:
+            assert type(one) is not type(other)
     rewritten = {step.object.key for step in steps if step.verb == "change" and step.object.key == TABLE.key}
     readdressed = {
         step.object.key
         for step in steps
-        if isinstance(step.object, Link) and step.verb == "change" and step.object.mac != actual[step.object.key].mac
+        if isinstance(step.object, VxlanLink)
+        and step.verb == "change"
+        and step.object.mac != getattr(step.old, "mac", None)
     }
     for step in steps:
         key = step.object.key
@@ -371,8 +389,8 @@ def test_nothing_is_touched_without_need(actual: KernelState, desired: KernelSta
 
 def test_a_new_mac_costs_the_device_its_neighbours_which_come_back_at_once() -> None:
     """The kernel forgets even permanent neighbours of a device whose MAC changes."""
-    old = Link("ovl.1", 1450, mac="06:00:00:00:00:01")
-    hangs_on_it = [Neighbour("ovl.1", ip_address("10.5.2.0"), "06:00:00:00:00:02")]
+    old = replace(LINK, mac="06:00:00:00:00:01")
+    hangs_on_it = [Neighbour(LINK.name, ip_address("10.5.2.0"), "06:00:00:00:00:02")]
     steps = diff(state_of([old, *hangs_on_it]), state_of([replace(old, mac="06:00:00:00:00:03"), *hangs_on_it]))
     assert [(step.verb, step.object.key[0]) for step in steps] == [("change", "link"), ("add", "neighbour")]
 
@@ -387,5 +405,5 @@ def test_an_address_makes_way_for_routes_and_never_before_its_successor(
     for place, step in enumerate(steps):
         if makes_way(step, desired):
             later = [one.object for one in steps[place:] if one.verb != "delete"]
-            assert not any(isinstance(thing, Link | Address) for thing in later)
+            assert not any(isinstance(thing, Link | LinkAddress) for thing in later)
             assert not any(isinstance(one.object, Route) for one in steps[:place] if one.verb != "delete")

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from overlayd.wire.netlink import rtnetlink
+from overlayd.wire.netlink.message import ADD, PUT, acknowledgements
+from overlayd.wire.netlink.message import SET as REMOVE
+from overlayd.wire.netlink.neighbour import delete_fdb, delete_neighbour, put_fdb, put_neighbour
+from overlayd.wire.netlink.route import delete_route, put_route
+from overlayd.wire.netlink.uapi import NLMSG_ERROR, NLMSGHDR
 
-ADD = rtnetlink.NLM_F_REQUEST | rtnetlink.NLM_F_ACK | rtnetlink.NLM_F_CREATE | rtnetlink.NLM_F_EXCL
-PUT = rtnetlink.NLM_F_REQUEST | rtnetlink.NLM_F_ACK | rtnetlink.NLM_F_CREATE | rtnetlink.NLM_F_REPLACE
-REMOVE = rtnetlink.NLM_F_REQUEST | rtnetlink.NLM_F_ACK
 NEWROUTE, DELROUTE, NEWNEIGH, DELNEIGH = 24, 25, 28, 29
 
 MAC = "06:47:0f:9c:01:2a"
@@ -80,13 +81,11 @@ BASE = {"src_len": 0, "tos": 0, "table": 254, "proto": 178}
     ],
 )
 @pytest.mark.parametrize("replace", [False, True])
-def test_add_route(
+def test_put_route(
     destination: str, link: int | None, gateway: str | None, onlink: bool, meant: dict[str, Any], replace: bool
 ) -> None:
     network = ip_network(destination)
-    message = rtnetlink.add_route(
-        network, link, ip_address(gateway) if gateway else None, onlink, sequence=9, replace=replace
-    )
+    message = put_route(network, link, ip_address(gateway) if gateway else None, onlink, sequence=9, replace=replace)
     header, fields = route(message)
     assert (header["type"], header["flags"], header["sequence_number"]) == (NEWROUTE, PUT if replace else ADD, 9)
     family = 2 if network.version == 4 else 10
@@ -98,7 +97,7 @@ def test_add_route(
 @pytest.mark.parametrize("link", [7, None])
 def test_delete_route(destination: str, link: int | None) -> None:
     network = ip_network(destination)
-    header, fields = route(rtnetlink.delete_route(network, link, 3))
+    header, fields = route(delete_route(network, link, 3))
     assert (header["type"], header["flags"], header["sequence_number"]) == (DELROUTE, REMOVE, 3)
     assert (fields["family"], fields["dst_len"]) == (2 if network.version == 4 else 10, network.prefixlen)
     assert fields["RTA_DST"] == str(network[0])
@@ -109,12 +108,12 @@ def test_delete_route(destination: str, link: int | None) -> None:
 
 @pytest.mark.parametrize(("ip", "family"), [("10.1.2.0", 2), ("fd00:10:1:2::", 10)])
 def test_neighbours(ip: str, family: int) -> None:
-    header, fields = neighbour(rtnetlink.put_neighbour(7, ip_address(ip), MAC, 4))
+    header, fields = neighbour(put_neighbour(7, ip_address(ip), MAC, 4))
     assert (header["type"], header["flags"], header["sequence_number"]) == (NEWNEIGH, PUT, 4)
     own = {"family": family, "ifindex": 7, "state": 0x80, "flags": 0, "NDA_DST": ip, "NDA_LLADDR": MAC}
     assert own.items() <= fields.items()
 
-    header, fields = neighbour(rtnetlink.delete_neighbour(7, ip_address(ip), 5))
+    header, fields = neighbour(delete_neighbour(7, ip_address(ip), 5))
     assert (header["type"], header["flags"], header["sequence_number"]) == (DELNEIGH, REMOVE, 5)
     assert {"family": family, "ifindex": 7, "NDA_DST": ip}.items() <= fields.items()
     assert "NDA_LLADDR" not in fields
@@ -122,7 +121,7 @@ def test_neighbours(ip: str, family: int) -> None:
 
 @pytest.mark.parametrize("vtep", ["192.0.2.2", "fd00:192:0:2::2"])
 def test_fdb_entries(vtep: str) -> None:
-    for make, kind, flags in ((rtnetlink.put_fdb, NEWNEIGH, PUT), (rtnetlink.delete_fdb, DELNEIGH, REMOVE)):
+    for make, kind, flags in ((put_fdb, NEWNEIGH, PUT), (delete_fdb, DELNEIGH, REMOVE)):
         message = make(7, MAC, ip_address(vtep), 6)
         header, fields = neighbour(message)
         assert (header["type"], header["flags"], header["sequence_number"]) == (kind, flags, 6)
@@ -143,7 +142,7 @@ prefixes6 = st.tuples(st.integers(0, 2**128 - 1), st.integers(0, 128)).map(
 
 @given(st.one_of(prefixes4, prefixes6), st.integers(1, 2**31 - 1), st.integers(0, 2**32 - 1))
 def test_any_route(network: Any, link: int, sequence: int) -> None:
-    header, fields = route(rtnetlink.add_route(network, link, network[0], True, sequence, replace=False))
+    header, fields = route(put_route(network, link, network[0], True, sequence, replace=False))
     assert header["sequence_number"] == sequence
     assert ip_address(fields["RTA_DST"]) == ip_address(fields["RTA_GATEWAY"]) == network[0]
     assert (fields["dst_len"], fields["RTA_OIF"]) == (network.prefixlen, link)
@@ -154,8 +153,8 @@ def test_any_route(network: Any, link: int, sequence: int) -> None:
 
 def ack(sequence: int, error: int) -> bytes:
     """What the kernel answers with NETLINK_CAP_ACK: the error and the header of the request."""
-    body = struct.pack("=i", -error) + rtnetlink.HEADER.pack(36, NEWROUTE, ADD, sequence, 0)
-    return rtnetlink.HEADER.pack(16 + len(body), rtnetlink.NLMSG_ERROR, 0, sequence, 0) + body
+    body = struct.pack("=i", -error) + NLMSGHDR.pack(36, NEWROUTE, ADD, sequence, 0)
+    return NLMSGHDR.pack(16 + len(body), NLMSG_ERROR, 0, sequence, 0) + body
 
 
 answers = st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 133)))
@@ -163,27 +162,27 @@ answers = st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 133)))
 
 @given(answers)
 def test_every_acknowledgement_is_read(expected: list[tuple[int, int]]) -> None:
-    assert rtnetlink.read_acks(b"".join(ack(*pair) for pair in expected)) == expected
+    assert acknowledgements(b"".join(ack(*pair) for pair in expected)) == expected
 
 
 @given(answers, st.integers(0, 400))
 def test_what_is_cut_off_is_left_out(expected: list[tuple[int, int]], length: int) -> None:
     data = b"".join(ack(*pair) for pair in expected)[:length]
-    assert rtnetlink.read_acks(data) == expected[: len(data) // 36]
+    assert acknowledgements(data) == expected[: len(data) // 36]
 
 
 @given(st.binary(max_size=300))
 def test_garbage_never_raises(data: bytes) -> None:
-    assert len(rtnetlink.read_acks(data)) <= len(data) // 20
+    assert len(acknowledgements(data)) <= len(data) // 20
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**16 - 1), st.binary(max_size=64))
 def test_any_header_never_raises(length: int, kind: int, rest: bytes) -> None:
-    data = rtnetlink.HEADER.pack(length, kind, 0, 1, 0) + rest + ack(5, 17)
-    assert len(rtnetlink.read_acks(data)) <= 4
+    data = NLMSGHDR.pack(length, kind, 0, 1, 0) + rest + ack(5, 17)
+    assert len(acknowledgements(data)) <= 4
 
 
 def test_other_messages_are_passed_over() -> None:
-    done = rtnetlink.HEADER.pack(20, 3, 0, 1, 0) + bytes(4)
-    odd = rtnetlink.HEADER.pack(17, 3, 0, 1, 0) + bytes(4)  # length not a multiple of 4: the next one is aligned
-    assert rtnetlink.read_acks(done + ack(1, 0) + odd + ack(2, 17)) == [(1, 0), (2, 17)]
+    done = NLMSGHDR.pack(20, 3, 0, 1, 0) + bytes(4)
+    odd = NLMSGHDR.pack(17, 3, 0, 1, 0) + bytes(4)  # length not a multiple of 4: the next one is aligned
+    assert acknowledgements(done + ack(1, 0) + odd + ack(2, 17)) == [(1, 0), (2, 17)]

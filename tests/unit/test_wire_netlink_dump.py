@@ -10,19 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlayd.wire.netlink import rtnetlink
-from overlayd.wire.netlink.dump import (
-    NeighbourEntry,
-    RouteEntry,
-    messages,
-    read_neighbour,
-    read_route,
-    request,
-)
+from overlayd.wire.netlink.message import dump_request, family_header, messages
+from overlayd.wire.netlink.neighbour import NeighbourEntry, delete_neighbour, put_fdb, put_neighbour, read_neighbour
+from overlayd.wire.netlink.route import RouteEntry, put_route, read_route
+from overlayd.wire.netlink.uapi import NDMSG, RTM_GETNEIGH, RTM_GETROUTE, RTMSG
 
 
 def body(message: bytes) -> tuple[bytes, int, int]:
-    ((_, _, _, begin, end),) = messages(message)
+    ((*_, begin, end),) = messages(message)
     return message, begin, end
 
 
@@ -40,12 +35,12 @@ def body(message: bytes) -> tuple[bytes, int, int]:
 def test_a_route_that_overlayd_made(destination: str, link: int | None, gateway: str | None, onlink: bool) -> None:
     """The kernel gives a route back in the form in which it is made."""
     via = ip_address(gateway) if gateway else None
-    made = rtnetlink.add_route(ip_network(destination), link, via, onlink, 1, replace=False)
+    made = put_route(ip_network(destination), link, via, onlink, 1, replace=False)
     assert read_route(*body(made)) == RouteEntry(ip_network(destination), link is None, link or 0, via, onlink)
 
 
 def test_routes_of_others_are_passed_over() -> None:
-    made = bytearray(rtnetlink.add_route(ip_network("10.5.1.0/24"), 7, None, False, 1, replace=False))
+    made = bytearray(put_route(ip_network("10.5.1.0/24"), 7, None, False, 1, replace=False))
     # rtm_protocol boot; rtm_table local; RTM_F_CLONED, a path MTU that the kernel keeps as a copy of the route
     for offset, value in ((16 + 5, 4), (16 + 4, 255), (16 + 9 - (sys.byteorder == "big"), 2)):
         other = made.copy()
@@ -55,25 +50,26 @@ def test_routes_of_others_are_passed_over() -> None:
 
 @pytest.mark.parametrize("ip", ["10.5.1.0", "fd00::1"])
 def test_a_neighbour(ip: str) -> None:
-    made = rtnetlink.put_neighbour(7, ip_address(ip), "06:47:0f:9c:01:2a", 1)
+    made = put_neighbour(7, ip_address(ip), "06:47:0f:9c:01:2a", 1)
     assert read_neighbour(*body(made)) == NeighbourEntry(7, ip_address(ip), "06:47:0f:9c:01:2a")
 
 
 @pytest.mark.parametrize("vtep", ["192.0.2.2", "2001:db8::2"])
 def test_an_fdb_entry(vtep: str) -> None:
-    made = rtnetlink.put_fdb(7, "06:47:0f:9c:01:2a", ip_address(vtep), 1)
+    made = put_fdb(7, "06:47:0f:9c:01:2a", ip_address(vtep), 1)
     assert read_neighbour(*body(made)) == NeighbourEntry(7, ip_address(vtep), "06:47:0f:9c:01:2a")
 
 
 def test_neighbours_that_are_not_permanent_are_passed_over() -> None:
-    assert read_neighbour(*body(rtnetlink.delete_neighbour(7, ip_address("10.5.1.0"), 1))) is None
+    assert read_neighbour(*body(delete_neighbour(7, ip_address("10.5.1.0"), 1))) is None
 
 
 def test_requests() -> None:
-    header, rest = request("routes", 2, 9)[:16], request("routes", 2, 9)[16:]
+    made = dump_request(RTM_GETROUTE, family_header(2, RTMSG), 9)
+    header, rest = made[:16], made[16:]
     assert struct.unpack("=IHHII", header) == (28, 26, 0x301, 9, 0)
     assert rest == bytes([2]) + bytes(11)
-    assert struct.unpack_from("=IH", request("neighbours", 7, 9)) == (28, 30)
+    assert struct.unpack_from("=IH", dump_request(RTM_GETNEIGH, family_header(7, NDMSG), 9)) == (28, 30)
 
 
 MESSAGES = st.builds(
@@ -94,4 +90,4 @@ def test_no_body_raises(data: bytes) -> None:
 
 @given(st.binary(max_size=120))
 def test_no_answer_raises_and_none_is_read_past_its_end(data: bytes) -> None:
-    assert all(16 <= begin <= end <= len(data) for _, _, _, begin, end in messages(data))
+    assert all(16 <= begin <= end <= len(data) for *_, begin, end in messages(data))

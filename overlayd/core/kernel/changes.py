@@ -1,60 +1,63 @@
-"""What has changed in the kernel, whoever changed it, and whether it is enough to look at that alone."""
+"""What has changed in the kernel, whoever changed it, and whether it is enough to compare those objects alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 
-from overlayd.core.kernel.kinds import Address, FdbEntry, KernelState, Key, Link, Neighbour, Route
+from overlayd.core.kernel.kinds import KernelObject, KernelState, Key
 
 
 @dataclass(slots=True)
-class Changes:
+class KernelChanges:
     """Everything since it was made, each object as it was left."""
 
-    objects: dict[Key, Route | Neighbour | FdbEntry | None] = field(default_factory=dict)
-    """What hangs on a device of ours, and our routes; None for what is gone."""
-    foundations: list[tuple[Key, Link | Address | None]] = field(default_factory=list)
+    objects: dict[Key, KernelObject | None] = field(default_factory=dict)
+    """Our routes, and what hangs on our devices, but for addresses; None for what is gone."""
+    interfaces: list[tuple[Key, KernelObject | None]] = field(default_factory=list)
     """Our devices and their addresses, each state that they went through: what hung on them may be gone silently."""
-    others: set[Key] = field(default_factory=set)
-    """Where routes of others came in the place of something, or went."""
+    foreign_routes: set[Key] = field(default_factory=set)
+    """Where a route that is not ours replaced another, or went."""
     underlay: bool = False
-    """The underlay interface is not as it was."""
+    """The underlay interface has changed."""
     rules: set[int] = field(default_factory=set)
     """The netlink ports of those who changed rules of ours, or what they depend on."""
-    lost: bool = False
-    """There was more than the kernel could keep for us."""
-
-    def settle(self, desired: KernelState, done: Set[Key], is_own: Callable[[int], bool]) -> None:
-        """Forget what overlayd itself, which has just worked on the objects `done`, led there: what is as desired, what
-        foundations went through, and who changed rules if it `is_own`.
-
-        A foundation that the kernel did not make quite as desired is left for another time, or there were no end of it.
-        """
-        self.disown(is_own)
-        self.foundations = [
-            (key, thing)
-            for key, thing in dict(self.foundations).items()
-            if desired.get(key) != thing and (thing is None or key not in done)
-        ]
-        self.objects = {key: thing for key, thing in self.objects.items() if desired.get(key) != thing}
-        self.others &= desired.keys()
+    overrun: bool = False
+    """Notifications were lost: there were more than the socket's buffer holds."""
 
     def __bool__(self) -> bool:
-        """Whether there is anything."""
-        return bool(self.objects or self.foundations or self.others or self.underlay or self.rules or self.lost)
+        """Whether anything has changed."""
+        return bool(
+            self.objects or self.interfaces or self.foreign_routes or self.underlay or self.rules or self.overrun
+        )
 
-    def disown(self, is_own: Callable[[int], bool]) -> None:
+    def discard_own(self, desired: KernelState, applied: Set[Key], is_own: Callable[[int], bool]) -> None:
+        """Forget what overlayd itself, which has just worked on the objects `applied`, has caused: what is as desired,
+        states that interfaces went through, and rules whose port `is_own`.
+
+        An interface that the kernel made differently from what is desired is left to the next comparison: reported
+        here, it would be repaired without end.
+        """
+        self.discard_own_rules(is_own)
+        self.interfaces = [
+            (key, thing)
+            for key, thing in dict(self.interfaces).items()
+            if desired.get(key) != thing and (thing is None or key not in applied)
+        ]
+        self.objects = {key: thing for key, thing in self.objects.items() if desired.get(key) != thing}
+        self.foreign_routes &= desired.keys()
+
+    def discard_own_rules(self, is_own: Callable[[int], bool]) -> None:
         """Forget that overlayd itself changed rules."""
         self.rules = {port for port in self.rules if not is_own(port)}
 
-    def wants_comparison(self, desired: KernelState) -> bool:
-        """Whether a full comparison must say what follows from it."""
+    def needs_comparison(self, desired: KernelState) -> bool:
+        """Whether only a full comparison can tell what follows from it."""
         return (
-            self.lost
+            self.overrun
             or bool(self.rules)
-            or any(desired.get(key) != thing for key, thing in self.foundations)
-            or any(key in desired for key in self.others)  # isdisjoint would go through all that is desired
+            or any(desired.get(key) != thing for key, thing in self.interfaces)
+            or any(key in desired for key in self.foreign_routes)  # isdisjoint would iterate over all that is desired
         )
 
     def differing(self, desired: KernelState) -> tuple[KernelState, KernelState]:

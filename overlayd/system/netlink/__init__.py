@@ -1,15 +1,17 @@
-"""The kernel's devices, addresses, neighbours, FDB and routes. Only this package speaks pyroute2.
+"""The kernel's devices, addresses, neighbours, FDB entries, routes and set elements, through netlink.
 
 How overlayd knows what is its own:
     a device      by its group (IFLA_GROUP), which `ip link show group` lists
     a route       by its protocol, which `ip route show proto` lists
     the rest      by the device it is on
 
-    connection    what the floors above use: asynchronous, with a thread of its own
-    reader        dumps, into the objects of core.state
-    links         devices and addresses, one by one
-    batches       routes, neighbours and FDB entries, packed many to a send
-    monitor       what anybody changes
+    connection        what the floors above use: asynchronous, with threads of its own
+    reader            the kernel's state, through `dumps`
+    links             writes devices, one by one
+    batches           writes rtnetlink kinds, packed many to a send
+    elements          writes elements of nftables sets
+    monitor           what anybody changes
+    request_socket    what the writers share
 """
 
 from overlayd.system.netlink.connection import Netlink

@@ -8,16 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
 from overlayd.core.address import Address
 from overlayd.core.kernel.diff import Operation
 from overlayd.core.kernel.kinds import KernelState
 from overlayd.core.underlay import HostInterface
 from overlayd.system.errors import HostError
-from overlayd.system.netlink.batches import BATCH, BatchWriter
-from overlayd.system.netlink.dumps import DumpReader
+from overlayd.system.netlink.batches import BATCH, BatchWriter, Refusal
 from overlayd.system.netlink.elements import ElementWriter
 from overlayd.system.netlink.links import LinkWriter
 from overlayd.system.netlink.reader import Reader
@@ -27,11 +23,10 @@ T = TypeVar("T")
 
 
 class Netlink:
-    """A connection to the kernel's rtnetlink. Use it as an asynchronous context manager.
+    """A connection to the kernel. Use it as an asynchronous context manager.
 
-    pyroute2's own asynchronous form cannot run on uvloop, whose datagram transports take IP only. So two threads of
-    our own speak netlink, each a job at a time: one writes, one reads. Neither the event loop, and with it the packets
-    of udp mode, nor a lease event ever waits for a dump.
+    Two threads of our own speak netlink, each a job at a time: one writes, one reads. Neither the event loop, and with
+    it the packets of udp mode, nor a lease event ever waits for a dump.
     """
 
     def __init__(self, batch: int = BATCH) -> None:
@@ -60,19 +55,16 @@ class Netlink:
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(thread, partial(job, *arguments, **named))
-        except (NetlinkError, OSError) as error:
+        except OSError as error:
             raise HostError(f"netlink: {error}; try again, and see the kernel's log (dmesg)") from error
 
     def _open_reader(self) -> None:
-        route, dumps = IPRoute(), DumpReader()
-        self._reader = Reader(route, dumps)
-        self._to_close += [route.close, dumps.close]
+        self._reader = Reader()
+        self._to_close.append(self._reader.close)
 
     def _open_writers(self) -> None:
-        route = IPRoute()
-        self._links, self._batches = LinkWriter(route), BatchWriter(self._batch)
-        self._elements = ElementWriter()
-        self._to_close += [route.close, self._batches.close, self._elements.close]
+        self._links, self._batches, self._elements = LinkWriter(), BatchWriter(self._batch), ElementWriter()
+        self._to_close += [self._links.close, self._batches.close, self._elements.close]
 
     async def interfaces(self) -> list[HostInterface]:
         """Every interface of the host with its addresses, in the kernel's order."""
@@ -83,19 +75,19 @@ class Netlink:
         return await self._do(self._reading, self._reader.egress, destination)
 
     async def read(self) -> KernelState:
-        """All devices, addresses, neighbours, FDB entries and routes that are overlayd's."""
+        """Every device of overlayd's, and every object of an rtnetlink kind."""
         return await self._do(self._reading, self._reader.read)
 
     async def paths(self) -> dict[Address, int]:
         """What the kernel has learnt of paths: their MTU in bytes, by destination."""
         return await self._do(self._reading, self._reader.paths)
 
-    async def one(self, step: Operation) -> None:
-        """Do one operation on a device or an address. Raises HostError."""
-        await self._do(self._writing, self._links.one, step)
+    async def link(self, step: Operation) -> None:
+        """Do one operation on a device. Raises HostError."""
+        await self._do(self._writing, self._links.apply, step)
 
-    async def batch(self, operations: Sequence[Operation]) -> list[tuple[Operation, str]]:
-        """Do operations on routes, neighbours and FDB entries, in order, packed many to a send.
+    async def batch(self, operations: Sequence[Operation]) -> list[Refusal]:
+        """Do operations on objects of rtnetlink kinds, in order, packed many to a send.
 
         Gives back those that the kernel refused, each with the reason; the others are done.
         """

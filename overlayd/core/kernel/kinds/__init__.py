@@ -1,0 +1,52 @@
+"""The kinds of kernel object that overlayd makes: what is desired and what is there are both sets of these.
+
+    Link <- LinkAddress, Neighbour, FdbEntry, Route        Ruleset <- SetElement
+
+To add a kind:
+    1. a class here, on KernelObject or on one of its two channel classes: rank, key, parent, text, the rules that
+       differ from the defaults, and its codec, from `wire.netlink` where it goes by netlink;
+    2. if it goes to the kernel by a new channel, a writer for it in `system.kernel`;
+    3. where it is read: rtnetlink kinds by a line in `RTNETLINK_KINDS`, others in `system.kernel`.
+"""
+
+from overlayd.core.kernel.kinds.base import (
+    Channel,
+    Interfaces,
+    KernelObject,
+    KernelState,
+    Key,
+    RtnetlinkObject,
+    Verb,
+    differences,
+    state_of,
+)
+from overlayd.core.kernel.kinds.link import Link, LinkAddress, TunLink, VxlanLink, link_of
+from overlayd.core.kernel.kinds.neighbour import FdbEntry, Neighbour
+from overlayd.core.kernel.kinds.nft import NftObject, Ruleset, SetElement
+from overlayd.core.kernel.kinds.route import Route
+
+RTNETLINK_KINDS: tuple[type[RtnetlinkObject], ...] = (LinkAddress, Neighbour, FdbEntry, Route)
+
+__all__ = [
+    "RTNETLINK_KINDS",
+    "Channel",
+    "FdbEntry",
+    "Interfaces",
+    "KernelObject",
+    "KernelState",
+    "Key",
+    "Link",
+    "LinkAddress",
+    "Neighbour",
+    "NftObject",
+    "Route",
+    "RtnetlinkObject",
+    "Ruleset",
+    "SetElement",
+    "TunLink",
+    "Verb",
+    "VxlanLink",
+    "differences",
+    "link_of",
+    "state_of",
+]

@@ -1,0 +1,71 @@
+"""nf_tables: messages for the elements of a set, and which notifications concern our rules.
+
+By hand because a lease event changes an element: nft, a process that first reads the whole ruleset, takes tens of
+milliseconds for what is one message. Tables, chains and rules, which hardly ever change, go through nft.
+
+     batch     BATCH_BEGIN, messages, BATCH_END in one send; all of them are done, or none
+     message   NLMSGHDR, NFGENMSG, attributes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from overlayd.wire.address import Address
+from overlayd.wire.netlink.message import SET, attribute, attributes, message, nested, text
+from overlayd.wire.netlink.uapi import (
+    NFGENMSG,
+    NFNL_MSG_BATCH_BEGIN,
+    NFNL_MSG_BATCH_END,
+    NFNL_SUBSYS_NFTABLES,
+    NFPROTO_INET,
+    NFT_MSG_DELSETELEM,
+    NFT_MSG_NEWCHAIN,
+    NFT_MSG_NEWSETELEM,
+    NFTA_CHAIN_HOOK,
+    NFTA_DATA_VALUE,
+    NFTA_LIST_ELEM,
+    NFTA_SET_ELEM_KEY,
+    NFTA_SET_ELEM_LIST_ELEMENTS,
+    NFTA_SET_ELEM_LIST_SET,
+    NFTA_SET_ELEM_LIST_TABLE,
+    NLM_F_CREATE,
+    NLM_F_REQUEST,
+)
+
+ELEMENTS_MAX = 1024
+"""In one message: an attribute's length has 16 bits."""
+
+
+def change_elements(table: str, name: str, addresses: Iterable[Address], sequence: int, *, delete: bool) -> bytes:
+    """Add to a set of an inet table, or delete from it; what is to be added may be there, what is to go must be."""
+    body = NFGENMSG.pack(NFPROTO_INET, 0, 0)
+    body += text(NFTA_SET_ELEM_LIST_TABLE, table) + text(NFTA_SET_ELEM_LIST_SET, name)
+    body += nested(NFTA_SET_ELEM_LIST_ELEMENTS, *(_element(address.packed) for address in addresses))
+    kind = NFT_MSG_DELSETELEM if delete else NFT_MSG_NEWSETELEM
+    return message(_type(kind), SET if delete else SET | NLM_F_CREATE, sequence, body)
+
+
+def batch(messages: Iterable[bytes], sequence: int) -> bytes:
+    """The messages as one transaction, which answers by `sequence` where it is refused as a whole."""
+    header = NFGENMSG.pack(0, 0, NFNL_SUBSYS_NFTABLES)
+    begin, end = (message(kind, NLM_F_REQUEST, sequence, header) for kind in (NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END))
+    return b"".join((begin, *messages, end))
+
+
+def concerns(kind: int, data: bytes, begin: int, end: int, name: bytes) -> bool:
+    """Whether the notification in this body can concern rules of ours: it names our table or carries a comment of
+    ours, both of which contain `name`, or is about a base chain: another firewall's, with a policy that may be new."""
+    if data.find(name, begin, end) >= 0:
+        return True
+    return kind == _type(NFT_MSG_NEWCHAIN) and any(
+        number == NFTA_CHAIN_HOOK for number, _ in attributes(data, begin + NFGENMSG.size, end)
+    )
+
+
+def _type(kind: int) -> int:
+    return NFNL_SUBSYS_NFTABLES << 8 | kind
+
+
+def _element(key: bytes) -> bytes:
+    return nested(NFTA_LIST_ELEM, nested(NFTA_SET_ELEM_KEY, attribute(NFTA_DATA_VALUE, key)))
