@@ -44,7 +44,7 @@ PROBES = {
     "unknown_peer": "from an address that is no peer's; never answered",
     "other_port": "from a peer, but not from its probe port",
     "malformed": "no probe of a version that is known here",
-    "unasked": "an answer that nobody waits for any more: it came late, or twice",
+    "unsolicited": "an answer that nobody waits for any more: it came late, or twice",
     "limited": "a question too many, left without an answer",
 }
 """Why a datagram on the probe port is no use."""

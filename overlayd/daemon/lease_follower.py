@@ -49,7 +49,7 @@ class LeaseFollower:
         if not events:
             return
         self._feed.publish(events)
-        overlay.prober.move(events)
+        overlay.prober.apply(events)
         try:
             await overlay.reconciler.take(overlay.backend, events)
         except HostError as error:  # the table is right; a comparison brings the kernel after it

@@ -173,7 +173,7 @@ class Reloader:
     async def _bring_into_force(self) -> None:
         introduce_peers(self._overlay)
         await install(self._overlay)
-        self._overlay.prober.follow(self._overlay.node, self._overlay.peers)
+        self._overlay.prober.replace_peers(self._overlay.node, self._overlay.peers)
 
     async def _report_orphaned(self, old: Lease) -> None:
         """Log the bridges whose containers still have addresses of a subnet that this host has lost."""

@@ -90,7 +90,7 @@ async def bring_up(running: Running, lifecycle: Lifecycle, manager: ServiceManag
         _log_ready(running, time.time() - lifecycle.started)
         lifecycle.phase = "ready"
         manager.ready(running.status_line())
-        overlay.prober.follow(overlay.node, overlay.peers)  # after the rest: packets move without it
+        overlay.prober.replace_peers(overlay.node, overlay.peers)  # after the rest: packets move without it
     # Thousands of leases are here to stay: the garbage collector need not look at them ever again.
     gc.freeze()
     gc.enable()

@@ -23,12 +23,13 @@ from overlayd import __version__
 from overlayd.backend.base import Backend
 from overlayd.core.leases.lease import Lease
 from overlayd.core.offload import OFFLOADS
-from overlayd.core.probing import Patient
+from overlayd.core.probing.target import ProbeTarget
 from overlayd.datapath.contract import Counters, Traffic
 from overlayd.observe.health import Health
 from overlayd.observe.lifecycle import Lifecycle
 from overlayd.observe.overlay import Overlay
-from overlayd.observe.prober import BUCKETS, Prober
+from overlayd.observe.probe_counters import BUCKETS, DROP_REASONS, ProbeCounters
+from overlayd.observe.prober import Prober
 from overlayd.observe.status import firewall_drops
 from overlayd.registry.base import RegistryState
 from overlayd.system import device
@@ -47,7 +48,7 @@ async def exposition(lifecycle: Lifecycle, overlay: Overlay, health: Health) -> 
     """The page."""
     state = _state(lifecycle, overlay.registry.state(), health.report())
     families = [*_process(), *_build(), *await _running(overlay), *state]
-    return "".join(_text(*family) for family in families) + _round_trips(overlay.prober)
+    return "".join(_text(*family) for family in families) + _round_trips(overlay.prober.counters)
 
 
 def waiting_exposition(lifecycle: Lifecycle, registry: RegistryState, report: Mapping[str, Any]) -> str:
@@ -142,7 +143,7 @@ async def _running(overlay: Overlay) -> list[Family]:
         _drops(counters, rules),
         *_devices(backend.devices),
         _peer_states(peers, prober),
-        *_probes(prober),
+        *_probes(prober.counters),
     ]
     single = len(peers) <= overlay.settings.metrics_peers
     meaning = "Whether peers have series of their own: there are at most metrics_peers of them."
@@ -207,33 +208,33 @@ def _devices(names: tuple[str, ...]) -> Iterator[Family]:
 # --- peers ------------------------------------------------------------------------------------------------------------
 
 
-def _state_of(patients: list[Patient]) -> str:
+def _state_of(targets: list[ProbeTarget]) -> str:
     """A peer's with all its addresses: one that fails is not made good by another."""
-    states = {one.state for one in patients}
+    states = {one.state for one in targets}
     return next((state for state in ("unreachable", "unknown", "reachable") if state in states), "not_probed")
 
 
 def _peer_states(peers: list[Lease], prober: Prober) -> Family:
-    states = Counter(_state_of(prober.of(lease.key)) for lease in peers)
+    states = Counter(_state_of(prober.targets_of(lease.key)) for lease in peers)
     samples = [({"state": state}, states[state]) for state in ("reachable", "unreachable", "unknown", "not_probed")]
     return "overlayd_peers", "gauge", "Peers, by how their answers to probes show them.", samples
 
 
-def _probes(prober: Prober) -> Iterator[Family]:
-    counts = prober.counts
+def _probes(counters: ProbeCounters) -> Iterator[Family]:
+    counts = counters.events
     yield _one("overlayd_probes_sent_total", "counter", "Questions sent to peers.", counts["sent"])
     yield _one(
         "overlayd_probes_answered_total", "counter", "Questions of peers that were answered.", counts["answered"]
     )
-    drops = [({"reason": reason}, prober.drops[reason]) for reason in prober.DROPS]
+    drops = [({"reason": reason}, counters.drops[reason]) for reason in DROP_REASONS]
     yield "overlayd_probe_drops_total", "counter", "Datagrams on the probe port that were no use.", drops
 
 
-def _round_trips(prober: Prober) -> str:
+def _round_trips(counters: ProbeCounters) -> str:
     name = "overlayd_probe_rtt_seconds"
-    bounds, sums = [f"{bound:g}" for bound in BUCKETS] + ["+Inf"], list(accumulate(prober.histogram))
+    bounds, sums = [f"{bound:g}" for bound in BUCKETS] + ["+Inf"], list(accumulate(counters.histogram))
     lines = [f'{name}_bucket{{le="{bound}"}} {number}\n' for bound, number in zip(bounds, sums, strict=True)]
-    tail = f"{name}_sum {prober.rtt_sum:.15g}\n{name}_count {sums[-1]}\n"
+    tail = f"{name}_sum {counters.rtt_sum:.15g}\n{name}_count {sums[-1]}\n"
     return _head(name, "histogram", "Round-trip times of probes to all peers.") + "".join(lines) + tail
 
 
@@ -248,24 +249,26 @@ def _each_peer(peers: list[Lease], counters: Counters | None, prober: Prober) ->
                 for direction in _DIRECTIONS
             ]
             yield f"overlayd_peer_{what}_total", "counter", f"{meaning} By peer.", samples
-    patients = [
-        ({"peer": names[lease.key], "address": one.target.host}, one) for lease in peers for one in prober.of(lease.key)
+    targets = [
+        ({"peer": names[lease.key], "address": one.endpoint.host}, one)
+        for lease in peers
+        for one in prober.targets_of(lease.key)
     ]
-    reachable = [(labels, one.state == "reachable") for labels, one in patients if one.state != "unknown"]
+    reachable = [(labels, one.state == "reachable") for labels, one in targets if one.state != "unknown"]
     yield "overlayd_peer_reachable", "gauge", "Whether the peer answers probes.", reachable
-    averages = [(labels, sum(rtts) / len(rtts)) for labels, one in patients if (rtts := one.rtts)]
+    averages = [(labels, sum(rtts) / len(rtts)) for labels, one in targets if (rtts := one.rtts)]
     yield "overlayd_peer_rtt_seconds", "gauge", "Average round-trip time of the last probes.", averages
-    least = [(labels, min(rtts)) for labels, one in patients if (rtts := one.rtts)]
+    least = [(labels, min(rtts)) for labels, one in targets if (rtts := one.rtts)]
     yield "overlayd_peer_rtt_min_seconds", "gauge", "Least of them.", least
-    loss = [(labels, one.loss) for labels, one in patients if one.asked]
+    loss = [(labels, one.loss) for labels, one in targets if one.asked]
     yield "overlayd_peer_loss_ratio", "gauge", "Part of the last probes that was not answered, 0 to 1.", loss
-    sizes = [(labels, one.path.found) for labels, one in patients if one.path.found is not None]
+    sizes = [(labels, one.path.mtu) for labels, one in targets if one.path.mtu is not None]
     yield "overlayd_peer_path_mtu_bytes", "gauge", "The longest packet that gets to the peer.", sizes
     told = [
         ({**labels, "name": lease.name, "version": one.sender.release, "mode": prober.mode_of(one) or "unknown"}, 1)
         for lease in peers
-        for one in prober.of(lease.key)
+        for one in prober.targets_of(lease.key)
         if one.sender is not None
-        for labels in ({"peer": names[lease.key], "address": one.target.host},)
+        for labels in ({"peer": names[lease.key], "address": one.endpoint.host},)
     ]
     yield "overlayd_peer_info", "gauge", "What the peer says of itself; always 1.", told

@@ -148,7 +148,7 @@ async def describe_counters(lifecycle: Lifecycle, overlay: Overlay, health: Heal
         "engine": backend.engine,
         "offloads": backend.gauges(),
         **await describe_traffic(backend, counters),
-        "probes": {"counts": dict(prober.counts), "drops": dict(prober.drops)},
+        "probes": {"counts": dict(prober.counters.events), "drops": dict(prober.counters.drops)},
         "peers": {key: [one.tx_packets, one.tx_bytes, one.rx_packets, one.rx_bytes] for key, one in peers.items()},
         "broken": health.broken,
         "repairs": overlay.reconciler.repairs,

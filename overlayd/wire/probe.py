@@ -1,13 +1,13 @@
-"""What overlayd nodes ask one another on the probe port, to know how a peer and the path to it are.
+"""Probes between overlayd nodes, on the probe port: the state of a peer and of the path to it.
 
     0        4         5      6      7       8       16       18            20        36
     +--------+---------+------+------+-------+-------+--------+-------------+---------+-- - -
     | \\0 ovp | version | kind | mode | state | nonce | length | overlay MTU | release | zeros
     +--------+---------+------+------+-------+-------+--------+-------------+---------+-- - -
 
-A question may be longer than this, filled with zeros, so that it tries the path with a packet of that size; `length` is
-that of the whole datagram. An answer repeats nonce and length, is never filled, and so is no longer than any question:
-nothing is amplified. Both say what their sender is; the rest of an answer costs its sender nothing to look up.
+A question may be longer than this, filled with zeros, to probe the path with a packet of that size; `length` is that
+of the whole datagram. An answer repeats nonce and length and is never filled, hence never longer than its question:
+nothing is amplified. Both describe their sender.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ NONCE = 8
 """Bytes."""
 
 
-class Kind(IntEnum):
-    """What a probe is."""
+class ProbeKind(IntEnum):
+    """Question or answer."""
 
     QUESTION = 0
     ANSWER = 1
@@ -36,26 +36,26 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """What the sender of a probe says of itself."""
+    """The sender of a probe, as it describes itself."""
 
     mode: int
     """Its mode's number (`core.mode.ModeSpec`); 0 where unknown."""
     release: str
     """Printable ASCII, at most 16 characters."""
     overlay_mtu: int
-    """Bytes; 0 where it does not know yet."""
+    """Bytes; 0 if not known yet."""
     well: bool
-    """Whether it finds nothing wrong with its own data path."""
+    """Whether its own data path works."""
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
     """One question or answer."""
 
-    kind: Kind
+    kind: ProbeKind
     sender: Sender
     nonce: bytes
-    """8 bytes that only who saw the question can repeat."""
+    """8 random bytes that only a receiver of the question can repeat."""
     length: int
     """Bytes of the question's whole datagram."""
 
@@ -67,24 +67,24 @@ class Probe:
         head = _LAYOUT.pack(
             _MAGIC, _VERSION, self.kind, one.mode, state, self.nonce, self.length, one.overlay_mtu, release
         )
-        return head.ljust(self.length, b"\0") if self.kind is Kind.QUESTION else head
+        return head.ljust(self.length, b"\0") if self.kind is ProbeKind.QUESTION else head
 
     def answer(self, sender: Sender) -> Probe:
         """The answer to this question."""
-        return Probe(Kind.ANSWER, sender, self.nonce, self.length)
+        return Probe(ProbeKind.ANSWER, sender, self.nonce, self.length)
 
 
 def decode(payload: bytes) -> Probe | None:
-    """The probe; None for what is none, or of a version that we do not know."""
+    """The probe; None if the payload is not one, or one of an unknown version."""
     if len(payload) < LENGTH:
         return None
     magic, version, kind, mode, state, nonce, length, mtu, release = _LAYOUT.unpack_from(payload)
-    if magic != _MAGIC or version != _VERSION or kind not in list(Kind):
+    if magic != _MAGIC or version != _VERSION or kind not in list(ProbeKind):
         return None
-    if len(payload) != (length if kind == Kind.QUESTION else LENGTH) or length < LENGTH:
+    if len(payload) != (length if kind == ProbeKind.QUESTION else LENGTH) or length < LENGTH:
         return None
     word = release.rstrip(b"\0")
     if not all(0x21 <= byte <= 0x7E for byte in word):
         return None
     sender = Sender(mode, word.decode("ascii"), mtu, bool(state & _WELL))
-    return Probe(Kind(kind), sender, nonce, length)
+    return Probe(ProbeKind(kind), sender, nonce, length)

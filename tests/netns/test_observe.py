@@ -25,7 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from overlayd.lab import Host, hosts
 from overlayd.lab.host import ROOT
-from overlayd.wire.probe import LENGTH, NONCE, Kind, Probe, Sender, decode
+from overlayd.wire.probe import LENGTH, NONCE, Probe, ProbeKind, Sender, decode
 from support.etcd_cluster import etcd_of, flannel_value, put_as_flannel
 from support.waiting import eventually
 from support.wire import FAMILIES, inet, inject
@@ -116,7 +116,7 @@ def test_a_stranger_gets_no_answer_and_a_peer_gets_a_short_one(trio: Trio, famil
     a, b, _ = trio
     stranger = trio[2]
     target = (str(a.public(family)), PROBE_PORT)
-    question = Probe(Kind.QUESTION, SENDER, bytes(NONCE), 1000).encode()
+    question = Probe(ProbeKind.QUESTION, SENDER, bytes(NONCE), 1000).encode()
 
     def refused(reason: str) -> float:
         return metrics(a)["overlayd_probe_drops_total", frozenset({("reason", reason)})]
@@ -141,8 +141,8 @@ def test_a_peers_question_has_an_answer_that_is_shorter(trio: Trio) -> None:
     with b.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind((str(b.public(4)), PROBE_PORT))
         sock.settimeout(5)
-        sock.sendto(Probe(Kind.QUESTION, SENDER, b"12345678", 1472).encode(), (str(a.public(4)), PROBE_PORT))
-        while (found := decode(answer := sock.recv(2000))) is not None and found.kind is Kind.QUESTION:
+        sock.sendto(Probe(ProbeKind.QUESTION, SENDER, b"12345678", 1472).encode(), (str(a.public(4)), PROBE_PORT))
+        while (found := decode(answer := sock.recv(2000))) is not None and found.kind is ProbeKind.QUESTION:
             continue  # a's own
     assert found is not None
     assert (found.nonce, found.length, len(answer)) == (b"12345678", 1472, LENGTH)
@@ -162,8 +162,8 @@ def test_a_peer_that_goes_away_is_said_so_in_words(trio: Trio) -> None:
         eventually(lambda: all(probes(a, one)[gone[one.name]]["state"] == "unreachable" for one in (b, c)), timeout=20)
         assert probes(a, b)["fd00:192:0:2::2"]["state"] == "reachable"
         assert probes(a, b)["192.0.2.2"]["problem"].startswith("192.0.2.2 has not answered for ")
-        eventually(lambda: "it asks us, so packets come from there" in probes(a, b)["192.0.2.2"]["problem"], timeout=15)
-        eventually(lambda: "nothing takes probes there" in probes(a, c)["192.0.2.3"]["problem"], timeout=15)
+        eventually(lambda: "so packets arrive from there" in probes(a, b)["192.0.2.2"]["problem"], timeout=15)
+        eventually(lambda: "nothing receives probes there" in probes(a, c)["192.0.2.3"]["problem"], timeout=15)
         shown = overlayctl(a, "peers", "--wrong")
         assert "192.0.2.2 has not answered" in shown
         assert "192.0.2.3 has not answered" in shown
@@ -263,10 +263,10 @@ def test_a_black_hole_is_found_and_said_and_bridged(trio: Trio) -> None:
           " add rule netdev hole in meta length > 1400 drop")  # fmt: skip
     a.restart()  # it looks at every path when it starts
     eventually(lambda: {one["path_mtu"] for one in probes(a, c).values()} == {1400}, timeout=40)
-    (problem,) = {one["problem"].split(" vanish")[0] for one in probes(a, c).values()}
-    assert problem == "packets of more than 1400 bytes"
+    (problem,) = {one["problem"].split(" to ")[0] for one in probes(a, c).values()}
+    assert problem == "path MTU black hole: packets of more than 1400 bytes"
     eventually(lambda: {one["path_mtu"] for one in probes(a, b).values()} == {1500})
-    assert "let ICMP through" in overlayctl(a, "peers", "--wrong")
+    assert "let ICMP pass" in overlayctl(a, "peers", "--wrong")
     assert {one["path_mtu"] for one in probes(c, a).values()} == {1500}, "the other way is wide"
     for family in (4, 6):
         size = 1400 - (28 if family == 4 else 48)
@@ -396,7 +396,7 @@ def test_lights_are_red_while_packets_do_not_move(troubled: Labs, trouble: str) 
 def test_the_other_hosts_are_well_and_say_of_whom_it_is(troubled: Labs) -> None:
     for name in ("native stands still", "python stands still", "all refused"):
         a, b = troubled[name]
-        eventually(lambda a=a, b=b: "it says of itself that it is not well" in str(probes(b, a)))
+        eventually(lambda a=a, b=b: "it reports a fault of its own" in str(probes(b, a)))
         assert green(b)
 
 

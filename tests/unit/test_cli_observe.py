@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from overlayd.cli import explain, render, top
 from overlayd.cli.overlayctl import main
 from overlayd.core.forward import DropReason
-from overlayd.observe.prober import Prober
+from overlayd.observe.probe_counters import DROP_REASONS
 
 TRAFFIC = {"tx_packets": 0, "tx_bytes": 0, "rx_packets": 0, "rx_bytes": 0}
 PROBE: dict[str, Any] = {
@@ -26,7 +26,7 @@ PROBE: dict[str, Any] = {
     "mode": "udp",
     "overlay_mtu": 1472,
     "problem": None,
-    "notes": ["the path takes packets of 1400 bytes"],
+    "notes": ["the path MTU is 1400 bytes"],
 }
 PEER: dict[str, Any] = {
     "name": "host-b",
@@ -74,7 +74,7 @@ def test_a_peer_that_answers() -> None:
         "udp 0.1.0",
     ):
         assert fact in line
-    assert line.rstrip().endswith("the path takes packets of 1400 bytes")
+    assert line.rstrip().endswith("the path MTU is 1400 bytes")
 
 
 def test_peers_of_every_kind() -> None:
@@ -103,7 +103,7 @@ def test_peers_of_every_kind() -> None:
 
 def test_every_reason_is_explained() -> None:
     assert explain.REASONS.keys() == {reason.value for reason in DropReason}
-    assert explain.PROBES.keys() == set(Prober.DROPS)
+    assert explain.PROBES.keys() == set(DROP_REASONS)
 
 
 def test_counters() -> None:

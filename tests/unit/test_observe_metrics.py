@@ -19,7 +19,7 @@ from overlayd.core.leases.lease import Lease
 from overlayd.core.leases.subnets import SubnetRange
 from overlayd.core.node import Node, Underlay
 from overlayd.core.offload import OFFLOADS
-from overlayd.core.probing import Target
+from overlayd.core.probing.target import Endpoint
 from overlayd.core.settings.model import ProbeSettings, Settings
 from overlayd.daemon.waiting import Waiting
 from overlayd.datapath.contract import Counters, Progress, Traffic
@@ -32,7 +32,7 @@ from overlayd.observe.overlay import Overlay
 from overlayd.observe.prober import Prober
 from overlayd.reconcile.reconciler import Reconciler
 from overlayd.registry.base import RegistryState
-from overlayd.wire.probe import Kind, Probe, Sender
+from overlayd.wire.probe import Probe, ProbeKind, Sender
 
 DASHBOARD = Path(__file__).parents[2] / "config" / "grafana-dashboard.json"
 OWN = IPv4Address("192.0.2.1")
@@ -81,14 +81,14 @@ class Daemon:
         prober = self.overlay.prober
         prober._node = NODE
         prober._hosts = {"10.1.2.0-24": ("192.0.2.2",)}
-        prober._probing.follow([Target("192.0.2.2", 8286, 4, "10.1.2.0-24")], 1500, 1000.0)
+        prober._schedule.replace([Endpoint("192.0.2.2", 8286, 4, "10.1.2.0-24")], 1500, 1000.0)
         for now in (1001.0, 1002.0, 1003.0):
-            for _, ask in prober._probing.due(now):
+            for _, question in prober._schedule.due(now):
                 sender = Sender(1, "1.0", 1472, True)
-                rtt = prober._probing.answered(
-                    "192.0.2.2", Probe(Kind.ANSWER, sender, ask.nonce, ask.length), now + 0.25
+                rtt = prober._schedule.receive(
+                    "192.0.2.2", Probe(ProbeKind.ANSWER, sender, question.nonce, question.length), now + 0.25
                 )
-                prober._count(rtt or 0.0)
+                prober.counters.record(rtt or 0.0)
 
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]

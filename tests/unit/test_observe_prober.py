@@ -15,9 +15,9 @@ from overlayd.core.leases.subnets import SubnetRange
 from overlayd.core.node import Node, Underlay
 from overlayd.core.settings.model import ProbeSettings
 from overlayd.datapath.settings import UdpSettings
-from overlayd.observe import prober as module
+from overlayd.observe import probe_sockets as module
 from overlayd.observe.prober import Prober
-from overlayd.wire.probe import LENGTH, NONCE, Kind, Probe, Sender, decode
+from overlayd.wire.probe import LENGTH, NONCE, Probe, ProbeKind, Sender, decode
 from support.waiting import eventually_async
 
 US = Sender(1, "0.1.0", 1472, True)
@@ -45,8 +45,8 @@ class Pair:
         self.port = free_port()
         settings = ProbeSettings(port=str(self.port), interval="1s")
         self.a, self.b = (Prober(settings, lambda: US, {1: "udp"}) for _ in range(2))
-        self.a.follow(node(1, self.port), [lease(2, self.port)])
-        self.b.follow(node(2, self.port), [lease(1, self.port)])
+        self.a.replace_peers(node(1, self.port), [lease(2, self.port)])
+        self.b.replace_peers(node(2, self.port), [lease(1, self.port)])
         self.tasks = [asyncio.create_task(one.run()) for one in (self.a, self.b)]
 
     async def close(self) -> None:
@@ -70,7 +70,7 @@ def state(prober: Prober, number: int) -> str:
 
 
 def question(length: int = LENGTH) -> bytes:
-    return Probe(Kind.QUESTION, US, bytes(NONCE), length).encode()
+    return Probe(ProbeKind.QUESTION, US, bytes(NONCE), length).encode()
 
 
 async def ask(source: tuple[str, int], target: tuple[str, int], *payloads: bytes) -> list[bytes]:
@@ -95,8 +95,8 @@ async def test_two_nodes_find_each_other(pair: Pair) -> None:
     assert (seen["version"], seen["mode"], seen["overlay_mtu"]) == ("0.1.0", "udp", 1472)
     assert seen["rtt"]["min"] <= seen["rtt"]["avg"]
     assert (seen["problem"], seen["notes"], list(pair.a.problems())) == (None, [], [])
-    assert sum(pair.a.histogram) == pair.a.counts["answers"] > 0
-    assert not pair.a.drops
+    assert sum(pair.a.counters.histogram) == pair.a.counters.events["answers"] > 0
+    assert not pair.a.counters.drops
 
 
 async def test_a_node_that_stops_is_missed_with_the_kernels_word_for_it(pair: Pair) -> None:
@@ -107,14 +107,14 @@ async def test_a_node_that_stops_is_missed_with_the_kernels_word_for_it(pair: Pa
     ((key, problem),) = pair.a.problems()
     assert key == "10.1.2.0-24"
     assert problem.startswith("127.0.1.2 has not answered for ")
-    assert "nothing takes probes there" in problem
+    assert "nothing receives probes there" in problem
     assert pair.a.silent()
 
 
 async def test_a_stranger_gets_no_answer(pair: Pair) -> None:
     await eventually_async(lambda: state(pair.a, 2) == "reachable")
     assert await ask(("127.0.1.66", pair.port), ("127.0.1.1", pair.port), question(), question(1400)) == []
-    assert pair.a.drops == {"unknown_peer": 2}
+    assert pair.a.counters.drops == {"unknown_peer": 2}
 
 
 async def test_nor_does_a_peers_other_port_or_what_is_no_question(pair: Pair) -> None:
@@ -123,11 +123,11 @@ async def test_nor_does_a_peers_other_port_or_what_is_no_question(pair: Pair) ->
     pair.tasks[1].cancel()
     here, there = ("127.0.1.2", pair.port), ("127.0.1.1", pair.port)
     assert await ask(("127.0.1.2", 0), there, question()) == []
-    assert pair.a.drops == {"other_port": 1}
-    answer = Probe(Kind.ANSWER, US, bytes(NONCE), LENGTH).encode()
+    assert pair.a.counters.drops == {"other_port": 1}
+    answer = Probe(ProbeKind.ANSWER, US, bytes(NONCE), LENGTH).encode()
     assert await ask(here, there, b"", question()[:-1], question() + b"\0", answer) == []
-    assert pair.a.drops["malformed"] == 3
-    assert pair.a.drops["unasked"] == 1
+    assert pair.a.counters.drops["malformed"] == 3
+    assert pair.a.counters.drops["unsolicited"] == 1
 
 
 async def test_an_answer_is_no_longer_than_the_question_and_there_are_not_too_many(pair: Pair) -> None:
@@ -136,23 +136,23 @@ async def test_an_answer_is_no_longer_than_the_question_and_there_are_not_too_ma
     pair.tasks[1].cancel()
     here, there = ("127.0.1.2", pair.port), ("127.0.1.1", pair.port)
     answers = await ask(here, there, *[question(LENGTH + n) for n in range(100)])
-    own = [found for one in answers if (found := decode(one)) and found.kind is Kind.ANSWER]
+    own = [found for one in answers if (found := decode(one)) and found.kind is ProbeKind.ANSWER]
     assert 0 < len(own) < 20
     assert {len(one) for one in answers} == {LENGTH}
-    assert pair.a.drops["limited"] >= 80
+    assert pair.a.counters.drops["limited"] >= 80
 
 
 async def test_a_node_that_announces_no_port_is_never_asked(pair: Pair) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as flannel:
         flannel.bind(("127.0.1.3", pair.port))
-        pair.a.follow(node(1, pair.port), [lease(2, pair.port), lease(3, None)])
+        pair.a.replace_peers(node(1, pair.port), [lease(2, pair.port), lease(3, None)])
         await eventually_async(lambda: state(pair.a, 2) == "reachable")
         assert pair.a.describe("10.1.3.0-24") == []
         with pytest.raises(BlockingIOError):
             flannel.recv(100)
-        pair.a.move([LeaseEvent(lease(3, None), lease(3, pair.port))])
+        pair.a.apply([LeaseEvent(lease(3, None), lease(3, pair.port))])
         await asyncio.wait_for(asyncio.get_running_loop().sock_recv(flannel, 100), 5)
-        pair.a.move([LeaseEvent(lease(3, pair.port), None)])
+        pair.a.apply([LeaseEvent(lease(3, pair.port), None)])
         assert pair.a.describe("10.1.3.0-24") == []
 
 
@@ -161,7 +161,7 @@ async def test_a_port_that_is_taken_is_said_and_tried_again() -> None:
     prober = Prober(ProbeSettings(port=str(port), interval="1s"), lambda: US, {1: "udp"})
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("127.0.1.1", port))
-        prober.follow(node(1, port), [lease(2, port)])
+        prober.replace_peers(node(1, port), [lease(2, port)])
         assert prober.problem is not None
         assert f"UDP 127.0.1.1 port {port}: Address already in use; set probe.port" in prober.problem
     task = asyncio.create_task(prober.run())
@@ -173,7 +173,7 @@ async def test_a_port_that_is_taken_is_said_and_tried_again() -> None:
 async def test_without_a_port_nothing_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "open_probe_socket", lambda *_: pytest.fail("a socket was opened"))
     prober = Prober(ProbeSettings(port="0"), lambda: US, {1: "udp"})
-    prober.follow(node(1, 8286), [lease(2, 8286)])
-    prober.move([LeaseEvent(None, lease(3, 8286))])
-    assert list(prober.patients()) == []
+    prober.replace_peers(node(1, 8286), [lease(2, 8286)])
+    prober.apply([LeaseEvent(None, lease(3, 8286))])
+    assert list(prober.targets()) == []
     prober.close()

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from overlayd.wire import hello as greeting
-from overlayd.wire.probe import LENGTH, NONCE, Kind, Probe, Sender, decode
+from overlayd.wire.probe import LENGTH, NONCE, Probe, ProbeKind, Sender, decode
 
 US = Sender(1, "0.1.0", 1472, True)
 RELEASES = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=16)
@@ -16,7 +16,7 @@ SENDERS = st.builds(Sender, st.integers(0, 255), RELEASES, st.integers(0, 65535)
 
 @given(SENDERS, st.binary(min_size=NONCE, max_size=NONCE), st.integers(LENGTH, 65507), SENDERS)
 def test_a_question_and_its_answer_read_back(one: Sender, nonce: bytes, length: int, other: Sender) -> None:
-    question = Probe(Kind.QUESTION, one, nonce, length)
+    question = Probe(ProbeKind.QUESTION, one, nonce, length)
     payload = question.encode()
     assert len(payload) == length
     assert decode(payload) == question
@@ -26,7 +26,7 @@ def test_a_question_and_its_answer_read_back(one: Sender, nonce: bytes, length: 
     assert len(answer.encode()) == LENGTH <= len(payload), "nothing is amplified"
 
 
-SOUND = Probe(Kind.QUESTION, US, bytes(NONCE), LENGTH).encode()
+SOUND = Probe(ProbeKind.QUESTION, US, bytes(NONCE), LENGTH).encode()
 
 
 @given(st.binary(max_size=80) | st.binary(max_size=60).map(lambda tail: SOUND[:6] + tail))
@@ -53,11 +53,11 @@ def test_what_is_not_known_is_no_probe(at: int) -> None:
 def test_lengths() -> None:
     assert decode(SOUND[:-1]) is None
     assert decode(SOUND + b"\0") is None, "a question says how long it is"
-    long = Probe(Kind.QUESTION, US, bytes(NONCE), 1472).encode()
+    long = Probe(ProbeKind.QUESTION, US, bytes(NONCE), 1472).encode()
     assert decode(long[:-1]) is None, "nor may it be cut on the way"
-    answer = Probe(Kind.ANSWER, US, bytes(NONCE), 1472).encode()
+    answer = Probe(ProbeKind.ANSWER, US, bytes(NONCE), 1472).encode()
     assert decode(answer + b"\0") is None
-    short = Probe(Kind.ANSWER, US, bytes(NONCE), LENGTH - 1).encode()
+    short = Probe(ProbeKind.ANSWER, US, bytes(NONCE), LENGTH - 1).encode()
     assert decode(short) is None, "there is no such question"
 
 
@@ -74,7 +74,9 @@ def test_a_mode_of_a_later_version_is_unknown() -> None:
 
 
 def test_a_release_that_is_too_long_is_cut() -> None:
-    found = decode(Probe(Kind.ANSWER, Sender(1, "1.2.3.dev456+gabcdef", 1472, True), bytes(NONCE), LENGTH).encode())
+    found = decode(
+        Probe(ProbeKind.ANSWER, Sender(1, "1.2.3.dev456+gabcdef", 1472, True), bytes(NONCE), LENGTH).encode()
+    )
     assert found is not None
     assert found.sender.release == "1.2.3.dev456+gab"
 

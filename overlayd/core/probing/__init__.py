@@ -1,0 +1,1 @@
+"""Layer 1: whom to probe, when, and what answers and silence say of a peer."""
