@@ -60,6 +60,8 @@ class Prober:
         self._node: Node | None = None
         self._hosts: dict[str, tuple[str, ...]] = {}
         """The addresses of each lease that are probed, by its key."""
+        self._unprobed: set[str] = set()
+        """The keys of leases that packets go to and that announce no probe port."""
         self._wake = asyncio.Event()
         self.problem: str | None = None
         """Why nobody is probed, if so."""
@@ -73,8 +75,10 @@ class Prober:
         if not self._settings.port:
             return
         self._open(node)
+        peers = list(peers)
         endpoints = {lease.key: list(_endpoints(node, lease)) for lease in peers}
         self._hosts = {key: tuple(one.host for one in found) for key, found in endpoints.items() if found}
+        self._unprobed = {lease.key for lease in peers if _is_unprobed(node, lease)}
         everybody = [one for found in endpoints.values() for one in found]
         self._schedule.replace(everybody, min(node.underlay.mtu, MAXIMUM), self._now())
         self._wake.set()
@@ -85,8 +89,13 @@ class Prober:
         if node is None or not self._settings.port:
             return
         for event in events:
-            if event.lease.key != node.lease.key:
-                self._apply(event.lease.key, [] if event.new is None else list(_endpoints(node, event.new)))
+            key, new = event.lease.key, event.new
+            if key == node.lease.key:
+                continue
+            self._apply(key, [] if new is None else list(_endpoints(node, new)))
+            self._unprobed.discard(key)
+            if new is not None and _is_unprobed(node, new):
+                self._unprobed.add(key)
         self._wake.set()
 
     def _apply(self, key: str, endpoints: Sequence[Endpoint]) -> None:
@@ -236,8 +245,8 @@ class Prober:
         return {ip_address(host): size for host, size in found.items() if size is not None}
 
     def silent(self) -> bool:
-        """Whether peers are probed and none of them answers."""
-        return {one.state for one in self.targets()} == {"unreachable"}
+        """Whether all peers that packets go to are probed, and none of them answers."""
+        return not self._unprobed and {one.state for one in self.targets()} == {"unreachable"}
 
     def describe(self, key: str) -> list[dict[str, Any]]:
         """What is known of the addresses of a lease, as JSON; times in seconds, sizes in bytes."""
@@ -264,6 +273,10 @@ class Prober:
             "problem": self._problem(one),
             "notes": list(diagnosis.notes(one, self.mode_of(one), node.mode, node.overlay_mtu)),
         }
+
+
+def _is_unprobed(node: Node, lease: Lease) -> bool:
+    return lease.probe_port is None and any(node.reachable(lease))
 
 
 def _endpoints(node: Node, lease: Lease) -> Iterator[Endpoint]:

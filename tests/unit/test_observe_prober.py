@@ -111,6 +111,20 @@ async def test_a_node_that_stops_is_missed_with_the_kernels_word_for_it(pair: Pa
     assert pair.a.silent()
 
 
+async def test_silence_says_nothing_while_a_peer_is_never_probed(pair: Pair) -> None:
+    """Packets may go to a flannel node alone, and only one way."""
+    flannel = lease(3, None)
+    pair.tasks[1].cancel()
+    pair.b.close()
+    await eventually_async(lambda: pair.a.silent())
+    pair.a.apply([LeaseEvent(None, flannel)])
+    assert not pair.a.silent()
+    pair.a.apply([LeaseEvent(flannel, None)])
+    assert pair.a.silent()
+    pair.a.replace_peers(node(1, pair.port), [lease(2, pair.port), flannel])
+    assert not pair.a.silent()
+
+
 async def test_a_stranger_gets_no_answer(pair: Pair) -> None:
     await eventually_async(lambda: state(pair.a, 2) == "reachable")
     assert await ask(("127.0.1.66", pair.port), ("127.0.1.1", pair.port), question(), question(1400)) == []
