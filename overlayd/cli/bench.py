@@ -23,6 +23,7 @@ from overlayd.bench.runs import Durations
 from overlayd.bench.scenario import SCENARIOS, Frames, Scenario, labs
 from overlayd.bench.session import QUICK_PLAN, Benchmark, Plan
 from overlayd.bench.tunnels import TUNNELS
+from overlayd.cli.arguments import Command, Parser
 from overlayd.cli.bench_peer import add_peer_options, peer_scenarios, serve
 from overlayd.cli.bench_progress import terminable, watched
 from overlayd.cli.bench_table import show
@@ -34,29 +35,39 @@ from overlayd.system.files import write_atomically
 ATTACH_METRICS = ("tcp1", "tcp4", "rr", "connect")
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add `bench` and its verbs to overlayctl's parser; each sets `run` to a function that returns the exit status."""
-    parser = subparsers.add_parser(
-        "bench",
-        help="compare the data paths between containers: throughput, latency, CPU",
-        description=__doc__,
-        epilog="benchmarks/README.md explains how each figure is measured, and its limits.",
+def configure(parser: Parser) -> None:
+    """The command's options and verbs; each sets `run` to a function that returns the exit status."""
+    parser.description = (
+        "Compare the data paths between containers: throughput, latency, CPU; in a lab or to a live peer."
     )
+    parser.epilog = "benchmarks/README.md explains how each figure is measured, and its limits."
     _add_options(parser)
     parser.set_defaults(run=run)
-    verbs = parser.add_subparsers(dest="bench_verb", metavar="VERB")
-    server = verbs.add_parser("serve", help="be the other side of `bench --peer`, until interrupted")
+    parser.add_commands(
+        (
+            Command("serve", "be the other side of `bench --peer`, until interrupted", __name__, "_add_serve"),
+            Command(
+                "report", "make a page of one result, or of several compared with the first", __name__, "_add_report"
+            ),
+        ),
+        required=False,
+    )
+
+
+def _add_serve(server: Parser) -> None:
     server.add_argument("--listen", default="", metavar="ADDRESS", help="default: every address")
     add_peer_options(server)
     server.set_defaults(run=serve)
-    report = verbs.add_parser("report", help="make a page of a result, or of several, compared with the first")
+
+
+def _add_report(report: Parser) -> None:
     report.add_argument("results", nargs="+", type=Path, metavar="RESULT.json")
     report.add_argument("--output", type=Path, metavar="FILE", help="default: the first result's name, with .html")
     report.add_argument("--png", type=Path, metavar="DIRECTORY", help="write the first result's charts there as well")
-    report.set_defaults(run=_report)
+    report.set_defaults(run=_report, accepts=())
 
 
-def _add_options(parser: argparse.ArgumentParser) -> None:
+def _add_options(parser: Parser) -> None:
     """The options of a benchmark."""
     parser.add_argument("--quick", action="store_true", help="about a minute: fewer scenarios, metrics and rounds")
     parser.add_argument("--rounds", type=int, metavar="N", help=f"default: {Plan.rounds}, quick {QUICK_PLAN.rounds}")

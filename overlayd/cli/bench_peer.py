@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import os
 from contextlib import ExitStack
 from ipaddress import ip_address
-from pathlib import Path
 
 from overlayd.bench import peer
 from overlayd.bench.errors import BenchError
 from overlayd.bench.result import Machine
 from overlayd.bench.scenario import Scenario, peer_scenario
+from overlayd.cli.arguments import Parser
 from overlayd.cli.bench_progress import terminable
+from overlayd.cli.common import add_common
 from overlayd.core.errors import UsageError
-from overlayd.core.settings.defaults import CONTROL_SOCKET
 from overlayd.lab.namespace import need_tools
 
 
-def add_peer_options(parser: argparse.ArgumentParser) -> None:
+def add_peer_options(parser: Parser) -> None:
     """The port of the other side, and the control socket of this one."""
     parser.add_argument("--port", type=int, default=peer.PORT, help="of bench serve, TCP (default: %(default)s)")
-    path = os.environ.get("OVERLAYD_CONTROL_SOCKET", CONTROL_SOCKET)
-    parser.add_argument("--socket", type=Path, default=Path(path), help="the daemon's control socket (%(default)s)")
+    add_common(parser, "socket")
 
 
 def peer_scenarios(stack: ExitStack, given: argparse.Namespace) -> tuple[list[Scenario], Machine]:

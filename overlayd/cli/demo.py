@@ -30,6 +30,8 @@ from rich.table import Table
 from overlayd.bench import tools
 from overlayd.bench.endpoint import Local
 from overlayd.bench.errors import BenchError
+from overlayd.cli.arguments import Parser
+from overlayd.cli.common import add_common
 from overlayd.cli.render import invocation
 from overlayd.core.address import FAMILIES
 from overlayd.lab import Lab, LabError, LabSpec
@@ -57,19 +59,15 @@ class Result:
     """Why there are no (further) figures."""
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add `demo` to overlayctl's parser; it sets `run` to a function that returns the exit status."""
-    parser = subparsers.add_parser(
-        "demo",
-        help="the three modes side by side on this machine, in about a minute",
-        description="Builds a lab for each mode and measures ping, TCP throughput and TCP request/response in turn.",
-    )
+def configure(parser: Parser) -> None:
+    """The command's arguments."""
+    parser.description = "Build a lab for each mode and measure ping, TCP throughput and TCP request/response in turn."
     parser.add_argument(
         "--seconds", type=float, default=2.0, metavar="N", help="of each TCP measurement; iperf3 rounds it (default: 2)"
     )
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="default: 3")
     parser.add_argument("--offloads", choices=("on", "off"), default="on", help="TSO, GSO and GRO (default: on)")
-    parser.add_argument("--json", action="store_true", help="print the results only, for programs")
+    add_common(parser, "json")
     parser.set_defaults(run=run)
 
 

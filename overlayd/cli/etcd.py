@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from overlayd.backend.modes import SETTINGS
+from overlayd.backend.vxlan import VXLAN
+from overlayd.cli.arguments import Command, Parser
 from overlayd.cli.settings import add_flags, sources
 from overlayd.core.address import Address, Network
 from overlayd.core.errors import UsageError
@@ -31,11 +33,14 @@ _SUBNETS = ("subnet_len", "subnet_min", "subnet_max", "ipv6_subnet_len", "ipv6_s
 _VXLAN = ("learning", "gbp", "direct_routing")
 
 
-def add_parsers(commands: Any) -> None:
-    """Add the commands to overlayctl's."""
-    etcd = commands.add_parser("etcd", help="write the network's configuration into etcd")
-    verbs = etcd.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    init = verbs.add_parser("init", help="write PREFIX/config, in flannel's form")
+def configure(parser: Parser) -> None:
+    """The command's verbs."""
+    parser.description = "The network configuration in etcd."
+    parser.add_commands((Command("init", "write PREFIX/config in flannel's format", __name__, "_configure_init"),))
+
+
+def _configure_init(init: Parser) -> None:
+    init.description = "Write PREFIX/config in flannel's format."
     network = init.add_argument_group("the network")
     network.add_argument("--network", help="the IPv4 network, such as 10.1.0.0/16")
     network.add_argument("--ipv6-network", help="the IPv6 network, such as fd00:10:1::/48")
@@ -43,27 +48,31 @@ def add_parsers(commands: Any) -> None:
         network.add_argument(f"--{name.replace('_', '-')}", help=Settings.model_fields[name].description)
     network.add_argument("--backend", required=True, help=", ".join(SETTINGS.modes))
     network.add_argument("--port", help="UDP port of the backend")
-    network.add_argument("--vni", help="of vxlan")
-    network.add_argument("--mtu", help="of the overlay")
+    network.add_argument("--vni", help="VXLAN network identifier")
+    network.add_argument("--mtu", help="MTU of the overlay in bytes")
     for name in _VXLAN:
-        network.add_argument(f"--{name.replace('_', '-')}", action="store_const", const="true", help="of vxlan")
-    init.add_argument("--force", action="store_true", help="replace another configuration that is there")
+        description = f"vxlan: {VXLAN.section.model_fields[name].description}"
+        network.add_argument(f"--{name.replace('_', '-')}", action="store_const", const="true", help=description)
+    init.add_argument("--force", action="store_true", help="replace a different configuration")
     add_flags(init, "etcd")
     init.set_defaults(run=_init)
 
-    lease = commands.add_parser("lease", help="reserve a subnet, or give a lease up")
-    verbs = lease.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    reserve = verbs.add_parser(
-        "reserve", help="make a lease one without an end, or keep a free subnet for a host, or for nobody"
-    )
-    reserve.add_argument("subnet", nargs="+", type=_network, help="10.1.7.0/24; with IPv6 both of the lease's subnets")
-    reserve.add_argument("--public-ip", action="append", default=[], type=_public, help="of the host to keep it for")
-    add_flags(reserve, "etcd")
-    reserve.set_defaults(run=_reserve)
-    release = verbs.add_parser("release", help="give up a lease or a reservation: this host's, if no subnet is given")
-    release.add_argument("subnet", nargs="*", type=_network)
-    add_flags(release, "etcd")
-    release.set_defaults(run=_release)
+
+def configure_reserve(parser: Parser) -> None:
+    """The arguments of `lease reserve`."""
+    parser.description = "Make a lease permanent, or reserve a free subnet (for one host, or so that nobody gets it)."
+    parser.add_argument("subnet", nargs="+", type=_network, help="10.1.7.0/24; in a dual-stack network both subnets")
+    parser.add_argument("--public-ip", action="append", default=[], type=_public, help="of the host to reserve it for")
+    add_flags(parser, "etcd")
+    parser.set_defaults(run=_reserve)
+
+
+def configure_release(parser: Parser) -> None:
+    """The arguments of `lease release`."""
+    parser.description = "Delete a lease or a reservation; without a subnet this host's, whose daemon must be stopped."
+    parser.add_argument("subnet", nargs="*", type=_network)
+    add_flags(parser, "etcd")
+    parser.set_defaults(run=_release)
 
 
 def _network(text: str) -> Network:
@@ -124,7 +133,7 @@ def _no_daemon(socket: Path) -> None:
         ask(socket, "/v1/status")
     except ControlError:
         return
-    raise RegistryError("overlayd runs here and would take its lease back; stop it first")
+    raise RegistryError("overlayd is running here and would acquire its lease again; stop it first")
 
 
 def _in_etcd(given: argparse.Namespace, action: Callable[[EtcdClient, str, Settings], Awaitable[str]]) -> int:

@@ -14,6 +14,8 @@ import yaml
 from rich.console import Console
 
 from overlayd.cli import lab_status
+from overlayd.cli.arguments import Command, Parser, print_json
+from overlayd.cli.common import add_common, add_group
 from overlayd.cli.render import invocation
 from overlayd.lab import Host, Lab, LabError, LabSpec, merged, reap
 from overlayd.lab import state as states
@@ -28,17 +30,25 @@ _STACKS = ("ipv4", "ipv6", "dual")
 _WATCH = {"udp": "udp port 8285", "vxlan": "udp port 8472", "host-gw": "net 10.1.0.0/16", "none": ""}
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add `lab` and its verbs to overlayctl's parser; each sets `run` to a function that returns the exit status."""
-    lab = subparsers.add_parser(
-        "lab", help="build hosts in network namespaces here, to try overlayd on", description=__doc__
+def configure(parser: Parser) -> None:
+    """The command's verbs; each sets `run` to a function that returns the exit status."""
+    parser.description = "Hosts in network namespaces on this machine, each with a real overlayd, to try it on."
+    add_group(
+        parser,
+        (
+            Command("up", "build a lab; it stays up until `lab down`", __name__, "_add_up"),
+            Command("exec", "run a command in a host or a container", __name__, "_add_exec"),
+            Command("status", "the state of each host's daemon", __name__, "_add_status"),
+            Command("down", "end a lab: its daemons, whatever else runs in it, its namespaces", __name__, "_add_down"),
+            Command("list", "the labs on this machine", __name__, "_add_list"),
+        ),
     )
-    verbs = lab.add_subparsers(dest="lab_verb", metavar="VERB", required=True)
 
-    up = verbs.add_parser("up", help="build a lab; it stays up until `lab down`")
+
+def _add_up(up: Parser) -> None:
     up.add_argument("--hosts", type=int, default=2, metavar="N", help="default: 2")
     up.add_argument("--containers", type=int, default=1, metavar="N", help="on each host (default: 1)")
-    up.add_argument("--mode", choices=_MODES, default="udp", help="none builds no daemon (default: udp)")
+    up.add_argument("--mode", choices=_MODES, default="udp", help="none: do not start overlayd (default: udp)")
     up.add_argument("--family", choices=_STACKS, default="ipv4", help="of the containers (default: ipv4)")
     up.add_argument("--underlay", choices=_STACKS, default="ipv4", help="between the hosts (default: ipv4)")
     up.add_argument("--underlay-mtu", type=int, default=1500, metavar="BYTES", help="default: 1500")
@@ -67,24 +77,30 @@ def add_parser(subparsers: Any) -> None:
     _add_name(up)
     up.set_defaults(run=_guarded(_up))
 
-    run = verbs.add_parser("exec", help="run a command in a host or a container: lab exec h1c1 -- ping 10.1.2.2")
+
+def _add_exec(run: Parser) -> None:
+    run.description = "Run a command in a host or a container: lab exec h1c1 -- ping 10.1.2.2"
     _add_name(run)
     run.add_argument("node", metavar="NODE", help="h1, h1c1, switch")
     run.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="default: a shell")
     run.set_defaults(run=_guarded(_exec))
 
-    status = verbs.add_parser("status", help="what each host's daemon says")
-    status.add_argument("--json", action="store_true", help="for programs")
+
+def _add_status(status: Parser) -> None:
+    add_common(status, "json")
     _add_name(status)
     status.set_defaults(run=_guarded(lab_status.run))
 
-    down = verbs.add_parser("down", help="end a lab: its daemons, whatever else runs in it, its namespaces")
+
+def _add_down(down: Parser) -> None:
     which = down.add_mutually_exclusive_group()
     _add_name(which)
     which.add_argument("--all", action="store_true", help="every lab on this machine")
     down.set_defaults(run=_guarded(_down))
 
-    listing = verbs.add_parser("list", help="the labs on this machine")
+
+def _add_list(listing: Parser) -> None:
+    add_common(listing, "json")
     listing.set_defaults(run=_guarded(_list))
 
 
@@ -205,6 +221,7 @@ def _exec(arguments: argparse.Namespace) -> int:
     if isinstance(node, Host):
         environment["OVERLAYD_CONTROL_SOCKET"] = str(node.socket_path)
         environment["OVERLAYD_CONFIG"] = str(node.config_path)
+        environment["OVERLAYD_SUBNET_FILE"] = str(node.subnet_file)
     if lab.etcd is not None:
         environment |= lab.etcd.environment()  # for etcdctl, on any node of the underlay
     if os.geteuid() != 0:
@@ -218,26 +235,42 @@ def _exec(arguments: argparse.Namespace) -> int:
 
 
 def _down(arguments: argparse.Namespace) -> int:
-    wanted = states.names() if arguments.all else [arguments.name]
-    for name in wanted:
-        print(f"lab {name} is down" if Lab.end(name) else f"lab {name} was not up")
-    if not wanted:
+    names = states.names() if arguments.all else [arguments.name]
+    ended = [name for name in names if Lab.end(name)]
+    for name in ended:
+        print(f"lab {name} is down")
+    if not arguments.all and not ended:
+        raise LabError(f"{arguments.name}: no such lab is up{_up_here()}")
+    if not names:
         print("no lab is up")
     return 0
+
+
+def _up_here() -> str:
+    names = states.names()
+    return f"; up: {', '.join(names)}" if names else ""
 
 
 def _list(arguments: argparse.Namespace) -> int:
     if os.geteuid() == 0:
         reap()
-    names = states.names()
-    for name in names:
-        state = states.LabState.load(name)
+    labs = [(name, states.LabState.load(name)) for name in states.names()]
+    if arguments.json:
+        print_json([_described(name, state) for name, state in labs])
+        return 0
+    for name, state in labs:
         if state is None:
             print(f"{name}: its state cannot be read: overlayctl lab down --name {name}")
         else:
             spec = state.spec
             owner = f", of pid {state.owner.pid}" if state.owner else ""
             print(f"{name}: {spec.hosts} hosts with {spec.containers} containers each, mode {spec.mode}{owner}")
-    if not names:
+    if not labs:
         print("no lab is up: overlayctl lab up")
     return 0
+
+
+def _described(name: str, state: states.LabState | None) -> dict[str, Any]:
+    """A lab as JSON; without a spec where its state cannot be read."""
+    owner = state.owner.pid if state is not None and state.owner else None
+    return {"name": name, "spec": state.spec.mapping() if state is not None else None, "owner": owner}

@@ -18,7 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from overlayd.core.forward import TokenBucket
 from overlayd.core.settings.model import Settings
-from overlayd.core.settings.validation import printable
+from overlayd.core.text import printable
 from overlayd.system import journal
 
 RATE, BURST = 10.0, 300.0

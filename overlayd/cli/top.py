@@ -1,48 +1,48 @@
-"""`overlayctl top`: where packets go right now. Two samples of the counters make rates; the busiest peers are shown."""
+"""`overlayctl top`: packet and bit rates right now, from two samples of the counters; the busiest peers are shown."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
-
+from overlayd.cli.arguments import Parser, print_json
+from overlayd.cli.common import add_common
+from overlayd.cli.render import subnets
+from overlayd.cli.screen import Screen
+from overlayd.cli.terminal import Block, Cell, Column, Row, Table, Text, show
 from overlayd.system.control_client import ControlError, ask
 
 Json = Mapping[str, Any]
 
+_DIRECTIONS = {"tx": "out", "rx": "in"}
 _FIELDS = ("tx_packets", "tx_bytes", "rx_packets", "rx_bytes")
-_NAMES_EVERY = 10.0  # seconds between looks at who the peers are: that answer is long where there are thousands
-_HEAD = 8  # lines that are no peers
+_NAMES_EVERY = 10.0  # seconds between requests for the names of peers: that answer is long where there are thousands
+_HEAD = 8  # lines that are not peers
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """What happened in each second between two samples."""
+class Rates(NamedTuple):
+    """Rates per second between two samples."""
 
     seconds: float
     total: dict[str, float]
     """By _FIELDS; empty where nothing is counted."""
     peers: dict[str, dict[str, float]]
-    """Likewise, of each peer with traffic, by the lease's key; the busiest first."""
+    """By the lease's key, then by _FIELDS: peers with traffic, the busiest first."""
     devices: dict[str, dict[str, float]]
-    """Likewise, by name."""
+    """By name, then by _FIELDS."""
     drops: dict[str, float]
     """By direction and reason: "rx unknown_peer"."""
     bursts: dict[str, float]
-    """Packets in each wake-up, by direction."""
+    """Packets per wake-up, by direction."""
 
 
 def rates(old: Json, new: Json) -> Rates:
-    """What two answers of /v1/counters come to. A daemon that started anew between them begins at 0."""
+    """The rates between two answers of /v1/counters. A daemon that restarted between them counts from 0."""
     seconds: float = max(new["time"] - old["time"], 1e-3)
 
     def rate(after: int, before: int) -> float:
@@ -74,20 +74,17 @@ def rates(old: Json, new: Json) -> Rates:
     return Rates(seconds, total, dict(busy), devices, dict(sorted(drops.items())), bursts)
 
 
-def add_parser(commands: Any, socket: Path) -> None:
-    """Add the command to overlayctl's."""
-    parser = commands.add_parser(
-        "top",
-        help="rates by peer and direction, live",
-        description="Packets and bits a second, in total and of the busiest peers, and what is dropped. Ends with"
-        " Ctrl-C. out is from this host's containers to peers, in is from peers. In vxlan and host-gw mode"
-        " the kernel carries the packets: it counts by device, not by peer.",
+def configure(parser: Parser) -> None:
+    """The command's arguments."""
+    parser.description = (
+        "Packets and bits per second, in total and for the busiest peers, and drops. Ends with q or Ctrl-C. out is from"
+        " this host's containers to peers, in is from peers. In vxlan and host-gw mode the kernel carries the packets:"
+        " it counts by device, not by peer."
     )
-    parser.add_argument("--socket", type=Path, default=socket, help="the daemon's control socket (%(default)s)")
-    parser.add_argument("--interval", type=_seconds, default=1.0, help="seconds between samples (%(default)s)")
-    parser.add_argument("--peers", type=int, metavar="N", help="show so many (default: what fits on the screen)")
-    parser.add_argument("--once", action="store_true", help="one interval, printed; then end")
-    parser.add_argument("--json", action="store_true", help="the same for machines, with all peers that had traffic")
+    parser.add_argument("--interval", type=_seconds, default=1.0, metavar="SECONDS", help="default: 1")
+    parser.add_argument("--peers", type=int, metavar="N", help="show up to N peers (default: what fits on the screen)")
+    parser.add_argument("--once", action="store_true", help="print one interval and exit")
+    add_common(parser, "socket", "json")
     parser.set_defaults(run=run)
 
 
@@ -97,64 +94,60 @@ def _seconds(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0.1 <= value <= 3600:
-        raise argparse.ArgumentTypeError(f"{text}: is no time between 0.1 and 3600 seconds")
+        raise argparse.ArgumentTypeError(f"{text}: must be between 0.1 and 3600 seconds")
     return value
 
 
 def run(given: argparse.Namespace) -> int:
-    """Show rates until interrupted, or once."""
-    names: dict[str, str] = {}
-    old = _sample(given.socket)
+    """Show rates until interrupted, or once; the exit status."""
     if given.once or given.json:
+        old = _sample(given.socket)
         time.sleep(given.interval)
-        found = rates(old, _sample(given.socket))
-        names = _names(given.socket)
+        found, names = rates(old, _sample(given.socket)), _names(given.socket)
         if given.json:
-            print(json.dumps(machine(found, names), indent=2))
+            print_json(machine(found, names))
         else:
-            Console().print(view(found, names, given.peers or 20))
+            show(*view(found, names, given.peers or 20))
         return 0
-    console = Console()
+    with Screen(sys.stdin, sys.stdout) as screen, suppress(KeyboardInterrupt):
+        _live(screen, given)
+    return 0
+
+
+def _live(screen: Screen, given: argparse.Namespace) -> None:
+    """Draw until q is pressed."""
+    names: dict[str, str] = {}
     asked = -_NAMES_EVERY
-    with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
-        try:
-            while True:
-                time.sleep(given.interval)
-                new = _sample(given.socket)
-                found, old = rates(old, new), new
-                if not found.peers.keys() <= names.keys() and time.monotonic() - asked >= _NAMES_EVERY:
-                    names, asked = _names(given.socket), time.monotonic()
-                fits = max(console.height - _HEAD - len(found.drops) - len(new["broken"]), 3)
-                lines = [Text(text, style="red") for text in new["broken"]]
-                live.update(Group(*lines, view(found, names, given.peers or fits)), refresh=True)
-        except KeyboardInterrupt:
-            return 0
+    old = _sample(given.socket)
+    while screen.wait(given.interval) != "q":
+        new = _sample(given.socket)
+        found, old = rates(old, new), new
+        if not found.peers.keys() <= names.keys() and time.monotonic() - asked >= _NAMES_EVERY:
+            names, asked = _names(given.socket), time.monotonic()
+        fits = max(screen.height - _HEAD - len(found.drops) - len(new["broken"]), 3)
+        screen.draw([*(Text(text, "red") for text in new["broken"]), *view(found, names, given.peers or fits)])
 
 
 def _sample(socket: Path) -> dict[str, Any]:
     counters = ask(socket, "/v1/counters")
     if counters["state"] == "waiting":
-        raise ControlError(f"nothing is counted yet: {counters['problems'][0]}")
+        raise ControlError(f"nothing has been counted yet: {counters['problems'][0]}")
     return counters
 
 
 def _names(socket: Path) -> dict[str, str]:
-    """What people call each peer, by the lease's key."""
+    """The name and subnets of each peer, by the lease's key."""
     state = ask(socket, "/v1/status")
-    return {key_of(peer): " ".join(filter(None, (peer["name"], _subnets(peer)))) for peer in state.get("peers", ())}
+    return {key_of(peer): " ".join(filter(None, (peer["name"], subnets(peer)))) for peer in state.get("peers", ())}
 
 
 def key_of(peer: Json) -> str:
-    """The key of a peer's lease, as `core.lease.Lease.key` spells it."""
+    """The key of a peer's lease, as `core.leases.lease.Lease.key` spells it."""
     return "&".join(peer[name].replace("/", "-") for name in ("subnet", "ipv6_subnet") if peer[name])
 
 
-def _subnets(peer: Json) -> str:
-    return ", ".join(peer[name] for name in ("subnet", "ipv6_subnet") if peer[name])
-
-
 def machine(found: Rates, names: Mapping[str, str]) -> dict[str, Any]:
-    """`--json`: everything by the second."""
+    """`--json`: all rates, per second."""
     return {
         "seconds": round(found.seconds, 3),
         "traffic": _rounded(found.total),
@@ -169,35 +162,28 @@ def _rounded(values: Mapping[str, float]) -> dict[str, float]:
     return {key: round(value, 3) for key, value in values.items()}
 
 
-def view(found: Rates, names: Mapping[str, str], shown: int) -> RenderableType:
+def view(found: Rates, names: Mapping[str, str], shown: int) -> list[Block]:
     """One screen."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("", overflow="ellipsis", no_wrap=True)
-    for title in ("OUT PACKETS/s", "OUT BIT/s", "IN PACKETS/s", "IN BIT/s"):
-        table.add_column(title, justify="right", no_wrap=True)
-    if found.total:
-        table.add_row(Text("all", style="bold"), *_cells(found.total))
-    for name, one in found.devices.items() if not found.bursts else ():
-        table.add_row(Text(name), *_cells(one))
-    for key in list(found.peers)[:shown]:
-        table.add_row(Text(names.get(key, key)), *_cells(found.peers[key]))
-    lines: list[RenderableType] = [table]
+    titles = ("OUT PACKETS/s", "OUT BIT/s", "IN PACKETS/s", "IN BIT/s")
+    rows = [Row((Text("all", "bold"), *_cells(found.total)))] if found.total else []
+    rows += [Row((name, *_cells(one))) for name, one in found.devices.items() if not found.bursts]
+    rows += [Row((names.get(key, key), *_cells(found.peers[key]))) for key in list(found.peers)[:shown]]
+    blocks: list[Block] = [Table((Column(), *(Column(title, right=True) for title in titles)), rows)]
     if len(found.peers) > shown:
-        lines.append(Text(f"and {len(found.peers) - shown} more peers with traffic", style="dim"))
+        blocks.append(Text(f"and {len(found.peers) - shown} more peers with traffic", "dim"))
     if not found.total:
-        lines.append(Text("nothing is counted in host-gw mode: plain routes carry the packets", style="yellow"))
+        blocks.append(Text("nothing is counted in host-gw mode: plain routes carry the packets", "yellow"))
     if found.bursts:
-        sizes = ", ".join(f"{'out' if way == 'tx' else 'in'} {size:.1f}" for way, size in found.bursts.items())
-        lines.append(Text(f"packets in a wake-up: {sizes}", style="dim"))
-    for reason, number in found.drops.items():
-        lines.append(Text(f"dropped {reason} {_amount(number)}/s", style="red"))
-    return Group(*lines)
+        sizes = ", ".join(f"{_DIRECTIONS[key]} {size:.1f}" for key, size in found.bursts.items())
+        blocks.append(Text(f"packets per wake-up: {sizes}", "dim"))
+    blocks += [Text(f"dropped {reason} {_amount(number)}/s", "red") for reason, number in found.drops.items()]
+    return blocks
 
 
-def _cells(one: Mapping[str, float]) -> Iterable[Text]:
+def _cells(one: Mapping[str, float]) -> Iterator[Cell]:
     for name in _FIELDS:
         value = one[name]
-        yield Text(_amount(value * 8 if name.endswith("bytes") else value), style="" if value else "dim")
+        yield Text(_amount(value * 8 if name.endswith("bytes") else value), "" if value else "dim")
 
 
 def _amount(value: float) -> str:

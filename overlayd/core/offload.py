@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 OFFLOADS = {
-    "tso4": "the TUN gives and takes TCP superpackets of IPv4",
-    "tso6": "and of IPv6",
-    "tso_ecn": "and such that carry ECN's CWR",
-    "uso": "the TUN gives and takes UDP superpackets (Linux 6.2)",
-    "udp_gso": "a run of datagrams is one send",
-    "udp_gro": "a run of datagrams is one receive",
-    "join_tcp": "TCP packets that came apart are joined for the TUN; needs tso4 and tso6",
-    "join_udp": "and UDP packets; needs uso",
-    "tunnel_gso": "a superpacket leaves whole, with its outer headers (Linux 6.17; between hosts with wire: overlayd)",
+    "tso4": "the TUN passes IPv4 TCP superpackets",
+    "tso6": "the TUN passes IPv6 TCP superpackets",
+    "tso_ecn": "the TUN passes TCP superpackets that carry ECN's CWR flag",
+    "uso": "the TUN passes UDP superpackets (Linux 6.2)",
+    "udp_gso": "one send hands the kernel a whole run of datagrams",
+    "udp_gro": "one receive returns a whole run of datagrams",
+    "join_tcp": "received TCP segments are coalesced for the TUN; needs tso4 and tso6",
+    "join_udp": "received UDP datagrams are coalesced for the TUN; needs uso",
+    "tunnel_gso": "a superpacket is sent whole, with its outer headers (Linux 6.17; between hosts with wire: overlayd)",
 }

@@ -58,7 +58,7 @@ class LeaseFollower:
 
 
 class LeaseFeed:
-    """The lease table and its changes, as `overlayctl leases --watch` prints them."""
+    """The lease table and its changes, as `overlayctl lease watch` prints them."""
 
     def __init__(self, overlay: Overlay) -> None:
         self._overlay = overlay

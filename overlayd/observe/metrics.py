@@ -5,7 +5,7 @@ are all counted elsewhere already. Names keep to Prometheus' conventions: base u
 name for both directions with a label. A test reads the page with prometheus_client's parser.
 
 How many series there are does not depend on how many peers there are beyond `metrics_peers`: then there are only sums,
-and `overlayctl peers` and `top` say which peer it is.
+and `overlayctl peer list` and `top` say which peer it is.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ from overlayd.core.errors import UsageError
 from overlayd.core.settings.model import Settings
 from overlayd.core.settings.options import Option, options
 from overlayd.core.settings.validation import Path as Place
-from overlayd.core.settings.validation import Problem, dotted, printable, validate
+from overlayd.core.settings.validation import Problem, dotted, validate
+from overlayd.core.text import printable
 from overlayd.system.errors import HostError
 from overlayd.system.files import read_text
 

@@ -305,7 +305,7 @@ def test_leases_are_shown(fresh: Two) -> None:
     for host in fresh:
         host.start()
     await_agreement(fresh)
-    done = overlayctl(a, "leases")
+    done = overlayctl(a, "lease", "list")
     assert done.returncode == 0, done.stderr
     assert all(own_subnet(host) in done.stdout for host in fresh)
-    assert json.loads(overlayctl(a, "leases", "--json").stdout)
+    assert json.loads(overlayctl(a, "lease", "list", "--json").stdout)

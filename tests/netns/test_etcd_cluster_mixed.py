@@ -94,7 +94,7 @@ def test_a_peer_that_speaks_otherwise_is_told_of(three: Three, value: dict[str, 
     (told,) = lines(a, "level=error", "10.1.52.0/24")
     assert why in told
     assert "10.1.52.0/24" not in routes(a)
-    shown = overlayctl(a, "leases").stdout
+    shown = overlayctl(a, "lease", "list").stdout
     assert any("10.1.52.0/24" in line and why in line for line in shown.splitlines()), shown
     take_away(etcd_of(a), "10.1.52.0/24")
     eventually(lambda: a.status()["problems"] == [], "nothing is wrong when it is gone")

@@ -37,7 +37,7 @@ def command(host: Host, *words: str) -> subprocess.CompletedProcess[str]:
 
 def reserved(host: Host) -> dict[str, bool]:
     """Whether each subnet that the host knows is reserved."""
-    return {row["subnet"]: row["reserved"] for row in json.loads(overlayctl(host, "leases", "--json").stdout)}
+    return {row["subnet"]: row["reserved"] for row in json.loads(overlayctl(host, "lease", "list", "--json").stdout)}
 
 
 def test_a_subnet_is_reserved_and_released(two: Two) -> None:
@@ -45,7 +45,7 @@ def test_a_subnet_is_reserved_and_released(two: Two) -> None:
     etcd, subnet = etcd_of(a), "10.1.77.0/24"
     with tempfile.TemporaryFile("w+") as output:
         environment = [f"PYTHONPATH={ROOT}", f"OVERLAYD_CONTROL_SOCKET={b.socket_path}"]
-        argv = ["env", *environment, sys.executable, "-m", "overlayd.cli.overlayctl", "leases", "--watch"]
+        argv = ["env", *environment, sys.executable, "-m", "overlayd.cli.overlayctl", "lease", "watch"]
         watch = b.popen(*argv, stdout=output, stderr=output)
 
         def shown() -> str:

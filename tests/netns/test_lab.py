@@ -394,17 +394,13 @@ def test_a_daemon_that_hangs_is_told_by_name_with_its_log() -> None:
 
 
 def overlayctl(*argv: str) -> subprocess.CompletedProcess[str]:
-    program = """
-import argparse, sys
-from overlayd.cli import lab
-parser = argparse.ArgumentParser(prog="overlayctl")
-lab.add_parser(parser.add_subparsers(required=True))
-arguments = parser.parse_args()
-sys.exit(arguments.run(arguments))
-"""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [sys.executable, "-c", program, "lab", *argv], capture_output=True, text=True, env=environment, timeout=60
+        [sys.executable, "-m", "overlayd.cli.overlayctl", "lab", *argv],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=60,
     )
 
 
@@ -469,6 +465,8 @@ def test_the_commands_from_up_to_down() -> None:
         status = json.loads(run("status", "--json").stdout)
         assert [host["state"] for host in status["hosts"]] == ["no daemon", "no daemon"]
         assert name in overlayctl("list").stdout
+        (listed,) = [one for one in json.loads(overlayctl("list", "--json").stdout) if one["name"] == name]
+        assert (listed["spec"]["mode"], listed["owner"]) == ("none", None)
         done = run("exec", "h1", "--", "sh", "-c", "echo $OVERLAYD_CONTROL_SOCKET $OVERLAYD_CONFIG; exit 7")
         own = f"/run/overlayd-lab/{name}/h1"
         assert (done.returncode, done.stdout) == (7, f"{own}/overlayd.sock {own}/overlayd.yaml\n")
@@ -478,4 +476,6 @@ def test_the_commands_from_up_to_down() -> None:
         down = run("down")
     assert (down.returncode, down.stdout) == (0, f"lab {name} is down\n")
     assert leftovers(name) == []
-    assert run("down").stdout == f"lab {name} was not up\n"
+    again = run("down")
+    assert (again.returncode, again.stdout) == (1, "")
+    assert f"{name}: no such lab is up" in again.stderr

@@ -295,13 +295,13 @@ def test_status_for_machines(running: Host) -> None:
 
 
 def test_leases(running: Host) -> None:
-    done = overlayctl(running, "leases")
+    done = overlayctl(running, "lease", "list")
     assert (done.returncode, done.stderr) == (0, "")
     own, peer = done.stdout.splitlines()[1:]
     assert "h1" in own
     assert "this host" in own
     assert "10.1.2.0/24, fd00:10:1:2::/64" in peer
-    rows = json.loads(overlayctl(running, "leases", "--json").stdout)
+    rows = json.loads(overlayctl(running, "lease", "list", "--json").stdout)
     assert [(row["name"], row["own"]) for row in rows] == [("h1", True), ("h2", False)]
 
 
@@ -347,9 +347,9 @@ def test_docker_opts_without_a_subnet_env(idle: Host, tmp_path: Path, text: str 
     assert one_line(done.stderr).startswith(f"overlayctl: {tmp_path}/{line}")
 
 
-@pytest.mark.parametrize("command", ["status", "leases", "reload"])
+@pytest.mark.parametrize("command", ["status", "lease list", "reload"])
 def test_no_daemon_to_ask(idle: Host, command: str) -> None:
-    done = overlayctl(idle, command)
+    done = overlayctl(idle, *command.split())
     assert (done.returncode, done.stdout) == (1, "")
     assert f"{idle.socket_path}: overlayd does not run here (no control socket); start it" in one_line(done.stderr)
 

@@ -19,7 +19,7 @@ from overlayd.bench.runs import Durations, Measurement
 from overlayd.bench.scenario import Scenario
 from overlayd.bench.session import Benchmark, Listener, Plan
 from overlayd.cli import bench
-from overlayd.cli.overlayctl import _parser
+from overlayd.cli.overlayctl import parser
 from overlayd.core.errors import UsageError
 
 MACHINE = Machine(
@@ -135,7 +135,7 @@ def test_an_interrupted_benchmark_keeps_what_it_has(
 
 
 def plan_of(*argv: str) -> Plan:
-    return bench.plan_of(_parser().parse_args(["bench", *argv]))
+    return bench.plan_of(parser().parse_args(["bench", *argv]))
 
 
 def test_options_make_the_plan() -> None:

@@ -1,23 +1,17 @@
 """The command lines of `overlayctl lab` and `overlayctl demo`, as far as they go without root."""
 
-import argparse
 import json
 import os
 
 import pytest
 
 from overlayd.cli import demo, lab
+from overlayd.cli.overlayctl import main
 from overlayd.lab.spec import LabError
 
 
 def run(*argv: str) -> int:
-    parser = argparse.ArgumentParser(prog="overlayctl")
-    subparsers = parser.add_subparsers(required=True)
-    lab.add_parser(subparsers)
-    demo.add_parser(subparsers)
-    arguments = parser.parse_args(argv)
-    status: int = arguments.run(arguments)
-    return status
+    return main(argv)
 
 
 def test_settings_nest_as_the_file_does() -> None:

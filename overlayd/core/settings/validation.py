@@ -41,11 +41,6 @@ def dotted(path: Path) -> str:
     return text
 
 
-def printable(text: str) -> str:
-    """The text on one line, with its control characters spelt out: a value must not draw on a terminal or in a log."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
-
-
 def without_empty(raw: Any) -> Any:
     """The raw mapping without keys whose value is empty or null: `subnet_min:` means that nothing is set."""
     if isinstance(raw, Mapping):
