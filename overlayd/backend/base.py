@@ -16,7 +16,8 @@ from typing import Protocol
 from overlayd.core.address import Address
 from overlayd.core.kernel.firewall import Guarded
 from overlayd.core.kernel.kinds import KernelObject
-from overlayd.core.leases.lease import Lease, LeaseEvent
+from overlayd.core.leases.lease import Lease
+from overlayd.core.leases.table import LeaseEvent
 from overlayd.core.mode import ModeSpec, SectionT
 from overlayd.core.node import Node
 from overlayd.datapath.contract import Counters, Progress

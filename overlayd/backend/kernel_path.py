@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from overlayd.core.address import Address
 from overlayd.core.kernel.firewall import Guarded
-from overlayd.core.leases.lease import Lease, LeaseEvent
+from overlayd.core.leases.lease import Lease
+from overlayd.core.leases.table import LeaseEvent
 from overlayd.core.node import Node
 from overlayd.system.device import ailment
 

@@ -28,7 +28,8 @@ from overlayd.core.address import Family, Network
 from overlayd.core.forward import Change, ForwardingTable, Peer
 from overlayd.core.kernel.firewall import Guarded
 from overlayd.core.kernel.kinds import KernelObject, LinkAddress, Route, TunLink
-from overlayd.core.leases.lease import Lease, LeaseEvent
+from overlayd.core.leases.lease import Lease
+from overlayd.core.leases.table import LeaseEvent
 from overlayd.core.node import Node
 from overlayd.datapath.contract import TUN_GONE, Counters, Engine, MakeEngine, Progress, choose
 from overlayd.datapath.handover import RECIPE, SOCKETS, TUN, Shelf

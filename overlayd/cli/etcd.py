@@ -22,8 +22,7 @@ from overlayd.core.settings.model import Settings
 from overlayd.core.settings.validation import validate
 from overlayd.registry.base import RegistryError
 from overlayd.registry.etcd import admin
-from overlayd.registry.etcd.client import EtcdClient
-from overlayd.registry.etcd.connect import make_client
+from overlayd.registry.etcd.client import EtcdClient, make_client
 from overlayd.registry.etcd.messages import EtcdError
 from overlayd.system.config_file import load
 from overlayd.system.control_client import ControlError, ask

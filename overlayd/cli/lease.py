@@ -83,7 +83,7 @@ def leases(rows: Sequence[Json], state: Json, *, with_mac: bool) -> list[Block]:
         cells = (lease["name"] or "-", subnets(lease), publics(lease) or "-", Text(kind, "green"))
         notes = (Text(lease["problem"], "red"),) if lease["problem"] else ()
         shown.append(Row((*cells, lease["vtep_mac"]) if with_mac else cells, notes))
-    lines = [Text(f"{key}: ignored: {reason}", "red") for key, reason in state["bad"].items()]
+    lines = [Text(f"{key}: ignored: {reason}", "red") for key, reason in state["invalid"].items()]
     if not state["connected"] or state["stale"]:
         lines.append(registry(state))
     return [Table(columns, shown), *lines]

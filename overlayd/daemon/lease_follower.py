@@ -10,10 +10,11 @@ from typing import Any
 import structlog
 
 from overlayd.api.feed import Feed
-from overlayd.core.leases.lease import Lease, LeaseEvent
+from overlayd.core.leases.lease import Lease
+from overlayd.core.leases.table import LeaseEvent
 from overlayd.observe.overlay import Overlay
 from overlayd.observe.status import describe_peer
-from overlayd.registry.base import Changes, Moved, Snapshot
+from overlayd.registry.base import LeaseChanges, Moved, Snapshot
 from overlayd.system.errors import HostError
 
 log = structlog.get_logger()
@@ -43,9 +44,9 @@ class LeaseFollower:
             # Packets and everything else have their turn.
             await asyncio.sleep(min(time.monotonic() - began, _BATCH_INTERVAL))
 
-    async def _apply(self, update: Snapshot | Changes) -> None:
+    async def _apply(self, update: Snapshot | LeaseChanges) -> None:
         overlay, table = self._overlay, self._overlay.reconciler.table
-        events = table.replace(update.leases) if isinstance(update, Snapshot) else table.apply(*update.events)
+        events = table.replace(update.leases) if isinstance(update, Snapshot) else table.apply(update.leases)
         if not events:
             return
         self._feed.publish(events)

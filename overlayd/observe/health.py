@@ -144,4 +144,4 @@ def registry_problems(state: RegistryState) -> Iterator[str]:
         elif state.since is not None:
             since = f", for {time.time() - state.since:.0f} s; the leases are those known then"
         yield f"{state.name} is out of reach{since}: {state.error or 'not tried again yet'}"
-    yield from (f"{key}: {text}" for key, text in state.bad.items())
+    yield from (f"{key}: {text}" for key, text in state.invalid.items())

@@ -116,8 +116,8 @@ def _state(lifecycle: Lifecycle, registry: RegistryState, report: Mapping[str, A
     if registry.stale is not None:
         meaning = "When those leases were saved, since the epoch."
         yield "overlayd_registry_saved_seconds", "gauge", meaning, [(where, registry.stale)]
-    bad = len(registry.bad)
-    yield "overlayd_registry_bad_entries", "gauge", "Entries of the registry that make no sense.", [(where, bad)]
+    invalid = len(registry.invalid)
+    yield "overlayd_registry_invalid_entries", "gauge", "Invalid entries of the registry, ignored.", [(where, invalid)]
     if registry.revision is not None:
         meaning = "The revision that is known."
         yield "overlayd_registry_revision", "gauge", meaning, [(where, registry.revision)]

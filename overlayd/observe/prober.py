@@ -23,7 +23,8 @@ import structlog
 
 from overlayd.core.address import Address
 from overlayd.core.forward import Peer
-from overlayd.core.leases.lease import Lease, LeaseEvent
+from overlayd.core.leases.lease import Lease
+from overlayd.core.leases.table import LeaseEvent
 from overlayd.core.mtu import MAXIMUM
 from overlayd.core.node import Node
 from overlayd.core.probing import diagnosis

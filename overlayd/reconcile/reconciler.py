@@ -23,7 +23,8 @@ from overlayd.core import address as net
 from overlayd.core.kernel.changes import KernelChanges
 from overlayd.core.kernel.diff import Operation, diff
 from overlayd.core.kernel.kinds import KernelState, Key, differences, state_of
-from overlayd.core.leases.lease import Lease, LeaseEvent, LeaseTable
+from overlayd.core.leases.lease import Lease
+from overlayd.core.leases.table import LeaseEvent, LeaseTable
 from overlayd.core.node import Node
 from overlayd.core.settings.model import Settings
 from overlayd.reconcile.desired import desired_state

@@ -1,9 +1,9 @@
-"""The contract of a registry: where leases come from, and, if it is a cluster's, the network's configuration too.
+"""The contract of a registry: the source of leases and, in a cluster, of the network's configuration.
 
     configure -> acquire -> leases ... updates, while `tasks` run -> close
 
-The stream of updates says what changes after `leases` was first asked; a snapshot may come at any time (a connection
-made anew) and replaces all that was known. `Moved` asks for `configure` and `acquire` again.
+Updates follow the first call of `leases`; a snapshot may come at any time (after a reconnect) and replaces all earlier
+ones. `Moved` asks for `configure` and `acquire` again.
 """
 
 from __future__ import annotations
@@ -14,74 +14,75 @@ from typing import Any, Protocol
 
 from overlayd.core.address import Network
 from overlayd.core.errors import ReportedError
-from overlayd.core.leases.lease import Lease, LeaseEvent
+from overlayd.core.leases.lease import Lease
 from overlayd.core.node import Underlay
 from overlayd.core.settings.model import Settings
 
 
 class RegistryError(ReportedError):
-    """No lease could be had; the text says why and what to do."""
+    """There is no lease; the text gives the reason and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All leases there are."""
+    """All leases."""
 
     leases: tuple[Lease, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
-    """What changed since the last update, one event for each lease."""
+class LeaseChanges:
+    """The leases that may have changed since the last update; the lease table finds out which did."""
 
-    events: tuple[LeaseEvent, ...]
+    leases: Mapping[str, Lease | None]
+    """By `Lease.key`; None for one that was removed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """The network's configuration or this host's own lease is another now."""
+    """The network's configuration or this host's own lease has changed."""
 
     reason: str
 
 
-Update = Snapshot | Changes | Moved
+Update = Snapshot | LeaseChanges | Moved
 
 
 @dataclass(frozen=True, slots=True)
 class RegistryState:
-    """How a registry is, for status and gauges."""
+    """For status and gauges."""
 
     name: str
     connected: bool = True
-    """False while it is out of reach: leases are those last known."""
+    """False while it is unreachable; the leases are the last known ones."""
     since: float | None = None
-    """Seconds since the epoch at which `connected` became what it is."""
+    """Seconds since the epoch of the last change of `connected`."""
     stale: float | None = None
-    """Seconds since the epoch at which the leases were saved on this host's disk, if they come from there."""
+    """Seconds since the epoch at which the leases were saved, if they are from this host's disk."""
     error: str | None = None
-    """Why it is out of reach."""
+    """Why it is unreachable, or what it waits for."""
     endpoint: str | None = None
     revision: int | None = None
     expires: float | None = None
-    """Seconds since the epoch at which this host's own lease ends unless it is renewed."""
-    bad: Mapping[str, str] = field(default_factory=dict)
-    """Other people's entries that make no sense, and what is wrong with each."""
+    """Seconds since the epoch at which this host's own lease expires unless renewed."""
+    invalid: Mapping[str, str] = field(default_factory=dict)
+    """Invalid entries, and the fault of each."""
 
 
 class Store(Protocol):
-    """What a registry keeps on this host's disk."""
+    """A registry's files on this host."""
 
     def node_id(self) -> str:
-        """This node's identity: made once, the same ever after. Raises RegistryError."""
+        """This node's identity, created once. Raises RegistryError."""
 
     def load(self) -> str | None:
-        """The text that was saved last, if it can be had."""
+        """The text that was saved last, if it is readable."""
 
     def save(self, text: str) -> None:
-        """Keep a text; failing is logged and no more."""
+        """Save a text; a failure is only logged."""
 
     def former_subnets(self) -> tuple[Network, ...]:
-        """The subnets that the last subnet.env names."""
+        """The subnets in the last subnet.env."""
 
 
 class Registry(Protocol):
@@ -90,23 +91,23 @@ class Registry(Protocol):
     name: str
 
     async def configure(self, settings: Settings) -> Settings:
-        """The settings with what the registry decides for the whole network. Waits, and says so, for a registry that
-        is out of reach and of which nothing is known. Raises RegistryError."""
+        """The settings, with those that the registry decides for the whole network. Waits, and logs it, for a registry
+        that is unreachable and of which there is no copy. Raises RegistryError."""
 
     async def acquire(self, settings: Settings, underlay: Underlay) -> Lease:
-        """This host's own lease, under settings that `configure` gave. Raises RegistryError."""
+        """This host's own lease, under the settings from `configure`. Raises RegistryError."""
 
     def leases(self, settings: Settings) -> tuple[Lease, ...]:
-        """All leases as far as they are known now."""
+        """All leases that are known now."""
 
     def updates(self) -> AsyncIterator[Update]:
-        """What changes, without end."""
+        """Changes, without end."""
 
     def tasks(self) -> Mapping[str, Coroutine[Any, Any, None]]:
-        """What has to run, without end, for as long as updates are wanted, by name."""
+        """Endless jobs that have to run while updates are read, by name."""
 
     def state(self) -> RegistryState:
-        """How it is."""
+        """Its state now."""
 
     async def close(self) -> None:
-        """Let go of connections. The lease stays."""
+        """Close connections. The lease stays."""

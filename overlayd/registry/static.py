@@ -1,4 +1,4 @@
-"""The static registry: a table in YAML, the same on every host; a reload replaces it."""
+"""The static registry: a table in the configuration file, the same on every host; a reload replaces it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from overlayd.registry.base import RegistryError, RegistryState, Update
 
 
 def own_lease(leases: Iterable[Lease], underlay: Underlay) -> Lease:
-    """The row whose underlay address this host has. Raises RegistryError when there is none, more than one, or one
-    whose other address is not this host's."""
+    """The row with this host's underlay address. Raises RegistryError when there is none, or more than one, or when its
+    other address is not this host's."""
     table = list(leases)
     publics = [public for public in (underlay.public_ip, underlay.public_ipv6) if public is not None]
     mine = [lease for lease in table if lease.public_ip in publics or lease.public_ipv6 in publics]
@@ -42,7 +42,7 @@ def own_lease(leases: Iterable[Lease], underlay: Underlay) -> Lease:
 
 
 class StaticRegistry:
-    """See `registry.base.Registry`. The table is in the settings; whoever reads them again has the new one."""
+    """See `registry.base.Registry`. The table is part of the settings."""
 
     name = "static"
 
@@ -53,11 +53,11 @@ class StaticRegistry:
         return own_lease(self.leases(settings), underlay)
 
     def leases(self, settings: Settings) -> tuple[Lease, ...]:
-        # The table is overlayd's own: every host in it is one, and answers on the port that all have.
+        # The table is overlayd's own: every host in it runs overlayd, and answers on the common port.
         return tuple(entry.lease(settings.probe.port or None) for entry in settings.leases)
 
     async def updates(self) -> AsyncIterator[Update]:
-        await asyncio.Event().wait()  # nothing changes but by a reload
+        await asyncio.Event().wait()  # only a reload changes it
         return
         yield
 
@@ -68,4 +68,4 @@ class StaticRegistry:
         return RegistryState(self.name)
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to close."""

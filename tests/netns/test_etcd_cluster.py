@@ -275,7 +275,7 @@ def test_a_second_node_with_the_same_public_ip_stops(fresh: Two) -> None:
     b.write_config(merged(b.config, {"public_ip": "192.0.2.1"}))
     with pytest.raises(LabError, match=r"ended with status \d+ before it was ready"):
         b.start()
-    assert "public IP 192.0.2.1 is another node's" in one_line(b.log())
+    assert "public IP 192.0.2.1 belongs to another node" in one_line(b.log())
     assert etcd_of(a).below(SUBNETS) == before
     assert own_subnet(a) == first
 

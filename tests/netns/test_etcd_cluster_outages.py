@@ -77,8 +77,8 @@ def test_etcd_is_lost_and_comes_back(two: Two) -> None:
     put_as_flannel(etcd_of(a), "10.1.52.0/24", flannel_value("192.0.2.77"))
     for host in two:
         eventually(lambda host=host: "10.1.52.0/24" in routes(host), f"{host.name} watches again")
-        assert len(lines(host, "etcd is lost")) == 1
-        assert len(lines(host, "etcd is back")) == 1
+        assert len(lines(host, "etcd is unreachable")) == 1
+        assert len(lines(host, "etcd is reachable again")) == 1
 
 
 def test_a_paused_etcd_is_noticed(two: Two) -> None:

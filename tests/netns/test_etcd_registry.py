@@ -17,12 +17,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from overlayd.backend.modes import SETTINGS
-from overlayd.core.leases.lease import Lease, LeaseTable
+from overlayd.core.leases.lease import Lease
+from overlayd.core.leases.table import LeaseTable
 from overlayd.core.node import Underlay
 from overlayd.core.settings.model import Settings
 from overlayd.core.settings.validation import validate
 from overlayd.lab.etcd import Etcd
-from overlayd.registry.base import Changes, Moved, RegistryError, Snapshot, Update
+from overlayd.registry.base import LeaseChanges, Moved, RegistryError, Snapshot, Update
 from overlayd.registry.etcd import admin
 from overlayd.registry.etcd.client import EtcdClient
 from overlayd.registry.etcd.messages import Delete, Put
@@ -105,8 +106,8 @@ class Node:
         elif isinstance(update, Snapshot):
             self.table.replace(update.leases)
         else:
-            assert isinstance(update, Changes)
-            self.table.apply(*update.events)
+            assert isinstance(update, LeaseChanges)
+            self.table.apply(update.leases)
 
     @property
     def subnets(self) -> list[str]:
@@ -315,7 +316,7 @@ async def test_two_nodes_with_one_public_ip(etcd: Etcd, make: Make) -> None:
     before = etcd.below("/")
     with pytest.raises(RegistryError) as error:
         await make("b").acquire()
-    assert str(error.value).startswith("public IP 192.0.2.1 is another node's: a (identity ")
+    assert str(error.value).startswith("public IP 192.0.2.1 belongs to another node: a (identity ")
     assert str(error.value).endswith(f"overlayctl lease release {lease.subnet}")
     assert etcd.below("/") == before
 
@@ -324,7 +325,7 @@ async def test_two_nodes_with_one_public_ip_at_the_same_instant(etcd: Etcd, make
     nodes = [make(f"n{number}", "192.0.2.1") for number in range(8)]
     found = await asyncio.gather(*(node.acquire() for node in nodes), return_exceptions=True)
     (lease,) = [one for one in found if isinstance(one, Lease)]
-    assert all("is another node's" in str(one) for one in found if one is not lease)
+    assert all("belongs to another node" in str(one) for one in found if one is not lease)
     assert list(subnet_keys(etcd)) == [lease.key]
 
 
@@ -394,7 +395,7 @@ async def test_a_configuration_that_is_not_there_yet_is_waited_for(etcd: Etcd, m
         etcd.put(f"{PREFIX}/config", CONFIG)
         await eventually_async(lambda: clock.advance(1) or waiting.done(), "it has a lease")
     assert str((await waiting).subnet).startswith("10.5.")
-    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["no leases yet: waiting for etcd"]
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["waiting for etcd: no lease yet"]
     assert "overlayctl etcd init" in logs[0]["reason"]
 
 
@@ -406,7 +407,7 @@ async def test_a_configuration_that_makes_no_sense_ends_the_start(etcd: Etcd, ma
 
 async def test_looking_only_does_not_wait(etcd: Etcd, make: Make) -> None:
     etcd.delete(f"{PREFIX}/config")
-    with pytest.raises(RegistryError, match="config is not there; write it"):
+    with pytest.raises(RegistryError, match="config does not exist; write it"):
         await make(read_only=True).acquire()
     await asyncio.to_thread(etcd.members[0].kill)
     with pytest.raises(RegistryError, match=r"etcd: http://127\.0\.0\.1:.*check etcd\.endpoints"):
@@ -428,8 +429,11 @@ async def test_a_new_configuration_is_gone_over_to(etcd: Etcd, make: Make) -> No
     ("config", "reason"),
     [
         ("{", "is not JSON"),
-        ('{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard"}}', "Backend.Type: wireguard is no backend that"),
-        ('{"Network":"10.99.0.0/16"}', "is no part of it; takes effect at the next start"),
+        (
+            '{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard"}}',
+            "Backend.Type: wireguard is not a backend of overlayd",
+        ),
+        ('{"Network":"10.99.0.0/16"}', "is not part of it; it takes effect at the next start"),
         (None, "it was deleted; write it again"),
     ],
 )
@@ -445,7 +449,7 @@ async def test_a_new_configuration_that_cannot_be_gone_over_to(
             etcd.put(f"{PREFIX}/config", config)
         await eventually_async(lambda: [entry for entry in logs if entry["log_level"] == "error"], "it is said")
     (entry,) = [entry for entry in logs if entry["log_level"] == "error"]
-    assert entry["event"] == "the network's new configuration is not followed, the old one stays"
+    assert entry["event"] == "new network configuration refused, keeping the old one"
     assert reason in entry["reason"]
     assert await node.acquire() == former, "a reload finds the old one"
     assert node.moved == []
@@ -476,11 +480,12 @@ async def test_all_that_happened_between_two_looks_is_one_update(etcd: Etcd, mak
     one = node.registry.client
     await one.transact([], *(Put(f"{PREFIX}/subnets/{key}", flannels("192.0.2.9")) for key in keys))
     await one.transact([], Delete(f"{PREFIX}/subnets/{keys[0]}"), Put(f"{PREFIX}/subnets/{keys[1]}", "bad"))
-    await eventually_async(lambda: len(node.registry.view.bad) == 1, "everything has come")
+    await eventually_async(lambda: len(node.registry.view.invalid) == 1, "everything has come")
     update = await anext(updates)
-    assert isinstance(update, Changes)
-    assert sorted(event.lease.key for event in update.events) == sorted(keys[2:])
-    assert {event.kind for event in update.events} == {"added"}
+    assert isinstance(update, LeaseChanges)
+    events = node.table.apply(update.leases)
+    assert sorted(event.lease.key for event in events) == sorted(keys[2:])
+    assert {event.kind for event in events} == {"added"}
 
 
 async def test_one_bad_key_loses_nobody_elses_and_is_said_once(etcd: Etcd, make: Make) -> None:
@@ -490,8 +495,8 @@ async def test_one_bad_key_loses_nobody_elses_and_is_said_once(etcd: Etcd, make:
             etcd.put(f"{PREFIX}/subnets/10.5.9.0-24", text)
         etcd.put(f"{PREFIX}/subnets/10.5.12.0-24", flannels("192.0.2.52"))
         await eventually_async(lambda: "10.5.12.0/24" in node.subnets, "the other one has come")
-    assert list(node.registry.state().bad) == [f"{PREFIX}/subnets/10.5.9.0-24"]
-    said = [entry for entry in logs if entry["event"] == "an entry in etcd makes no sense and is left out"]
+    assert list(node.registry.state().invalid) == [f"{PREFIX}/subnets/10.5.9.0-24"]
+    said = [entry for entry in logs if entry["event"] == "invalid entry in etcd ignored"]
     assert [entry["key"] for entry in said] == [f"{PREFIX}/subnets/10.5.9.0-24"]
 
 
@@ -516,7 +521,7 @@ async def test_the_lease_is_renewed_when_the_margin_is_reached_and_not_before(et
             await settled()
         assert len(renewed) == due // 600 - 1, "not before"
         await eventually_async(lambda: clock.advance(0.5) or len(renewed) == due // 600, "renewed")  # noqa: B023
-        await eventually_async(lambda: node.registry._term.expires > clock.time + 900, "the answer has come")
+        await eventually_async(lambda: node.registry._etcd_lease.expires > clock.time + 900, "the answer has come")
     assert [round(time, -1) for time in renewed] == [600, 1200]
     assert etcd.leases() == {lease}, "one etcd lease, the same one"
     assert etcd.version_of(key_of(node.lease)) == 1, "a renewal writes no key"
@@ -591,7 +596,7 @@ async def test_own_subnet_that_another_node_took_means_a_new_lease(etcd: Etcd, m
     assert etcd.get(key_of(former)) == flannels("192.0.2.66")
     assert records(etcd)["192.0.2.1"]["subnet"] == lease.key
     assert len(etcd.leases()) == 2
-    assert "own lease was changed by somebody else" in [entry["event"] for entry in logs]
+    assert "own lease was changed by someone else" in [entry["event"] for entry in logs]
 
 
 async def test_a_lease_made_a_reservation_by_hand_stays_one(etcd: Etcd, make: Make) -> None:
@@ -614,9 +619,9 @@ async def test_a_clone_stops_and_the_first_node_goes_on(etcd: Etcd, make: Make) 
         done, _ = await asyncio.wait(clone.tasks, return_when=asyncio.FIRST_COMPLETED, timeout=10)
         (error,) = [task.exception() for task in done]
         assert isinstance(error, RegistryError)
-        assert "is its clone. Remove node-id from the clone's state_dir" in str(error)
+        assert "is its clone. Remove node-id from the state_dir of the clone" in str(error)
         await eventually_async(lambda: list(records(etcd)) == ["192.0.2.1"], "the first node has its lease back")
-    assert "another node runs with this node's identity: a clone; it is told to stop" in [e["event"] for e in logs]
+    assert "a clone runs with this node's identity; it will stop" in [e["event"] for e in logs]
     assert subnet_keys(etcd) == {
         first.lease.key: flannels("192.0.2.1", first.lease.vtep_mac)  # type: ignore[union-attr]
     }
@@ -641,8 +646,8 @@ async def test_etcd_lost_and_back_is_one_line_each(etcd: Etcd, make: Make) -> No
         await eventually_async(lambda: "10.5.12.0/24" in node.subnets, "what happened since is known")
         assert node.registry.state().connected
     assert [entry["event"] for entry in logs if entry["log_level"] in ("error", "info")] == [
-        "etcd is lost; leases stay as last known",
-        "etcd is back",
+        "etcd is unreachable; keeping the last known leases",
+        "etcd is reachable again",
     ]
 
 
@@ -686,7 +691,7 @@ async def test_a_start_without_etcd_on_the_leases_last_known(etcd: Etcd, make: M
         node = make()
         assert (await node.acquire()).subnets == (first.lease and first.lease.subnets)
     assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == [
-        "etcd is out of reach: the leases last known are used"
+        "etcd is unreachable: using the last known leases"
     ]
     assert node.registry.state().stale is not None
     assert not node.registry.state().connected
@@ -744,45 +749,45 @@ async def client(etcd: Etcd) -> AsyncIterator[EtcdClient]:
 
 
 async def test_a_configuration_is_written_and_not_overwritten(etcd: Etcd, client: EtcdClient) -> None:
-    assert await admin.write_config(client, PREFIX, CONFIG, force=False) == f"{PREFIX}/config = {CONFIG}"
+    assert await admin.write_config(client, PREFIX, CONFIG, SETTINGS, force=False) == f"{PREFIX}/config = {CONFIG}"
     same = '{"network":"10.5.0.0/16","subnetMin":"10.5.40.0","Backend":{"Type":"vxlan"}}'
-    assert "says so already" in await admin.write_config(client, PREFIX, same, force=False)
+    assert "has this configuration already" in await admin.write_config(client, PREFIX, same, SETTINGS, force=False)
     assert etcd.get(f"{PREFIX}/config") == CONFIG
     other = CONFIG.replace("10.5", "10.6")
-    with pytest.raises(RegistryError, match=r"says otherwise: .* --force replaces it"):
-        await admin.write_config(client, PREFIX, other, force=False)
+    with pytest.raises(RegistryError, match=r"a different configuration is already at .*; use --force to replace it"):
+        await admin.write_config(client, PREFIX, other, SETTINGS, force=False)
     assert etcd.get(f"{PREFIX}/config") == CONFIG
-    await admin.write_config(client, PREFIX, other, force=True)
+    await admin.write_config(client, PREFIX, other, SETTINGS, force=True)
     assert etcd.get(f"{PREFIX}/config") == other
 
 
 async def test_a_lease_is_made_a_reservation_and_released(etcd: Etcd, make: Make, client: EtcdClient) -> None:
     node = await make().run()
     subnet = node.lease.subnets[0]  # type: ignore[union-attr]
-    assert "is reserved: it does not end" in await admin.reserve(client, PREFIX, [subnet], [])
+    assert "is reserved: it never expires" in await admin.reserve(client, PREFIX, [subnet], [], SETTINGS)
     await eventually_async(lambda: [lease.reserved for lease in node.table] == [True], "the node knows")
     assert (etcd.lease_of(key_of(node.lease)), etcd.lease_of(f"{PREFIX}/overlayd/hosts/192.0.2.1")) == (0, 0)
     await eventually_async(lambda: etcd.leases() == set(), "the etcd lease that is not needed any more ends")
-    assert "is a reservation already" in await admin.reserve(client, PREFIX, [subnet], [])
+    assert "is a reservation already" in await admin.reserve(client, PREFIX, [subnet], [], SETTINGS)
     await node.stop()
-    assert "is released" in await admin.release(client, PREFIX, [subnet], None)
+    assert "is released" in await admin.release(client, PREFIX, [subnet], None, SETTINGS)
     assert (subnet_keys(etcd), records(etcd)) == ({}, {})
 
 
 async def test_a_free_subnet_is_reserved_for_a_host_or_for_nobody(etcd: Etcd, make: Make, client: EtcdClient) -> None:
     one, other = ip_network("10.5.52.0/24"), ip_network("10.5.53.0/24")
     make()
-    await admin.reserve(client, PREFIX, [one], [IPv4Address("192.0.2.1")])
-    await admin.reserve(client, PREFIX, [other], [])
+    await admin.reserve(client, PREFIX, [one], [IPv4Address("192.0.2.1")], SETTINGS)
+    await admin.reserve(client, PREFIX, [other], [], SETTINGS)
     assert subnet_keys(etcd) == {
         "10.5.52.0-24": '{"PublicIP":"192.0.2.1","PublicIPv6":null}',
         "10.5.53.0-24": '{"PublicIP":"0.0.0.0","PublicIPv6":null}',
     }
     assert (await make("a", "192.0.2.1").acquire()).subnets == (one,)
     with pytest.raises(
-        RegistryError, match=r"10\.5\.52\.0/24: is leased to 10\.5\.52\.0/24@192\.0\.2\.1; release it first"
+        RegistryError, match=r"10\.5\.52\.0/24 is leased to 10\.5\.52\.0/24@192\.0\.2\.1; release it first"
     ):
-        await admin.reserve(client, PREFIX, [one], [IPv4Address("192.0.2.7")])
+        await admin.reserve(client, PREFIX, [one], [IPv4Address("192.0.2.7")], SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -790,7 +795,7 @@ async def test_a_free_subnet_is_reserved_for_a_host_or_for_nobody(etcd: Etcd, ma
     [
         (["10.6.1.0/24"], "10.6.1.0/24 lies outside the network 10.5.0.0/16"),
         (["10.5.1.0/25"], "10.5.1.0/25 has prefix length 25; the network's subnet_len is 24"),
-        (["10.5.1.0/24", "fc00::/64"], "a lease of this network has a subnet of 10.5.0.0/16; give it"),
+        (["10.5.1.0/24", "fc00::/64"], "a lease of this network has a subnet of 10.5.0.0/16"),
     ],
 )
 async def test_what_cannot_be_reserved(
@@ -798,7 +803,7 @@ async def test_what_cannot_be_reserved(
 ) -> None:
     make()
     with pytest.raises(RegistryError, match=text):
-        await admin.reserve(client, PREFIX, [ip_network(one) for one in subnets], [])
+        await admin.reserve(client, PREFIX, [ip_network(one) for one in subnets], [], SETTINGS)
     assert subnet_keys(etcd) == {}
 
 
@@ -807,10 +812,10 @@ async def test_a_lease_is_given_up_with_its_etcd_lease(
 ) -> None:
     await make("a", "192.0.2.1").acquire()
     other = await make("b", "192.0.2.2").acquire()
-    await admin.release(client, PREFIX, [], StateDir(tmp_path / "a" / "state", tmp_path / "none").node_id())
+    await admin.release(client, PREFIX, [], StateDir(tmp_path / "a" / "state", tmp_path / "none").node_id(), SETTINGS)
     assert list(subnet_keys(etcd)) == [other.key]
     assert etcd.leases() == {etcd.lease_of(key_of(other))}
-    with pytest.raises(RegistryError, match="this host holds no lease"):
-        await admin.release(client, PREFIX, [], "nobody")
-    with pytest.raises(RegistryError, match=r"10\.5\.9\.0/24: nobody holds it"):
-        await admin.release(client, PREFIX, [ip_network("10.5.9.0/24")], None)
+    with pytest.raises(RegistryError, match="this host has no lease"):
+        await admin.release(client, PREFIX, [], "nobody", SETTINGS)
+    with pytest.raises(RegistryError, match=r"10\.5\.9\.0/24 is not leased"):
+        await admin.release(client, PREFIX, [ip_network("10.5.9.0/24")], None, SETTINGS)

@@ -334,8 +334,11 @@ def test_docker_opts_of_flannels_own_file(idle: Host, tmp_path: Path) -> None:
     ("text", "line"),
     [
         (None, "subnet.env: No such file or directory; check the path"),
-        ("nothing\n", "subnet.env: is no subnet.env: 'FLANNEL_IPMASQ'; overlayd writes it when it is ready"),
-        ("FLANNEL_SUBNET=x\nFLANNEL_MTU=1\nFLANNEL_IPMASQ=true\n", "subnet.env: is no subnet.env: 'x' does not appear"),
+        ("nothing\n", "subnet.env: is not a valid subnet.env: 'FLANNEL_IPMASQ'; overlayd writes it when it is ready"),
+        (
+            "FLANNEL_SUBNET=x\nFLANNEL_MTU=1\nFLANNEL_IPMASQ=true\n",
+            "subnet.env: is not a valid subnet.env: 'x' does not",
+        ),
     ],
 )
 def test_docker_opts_without_a_subnet_env(idle: Host, tmp_path: Path, text: str | None, line: str) -> None:

@@ -69,7 +69,7 @@ REGISTRY: dict[str, Any] = {
     "error": None,
     "endpoint": None,
     "revision": None,
-    "bad": {},
+    "invalid": {},
 }
 STATE: dict[str, Any] = {
     "version": "0.1.0",

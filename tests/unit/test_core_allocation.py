@@ -61,8 +61,8 @@ def test_two_nodes_with_one_public_ip_are_told_apart() -> None:
     with pytest.raises(AllocationError) as error:
         ask(held("10.5.0.64/26", "192.0.2.1", "other"), held("10.5.0.128/26", "192.0.2.77", "me"))
     assert str(error.value) == (
-        "public IP 192.0.2.1 is another node's: name-other (identity other) holds 10.5.0.64/26 with it; give each node"
-        " a public_ip of its own. If that node is no more: overlayctl lease release 10.5.0.64/26"
+        "public IP 192.0.2.1 belongs to another node: name-other (identity other) holds 10.5.0.64/26 with it;"
+        " give each node its own public_ip. If that node no longer exists: overlayctl lease release 10.5.0.64/26"
     )
 
 

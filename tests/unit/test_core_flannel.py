@@ -275,15 +275,15 @@ def test_our_record_comes_back(record: HostRecord) -> None:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"id": None}, "id: is missing or no word"),
-        ({"id": "a b"}, "id: is missing or no word"),
-        ({"session": 7}, "session: is missing or no word"),
+        ({"id": None}, "id: is missing or not a valid word"),
+        ({"id": "a b"}, "id: is missing or not a valid word"),
+        ({"session": 7}, "session: is missing or not a valid word"),
         ({"subnet": "x"}, "is not a subnet key"),
-        ({"port": 0}, "port: is no port"),
-        ({"port": True}, "port: is no port"),
-        ({"probe": 65536}, "probe: is no port"),
-        ({"probe": "8286"}, "probe: is no port"),
-        ({"name": "\x1b[31m"}, "name: is no host name"),
+        ({"port": 0}, "port: is not a valid port"),
+        ({"port": True}, "port: is not a valid port"),
+        ({"probe": 65536}, "probe: is not a valid port"),
+        ({"probe": "8286"}, "probe: is not a valid port"),
+        ({"name": "\x1b[31m"}, "name: is not a valid host name"),
     ],
 )
 def test_a_record_that_makes_no_sense(change: dict[str, Any], text: str) -> None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlayd.core.leases.lease import Lease, LeaseEvent, LeaseTable
+from overlayd.core.leases.lease import Lease
+from overlayd.core.leases.table import LeaseEvent, LeaseTable
 from overlayd.wire.mac import derive_mac
 
 V4, V6 = IPv4Network("10.5.52.0/24"), IPv6Network("fc00:0:0:34::/64")
@@ -132,11 +133,11 @@ def test_one_event_changes_one_lease(held: list[Lease], lease: Lease) -> None:
     table.replace(held)
     expected = {one.key: one for one in held}
     old = expected.get(lease.key)
-    assert table.apply(LeaseEvent(old, lease)) == ([LeaseEvent(old, lease)] if old != lease else [])
+    assert table.apply({lease.key: lease}) == ([LeaseEvent(old, lease)] if old != lease else [])
     assert {one.key: one for one in table} == expected | {lease.key: lease}
-    assert table.apply(LeaseEvent(None, lease)) == [], "known already"
-    assert table.apply(LeaseEvent(lease, None)) == [LeaseEvent(lease, None)]
-    assert table.apply(LeaseEvent(lease, None)) == [], "gone already"
+    assert table.apply({lease.key: lease}) == [], "known already"
+    assert table.apply({lease.key: None}) == [LeaseEvent(lease, None)]
+    assert table.apply({lease.key: None}) == [], "gone already"
     expected.pop(lease.key, None)
     assert {one.key: one for one in table} == expected
 
@@ -148,7 +149,7 @@ def test_public_addresses_are_known_as_long_as_a_lease_names_them(
     """Whichever way a change comes."""
     by_snapshot, by_events = LeaseTable(), LeaseTable()
     for snapshot in (first, *further):
-        by_events.apply(*by_snapshot.replace(snapshot))
+        by_events.apply({event.lease.key: event.new for event in by_snapshot.replace(snapshot)})
         assert set(by_events) == set(by_snapshot)
         named = {public for lease in by_snapshot for public in (lease.public_ip, lease.public_ipv6)}
         for lease in (*first, *(lease for other in further for lease in other)):

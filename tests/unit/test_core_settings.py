@@ -352,7 +352,7 @@ def test_nothing_is_set(raw: dict[str, Any]) -> None:
         ({"subnet_max": "10.1.9.9"}, "subnet_max: 10.1.9.9 is not the base of a /24; did you mean 10.1.9.0?"),
         (
             {"subnet_min": "10.1.9.0", "subnet_max": "10.1.8.0"},
-            "subnet_max: 10.1.8.0 lies below subnet_min 10.1.9.0; exchange them",
+            "subnet_max: 10.1.8.0 lies below subnet_min 10.1.9.0; swap them",
         ),
         (
             {"ipv6_network": "fd00::/125"},

@@ -81,5 +81,5 @@ def test_docker_masquerades_where_overlayd_does_not(text: str, options: list[str
     ],
 )
 def test_what_is_no_subnet_env(text: str) -> None:
-    with pytest.raises(ValueError, match=r"^is no subnet\.env: "):
+    with pytest.raises(ValueError, match=r"^is not a valid subnet\.env: "):
         docker_options(text)

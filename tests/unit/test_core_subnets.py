@@ -111,7 +111,7 @@ def test_bounds_may_be_one_subnet() -> None:
         (
             ("10.5.0.0/16", 24, "10.5.8.0", "10.5.7.0"),
             "subnet_max",
-            "lies below subnet_min 10.5.8.0; exchange them",
+            "lies below subnet_min 10.5.8.0; swap them",
         ),
     ],
 )

@@ -218,7 +218,7 @@ def test_what_is_broken_and_what_is_only_a_problem(daemon: Daemon, monkeypatch: 
     monkeypatch.setattr(KernelPath, "ailments", lambda self, now: ["ovl0: the TUN is gone"])
     daemon.overlay.backend.node = replace(NODE, underlay=replace(NODE.underlay, name="gone0"))
     daemon.health.poll(0.0)
-    daemon.registry_state = RegistryState("etcd", connected=False, error="refused", bad={"key": "is no lease"})
+    daemon.registry_state = RegistryState("etcd", connected=False, error="refused", invalid={"key": "is no lease"})
     daemon.lifecycle.reload_error = "mode: vxlam is not one of"
     report: dict[str, Any] = daemon.health.report()
     assert report["broken"] == [
@@ -253,7 +253,7 @@ def test_packets_that_go_out_and_never_come_back(daemon: Daemon, monkeypatch: py
 
 
 def test_thousands_of_problems_make_a_short_answer(daemon: Daemon) -> None:
-    daemon.registry_state = RegistryState("etcd", bad={f"key{n}": "is no lease" for n in range(10_000)})
+    daemon.registry_state = RegistryState("etcd", invalid={f"key{n}": "is no lease" for n in range(10_000)})
     problems = daemon.health.report()["problems"]
     assert (len(problems), problems[-1]) == (51, "and 9950 more")
 

@@ -10,8 +10,9 @@ from ipaddress import IPv4Address, IPv4Network, ip_interface
 import pytest
 
 from overlayd.backend.udp import UDP
-from overlayd.core.leases.lease import Lease, LeaseEvent
+from overlayd.core.leases.lease import Lease
 from overlayd.core.leases.subnets import SubnetRange
+from overlayd.core.leases.table import LeaseEvent
 from overlayd.core.node import Node, Underlay
 from overlayd.core.settings.model import ProbeSettings
 from overlayd.datapath.settings import UdpSettings

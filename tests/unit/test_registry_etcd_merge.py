@@ -49,12 +49,12 @@ def test_the_same_network_may_be_said_again() -> None:
         (
             {"network": "10.6.0.0/16"},
             CONFIG,
-            "network: 10.6.0.0/16 is set on this host, and /net/config in etcd says 10.5.0.0/16; leave it out here",
+            "network: 10.6.0.0/16 is set on this host, but /net/config in etcd has 10.5.0.0/16; leave it out here",
         ),
         (
             {"ipv6_network": "fc00::/48"},
             CONFIG,
-            "ipv6_network: fc00::/48 is set on this host, and /net/config in etcd says nothing; leave it out here",
+            "ipv6_network: fc00::/48 is set on this host, but /net/config in etcd does not set it; leave it out here",
         ),
         ({}, '{"Network":"10.5.0.1/16"}', "/net/config: Network: 10.5.0.1/16 has host bits set; did you mean"),
         ({}, "", "/net/config: : is not JSON"),

@@ -97,7 +97,7 @@ def test_leases() -> None:
 
 def test_a_reservation_and_what_makes_no_sense_are_shown_among_the_leases() -> None:
     rows = [{**LEASE, "own": False, "public_ip": None, "reserved": True}]
-    state = {**REGISTRY, "name": "etcd", "bad": {"/net/subnets/x": "is no [b]subnet[/b] key"}}
+    state = {**REGISTRY, "name": "etcd", "invalid": {"/net/subnets/x": "is no [b]subnet[/b] key"}}
     shown = text(*lease.leases(rows, state, with_mac=False))
     assert "reserved" in shown
     assert "/net/subnets/x: ignored: is no [b]subnet[/b] key" in shown

@@ -1,1 +1,1 @@
-"""Leases: what they hold, which subnets there are, which one a node gets."""
+"""Leases: their data, the table of all of them, the subnets of a network, and which one a node gets."""

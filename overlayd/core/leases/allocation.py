@@ -1,11 +1,11 @@
-"""Which lease a node gets: flannel's rules, and whose a lease is besides.
+"""Which lease a node gets: flannel's rules, and the node's identity first.
 
  1. the one that this node held before, by its identity, whatever its address is now
- 2. the one that names its public IP: a reservation, or what flannel left on this host
- 3. the subnets of the last subnet.env, if nobody has them
- 4. free ones; where the search begins depends on the node, so that many that start at once seldom want the same
+ 2. the one with its public IP: a reservation, or flannel's lease on this host
+ 3. the subnets of the last subnet.env, if they are free
+ 4. free ones; the search starts at a place that depends on the node, so that nodes that start together seldom collide
 
-All of it is pure, on what etcd held at one revision: the result is written on condition that this is still so.
+Pure, on etcd's state at one revision; the result is written on condition that this state lasts.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from overlayd.core.leases.subnets import SubnetRange
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A lease as etcd holds it."""
+    """A lease in etcd."""
 
     lease: Lease
     etcd_lease: int
-    """The etcd lease that it lives by; 0 for a reservation."""
+    """The etcd lease that its key is bound to; 0 for a reservation."""
     mod_revision: int
     host: HostRecord | None
-    """Our record of the node that holds it; none where flannel runs, or for a reservation not taken up."""
+    """Our record of the node that holds it; None where flannel runs, or for an unused reservation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The subnets that a node is to have."""
+    """The subnets for a node."""
 
     subnets: tuple[Network, ...]
     held: Held | None
-    """The lease to take over; None to make a new one."""
+    """The existing lease to use; None to create one."""
     how: str
-    """Why this one, for the log."""
+    """The reason, for the log."""
 
 
 class AllocationError(ValueError):
-    """No lease can be had; the text says why and what to do."""
+    """There is no lease for this node; the text gives the reason and the remedy."""
 
 
 def choose(
@@ -65,19 +65,19 @@ def choose(
     for other in named:
         if other.host is not None and other.host.id != node:
             raise AllocationError(_claimed(other, publics))
-    for candidates, how in ((mine, "held before"), (named, "names this host's public IP")):
+    for candidates, how in ((mine, "held before"), (named, "has this host's public IP")):
         for one in candidates:
             if fits(one.lease.subnets, ranges):
                 return Choice(one.lease.subnets, one, how)
     own = {id(one) for one in mine}
     used = {subnet for one in held.values() if id(one) not in own for subnet in one.lease.subnets} | set(taken)
     if former and fits(former, ranges) and not any(_is_used(subnet, used) for subnet in former):
-        return Choice(tuple(former), None, "from subnet.env")
+        return Choice(tuple(former), None, "in subnet.env")
     return Choice(tuple(_free(one, used, node, held) for one in ranges), None, "free")
 
 
 def fits(subnets: Sequence[Network], ranges: Sequence[SubnetRange]) -> bool:
-    """Whether these are one subnet of each range."""
+    """Whether these are one subnet of each range, in order."""
     return len(subnets) == len(ranges) and all(
         one.check(subnet) is None for one, subnet in zip(ranges, subnets, strict=True)
     )
@@ -88,7 +88,7 @@ def _is_used(subnet: Network, used: Collection[Network]) -> bool:
 
 
 def _free(one: SubnetRange, used: Collection[Network], node: str, held: Mapping[str, Held]) -> Network:
-    """A free subnet, sought from a place that depends on the node."""
+    """A free subnet; the search starts at a place that depends on the node."""
     odd = [other for other in used if other.prefixlen != one.subnet_len and overlap(other, one.network)]
     start = int.from_bytes(hashlib.sha256(f"overlayd subnet {node}".encode()).digest()[:8], "big") % one.count
     for step in range(one.count):
@@ -109,8 +109,8 @@ def _claimed(other: Held, publics: Collection[Address]) -> str:
     address = next(one for one in (lease.public_ip, lease.public_ipv6) if one in publics)
     name = f"{other.host.name} " if other.host.name else ""
     return (
-        f"public IP {address} is another node's: {name}(identity {other.host.id}) holds {_subnets(lease.subnets)} with"
-        " it; give each node a public_ip of its own. If that node is no more:"
+        f"public IP {address} belongs to another node: {name}(identity {other.host.id}) holds"
+        f" {_subnets(lease.subnets)} with it; give each node its own public_ip. If that node no longer exists:"
         f" overlayctl lease release {lease.subnets[0]}"
     )
 

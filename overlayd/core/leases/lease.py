@@ -1,12 +1,8 @@
-"""Leases: which host owns which subnet, the table of all of them, and what changes in it.
-
-A lease's way: a registry gives a snapshot or an event -> the table says what that changes -> backends read the changes.
-"""
+"""A lease: which host owns which subnet, and where that host is on the underlay."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Literal
@@ -28,23 +24,23 @@ class Lease:
     written_mac: str | None = None
     """The VTEP MAC that the registry holds; None where it is derived."""
     name: str = ""
-    """What people call the host; for display only."""
+    """The host's name; for display only."""
     wire: Wire = "flannel"
-    """What the host understands in udp mode: flannel's format alone, or what overlayd nodes agree upon, too."""
+    """The wire formats of the host in udp mode: flannel's only, or overlayd's extensions as well."""
     written_mac_v6: str | None = None
     """The MAC of a second VXLAN device, over IPv6, where the host has one with a MAC of its own (flannel)."""
     backend: str | None = None
-    """How the host's packets travel, in flannel's words; None where the registry does not say (the static one)."""
+    """The host's backend by flannel's name; None where the registry does not tell (the static one)."""
     vni: int | None = None
     port: int | None = None
-    """UDP port that the host listens on; None where the registry does not say."""
+    """UDP port that the host listens on; None where the registry does not tell."""
     probe_port: int | None = None
     """UDP port on which the host's overlayd answers probes; None where it does not, or where flannel runs."""
     data: Mapping[str, Any] | None = field(default=None, hash=False)
-    """What a udp lease carries beside its addresses; opaque here."""
+    """BackendData of a udp lease; opaque here."""
     reserved: bool = False
-    """Whether it never expires. One without any underlay address is held for nobody."""
-    # Made once: with thousands of leases these are asked for all the time.
+    """Whether it never expires. A reservation without any underlay address blocks the subnet."""
+    # Computed once: with thousands of leases these are read all the time.
     subnets: tuple[Network, ...] = field(init=False, repr=False, compare=False)
     """The one or two subnets, IPv4 first."""
     key: str = field(init=False, repr=False, compare=False)
@@ -78,82 +74,3 @@ class Lease:
         subnets = "+".join(map(str, self.subnets))
         publics = "/".join(str(public) for public in (self.public_ip, self.public_ipv6) if public is not None)
         return f"{subnets}@{publics}" if publics else subnets
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseEvent:
-    """One change of the table: `old` is None for a lease that came, `new` for one that went."""
-
-    old: Lease | None
-    new: Lease | None
-
-    @property
-    def kind(self) -> str:
-        """added, removed or changed."""
-        if self.old is None:
-            return "added"
-        return "removed" if self.new is None else "changed"
-
-    @property
-    def lease(self) -> Lease:
-        """The newest form of the lease that the event is about."""
-        lease = self.new or self.old
-        assert lease is not None
-        return lease
-
-
-class LeaseTable:
-    """All leases of the network by key, this host's own included. Changing it says what changed."""
-
-    def __init__(self) -> None:
-        self._leases: dict[str, Lease] = {}
-        self._publics: Counter[Address] = Counter()
-
-    def replace(self, leases: Iterable[Lease]) -> list[LeaseEvent]:
-        """Make the table equal a snapshot; the events lead from the old table to the new one, removals first."""
-        new = {lease.key: lease for lease in leases}
-        events = [LeaseEvent(lease, None) for key, lease in self._leases.items() if key not in new]
-        for key, lease in new.items():
-            old = self._leases.get(key)
-            if old != lease:
-                events.append(LeaseEvent(old, lease))
-        self._leases = new
-        self._count(events)
-        return events
-
-    def apply(self, *changes: LeaseEvent) -> list[LeaseEvent]:
-        """Take events from a registry; gives back what they change here: nothing for one that was known already.
-
-        Costs what the events cost, however large the table is.
-        """
-        events: list[LeaseEvent] = []
-        for change in changes:
-            key, new = change.lease.key, change.new
-            old = self._leases.pop(key, None) if new is None else self._leases.get(key)
-            if new is not None:
-                self._leases[key] = new
-            if old != new:
-                events.append(LeaseEvent(old, new))
-        self._count(events)
-        return events
-
-    def _count(self, events: Iterable[LeaseEvent]) -> None:
-        for event in events:
-            for lease, step in ((event.old, -1), (event.new, 1)):
-                for public in (lease.public_ip, lease.public_ipv6) if lease is not None else ():
-                    if public is not None:
-                        self._publics[public] += step
-
-    def is_public(self, address: Address) -> bool:
-        """Whether any lease names this underlay address."""
-        return self._publics[address] > 0
-
-    def __iter__(self) -> Iterator[Lease]:
-        return iter(self._leases.values())
-
-    def __len__(self) -> int:
-        return len(self._leases)
-
-    def get(self, key: str) -> Lease | None:
-        """The lease with this key, or None."""
-        return self._leases.get(key)

@@ -1,4 +1,4 @@
-"""subnet.env, as flannel writes it: what container engines need to know of this host's lease."""
+"""subnet.env, as flannel writes it: this host's lease, for container engines."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def subnet_env(node: Node, ip_masq: bool) -> str:
 
 
 def leased_subnets(text: str) -> tuple[Network, ...]:
-    """The subnets that a subnet.env names, IPv4 first. Raises ValueError when it is none."""
+    """The subnets in a subnet.env, IPv4 first. Raises ValueError when it is invalid."""
     values = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     keys = ("FLANNEL_SUBNET", "FLANNEL_IPV6_SUBNET")
     return tuple(ip_interface(values[key]).network for key in keys if key in values)
 
 
 def docker_options(text: str) -> list[str]:
-    """The options for dockerd that a subnet.env calls for.
+    """The options for dockerd that match a subnet.env.
 
-    Raises ValueError when the text is no subnet.env. Docker masquerades where overlayd does not, and the reverse.
+    Raises ValueError for an invalid subnet.env. Docker masquerades where overlayd does not, and the reverse.
     """
     values = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     try:
@@ -47,5 +47,5 @@ def docker_options(text: str) -> list[str]:
         masquerade = {"true": "false", "false": "true"}[values["FLANNEL_IPMASQ"]]
         options += [f"--ip-masq={masquerade}", f"--mtu={int(values['FLANNEL_MTU'])}"]
     except (KeyError, ValueError) as error:
-        raise ValueError(f"is no subnet.env: {error}") from None
+        raise ValueError(f"is not a valid subnet.env: {error}") from None
     return options

@@ -1,7 +1,7 @@
-"""Which subnets a network hands out: flannel's SubnetLen, SubnetMin and SubnetMax, with its defaults.
+"""The subnets that a network leases: flannel's SubnetLen, SubnetMin and SubnetMax, with its defaults.
 
 A network (10.1.0.0/16) is divided into subnets of one length (/24), one for each host. The first is left out by
-default: its base address is the network's own. Family by family; nothing is shared between the two.
+default: its base address is the network's own. Each family has its own network and rules.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SUBNET_LEN_DEFAULT = {4: 24, 6: 64}
 
 
 class SubnetRuleError(ValueError):
-    """A rule of the network is broken; `field` is the flannel-style name in snake case, the text is the remedy."""
+    """A rule of the network is broken; `field` is flannel's name in snake case, the text has the remedy."""
 
     def __init__(self, field: str, text: str) -> None:
         super().__init__(text)
@@ -44,7 +44,7 @@ class SubnetRange:
         subnet_min: Address | None = None,
         subnet_max: Address | None = None,
     ) -> SubnetRange:
-        """Fill in flannel's defaults and check its rules; raises SubnetRuleError for the first one broken."""
+        """Apply flannel's defaults and check its rules; raises SubnetRuleError for the first one broken."""
         version, prefix = network.version, network.prefixlen
         if prefix > _NETWORK_LEN_MAX[version]:
             raise SubnetRuleError(
@@ -73,11 +73,11 @@ class SubnetRange:
             bounds.append(ip_network((type(network.network_address)(start), subnet_len)))
         first, last = bounds
         if first.network_address > last.network_address:  # type: ignore[operator]  # one family, checked above
-            raise SubnetRuleError("subnet_max", f"lies below subnet_min {first[0]}; exchange them")
+            raise SubnetRuleError("subnet_max", f"lies below subnet_min {first[0]}; swap them")
         return cls(network, subnet_len, first, last)
 
     def check(self, subnet: Network) -> str | None:
-        """None when `subnet` may be leased, else what is wrong with it and what to do."""
+        """None when `subnet` may be leased, else the fault and the remedy."""
         if subnet.version != self.network.version or not within(subnet, self.network):
             return f"lies outside the network {self.network}; choose a /{self.subnet_len} inside it"
         if subnet.prefixlen != self.subnet_len:
@@ -88,11 +88,11 @@ class SubnetRange:
 
     @property
     def count(self) -> int:
-        """How many subnets there are to lease (no `len`, whose limit a wide IPv6 network exceeds)."""
+        """The number of subnets to lease (not `len`, whose limit a wide IPv6 network exceeds)."""
         return ((int(self.last[0]) - int(self.first[0])) >> (self.network.max_prefixlen - self.subnet_len)) + 1
 
     def __getitem__(self, index: int) -> Network:
-        """The subnet with this number, 0 being the first; raises IndexError beyond the last."""
+        """The subnet with this index from 0; raises IndexError beyond the last."""
         if not 0 <= index < self.count:
             raise IndexError(f"subnet {index} of {self.count} in {self.network}")
         base = int(self.first[0]) + (index << (self.network.max_prefixlen - self.subnet_len))

@@ -1,6 +1,6 @@
-"""What an operator does in etcd: write the network's configuration, reserve a subnet, give a lease up.
+"""The operator's commands: write the network's configuration, reserve a subnet, release a lease.
 
-Each is one transaction that holds only if nothing has changed since it was read.
+Each is one transaction, on condition that nothing has changed since it was read.
 """
 
 from __future__ import annotations
@@ -19,19 +19,21 @@ from overlayd.registry.etcd.client import EtcdClient
 from overlayd.registry.etcd.messages import Delete, Put, Unchanged
 from overlayd.registry.etcd.view import View
 
-_CHANGED = "somebody changed it at the same moment; look at it and try again"
+_CHANGED = "it was changed at the same moment; check it and try again"
 
 
 async def write_config(client: EtcdClient, prefix: str, text: str, model: type[Settings], *, force: bool) -> str:
-    """Write PREFIX/config; what was done. Raises RegistryError where another one is there, unless `force`."""
+    """Write PREFIX/config; returns a report. Raises RegistryError if a different one exists, unless `force`."""
     key = f"{prefix}/config"
     there, _ = await client.get(key)
     if there is not None:
         old, new = parse_config(there.value, model), parse_config(text, model)
         if isinstance(old, Settings) and isinstance(new, Settings) and old.model_dump() == new.model_dump():
-            return f"{key} says so already: {there.value}"
+            return f"{key} has this configuration already: {there.value}"
         if not force:
-            raise RegistryError(f"{key} is there and says otherwise: {there.value}; --force replaces it")
+            raise RegistryError(
+                f"a different configuration is already at {key}: {there.value}; use --force to replace it"
+            )
     if await client.transact([Unchanged(key, there.mod_revision if there else 0)], Put(key, text)) is None:
         raise RegistryError(f"{key}: {_CHANGED}")
     return f"{key} = {text}"
@@ -40,22 +42,22 @@ async def write_config(client: EtcdClient, prefix: str, text: str, model: type[S
 async def reserve(
     client: EtcdClient, prefix: str, subnets: Sequence[Network], publics: Sequence[Address], model: type[Settings]
 ) -> str:
-    """Make a lease that is there one without an end, or keep free subnets for the host with these public IPs, or for
-    nobody; what was done. Raises RegistryError."""
+    """Make an existing lease permanent, or reserve free subnets for the host with these public IPs (none: so that no
+    node gets them); returns a report. Raises RegistryError."""
     view = await _read(client, prefix, model)
     held = _find(view, subnets)
     if held is None:
         return await _reserve_free(client, prefix, view, subnets, publics, model)
     lease = held.lease
     if publics and not set(publics) <= {lease.public_ip, lease.public_ipv6}:
-        raise RegistryError(f"{subnets[0]}: is leased to {lease}; release it first")
+        raise RegistryError(f"{subnets[0]} is leased to {lease}; release it first")
     if held.etcd_lease == 0:
         return f"{lease} is a reservation already"
     keys = _keys(view, prefix, held)
     conditions = [Unchanged(key, view.keys[key].mod_revision) for key in keys]
     if await client.transact(conditions, *(Put(key, view.keys[key].value) for key in keys)) is None:
         raise RegistryError(f"{subnets[0]}: {_CHANGED}")
-    return f"{lease} is reserved: it does not end any more"
+    return f"{lease} is reserved: it never expires"
 
 
 async def _reserve_free(
@@ -72,7 +74,7 @@ async def _reserve_free(
     ranges = config.ranges()
     if [one.version for one in subnets] != [one.network.version for one in ranges]:
         wanted = " and ".join(f"a subnet of {one.network}" for one in ranges)
-        raise RegistryError(f"{' '.join(map(str, subnets))}: a lease of this network has {wanted}; give it")
+        raise RegistryError(f"{' '.join(map(str, subnets))}: a lease of this network has {wanted}")
     for one, subnet in zip(ranges, subnets, strict=True):
         if wrong := one.check(subnet):
             raise RegistryError(f"{subnet} {wrong}")
@@ -86,27 +88,28 @@ async def _reserve_free(
     key = f"{prefix}/subnets/{key_of(lease)}"
     if await client.transact([Unchanged(key, 0)], Put(key, lease_text(lease, model.modes))) is None:
         raise RegistryError(f"{subnets[0]}: {_CHANGED}")
-    return f"{lease} is reserved" if publics else f"{' '.join(map(str, subnets))} is reserved for nobody"
+    return f"{lease} is reserved" if publics else f"{' '.join(map(str, subnets))} is reserved: no node gets it"
 
 
 async def release(
     client: EtcdClient, prefix: str, subnets: Sequence[Network], node: str | None, model: type[Settings]
 ) -> str:
-    """Give up the lease or reservation of these subnets, or that of the node with this identity; what was done."""
+    """Release the lease or reservation of these subnets, or that of the node with this identity; returns a report.
+    Raises RegistryError."""
     view = await _read(client, prefix, model)
     if subnets:
         held = _find(view, subnets)
-        missing = f"{subnets[0]}: nobody holds it"
+        missing = f"{subnets[0]} is not leased"
     else:
         held = next((one for one in view.held.values() if one.host is not None and one.host.id == node), None)
-        missing = "this host holds no lease"
+        missing = "this host has no lease"
     if held is None:
         raise RegistryError(missing)
     keys = _keys(view, prefix, held)
     conditions = [Unchanged(key, view.keys[key].mod_revision) for key in keys]
     if await client.transact(conditions, *(Delete(key) for key in keys)) is None:
         raise RegistryError(f"{held.lease}: {_CHANGED}")
-    if held.etcd_lease and not await client.keys_of(held.etcd_lease):
+    if held.etcd_lease and await client.is_empty(held.etcd_lease):
         await client.revoke(held.etcd_lease)
     return f"{held.lease} is released"
 
@@ -122,6 +125,6 @@ def _find(view: View, subnets: Sequence[Network]) -> Held | None:
 
 
 def _keys(view: View, prefix: str, held: Held) -> list[str]:
-    """The keys of a lease: flannel's and ours."""
+    """The keys of a lease: flannel's and our record."""
     ours = [kv.key for record, kv in view.hosts.values() if record == held.host]
     return [f"{prefix}/subnets/{key_of(held.lease)}", *ours]

@@ -1,6 +1,6 @@
-"""What a node asks for, and the transaction that gives it: decisions on what etcd held at one revision. All is pure.
+"""A node's request for a lease, and the transaction that grants it: decided on etcd's state at one revision. Pure.
 
-Wanted + View --choose_for--> Choice --lease_for--> Lease --claim--> Claim      written on condition that it still holds
+LeaseRequest + View --choose_for--> Choice --lease_for--> Lease --claim--> Claim      valid while that state lasts
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from overlayd.core.address import Address, Network
 from overlayd.core.flannel.lease import key_of, lease_text
-from overlayd.core.leases.allocation import AllocationError, Choice, by_family, choose
+from overlayd.core.leases.allocation import AllocationError, Choice, Held, by_family, choose
 from overlayd.core.leases.host_record import HostRecord, host_text
 from overlayd.core.leases.lease import Lease
 from overlayd.core.node import Underlay
@@ -30,51 +30,53 @@ class Holder:
     """What others call the host."""
 
     def owns(self, record: HostRecord | None) -> bool:
-        """Whether a record is this node's, of whichever session."""
+        """Whether a record is this node's, from any session."""
         return record is not None and record.id == self.id
 
     def records(self, view: View) -> Iterator[tuple[HostRecord, KeyValue]]:
-        """This node's records, of whichever session."""
+        """This node's records, from any session."""
         return ((record, kv) for record, kv in view.hosts.values() if self.owns(record))
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class LeaseRequest:
     """What a node asks for."""
 
     settings: Settings
     publics: tuple[Address, ...]
-    """Its public IPs; by the first one our record is found."""
+    """Its public IPs; the first one is the key of our record."""
 
     @classmethod
-    def on(cls, underlay: Underlay, settings: Settings) -> Wanted:
-        """As flannel: the address of each family that the overlay has; where there is none, the other carries it."""
+    def on(cls, underlay: Underlay, settings: Settings) -> LeaseRequest:
+        """As flannel: the address of each family that the overlay has; if it has neither, all of them."""
         families = {one.network.version for one in settings.ranges()}
         publics = [public for public in (underlay.public_ip, underlay.public_ipv6) if public is not None]
         return cls(settings, tuple(public for public in publics if public.version in families) or tuple(publics))
 
 
-def choose_for(wanted: Wanted, view: View, holder: Holder, own: Lease | None, former: Sequence[Network]) -> Choice:
+def choose_for(
+    request: LeaseRequest, view: View, holder: Holder, own: Lease | None, former: Sequence[Network]
+) -> Choice:
     """The lease for a node that holds `own` now and asks for `former` subnets. Raises AllocationError."""
-    for public in wanted.publics:
+    for public in request.publics:
         found = view.record(public)
         if found is not None and found[0].id != holder.id and found[0].subnet not in view.held:
             raise AllocationError(
-                f"public IP {public} is another node's: {found[0].name} (identity {found[0].id});"
-                " give each node a public_ip of its own"
+                f"public IP {public} belongs to another node: {found[0].name} (identity {found[0].id});"
+                " give each node its own public_ip"
             )
     taken = view.taken()
     if own is not None and any(record.subnet == key_of(own) for record, _ in holder.records(view)):
-        taken -= set(own.subnets)  # a value of this node's own that somebody spoilt
-    return choose(view.held, taken, wanted.settings.ranges(), holder.id, wanted.publics, former)
+        taken -= set(own.subnets)  # this node's own, with a value that is invalid now
+    return choose(view.held, taken, request.settings.ranges(), holder.id, request.publics, former)
 
 
-def lease_for(wanted: Wanted, choice: Choice, name: str) -> Lease:
-    """The lease as the node wants it written."""
-    settings = wanted.settings
+def lease_for(request: LeaseRequest, choice: Choice, name: str) -> Lease:
+    """The lease as the node writes it."""
+    settings = request.settings
     subnet, ipv6_subnet = by_family(choice.subnets)
-    public_ip = next((one for one in wanted.publics if one.version == 4), None)
-    public_ipv6 = next((one for one in wanted.publics if one.version == 6), None)
+    public_ip = next((one for one in request.publics if one.version == 4), None)
+    public_ipv6 = next((one for one in request.publics if one.version == 6), None)
     return Lease(
         subnet=subnet,
         ipv6_subnet=ipv6_subnet,
@@ -90,21 +92,21 @@ def lease_for(wanted: Wanted, choice: Choice, name: str) -> Lease:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A transaction that makes a lease a node's own, and what follows from it."""
+    """A transaction that gives a lease to a node, and its consequences."""
 
     conditions: tuple[Unchanged, ...]
     writes: tuple[Put | Delete, ...]
-    """None where everything stands already."""
+    """Empty where etcd holds everything already."""
     sessions: frozenset[str]
-    """Those of the node's records, which this session takes over from."""
+    """The sessions in the node's records, which this one replaces."""
     abandoned: frozenset[int]
-    """Etcd leases that lose keys by it."""
+    """Etcd leases from which it unbinds keys."""
 
 
-def claim(wanted: Wanted, view: View, holder: Holder, lease: Lease, etcd_lease: int) -> Claim:
-    """The lease and our record, bound to an etcd lease (0: none), in place of whatever keys the node had, unless
-    somebody has changed one of them."""
-    key, address = key_of(lease), wanted.publics[0]
+def claim(request: LeaseRequest, view: View, holder: Holder, lease: Lease, etcd_lease: int) -> Claim:
+    """Write the lease and our record, bound to an etcd lease (0: none), instead of the keys the node had, unless one of
+    them has changed."""
+    key, address = key_of(lease), request.publics[0]
     subnet_key, host_key = view.subnet_key(key), view.host_key(address)
     record = HostRecord(holder.id, holder.session, key, holder.name, lease.port, lease.probe_port)
     known = view.record(address)
@@ -114,7 +116,7 @@ def claim(wanted: Wanted, view: View, holder: Holder, lease: Lease, etcd_lease: 
     ]
     writes: list[Put | Delete] = []
     for put in (
-        Put(subnet_key, lease_text(lease, wanted.settings.modes), etcd_lease),
+        Put(subnet_key, lease_text(lease, request.settings.modes), etcd_lease),
         Put(host_key, host_text(record), etcd_lease),
     ):
         there = view.keys.get(put.key)
@@ -130,7 +132,7 @@ def claim(wanted: Wanted, view: View, holder: Holder, lease: Lease, etcd_lease: 
 
 
 def _former_keys(view: View, holder: Holder, kept: set[str]) -> list[KeyValue]:
-    """The node's own keys that a new lease replaces."""
+    """The node's own keys that the new lease replaces."""
     found = []
     for record, kv in holder.records(view):
         found.append(kv)
@@ -138,3 +140,10 @@ def _former_keys(view: View, holder: Holder, kept: set[str]) -> list[KeyValue]:
         if held is not None and held.host == record:
             found.append(view.keys[view.subnet_key(record.subnet)])
     return [kv for kv in found if kv.key not in kept]
+
+
+def is_intact(view: View, holder: Holder, lease: Lease, held: Held, record: HostRecord | None) -> bool:
+    """Whether etcd holds a lease and its record as this session wrote them."""
+    if record is None or (record.id, record.session) != (holder.id, holder.session):
+        return False
+    return record.subnet == key_of(lease) and lease_text(held.lease, view.modes) == lease_text(lease, view.modes)

@@ -1,4 +1,4 @@
-"""The network's configuration in etcd: which one this node uses, and that with this host's own file as one."""
+"""The network's configuration in etcd: which version this node uses, merged with this host's own settings."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ log = structlog.get_logger()
 
 
 def merge(settings: Settings, text: str, key: str) -> Settings:
-    """This host's settings with what `text`, the value of `key` in etcd, decides for the whole network.
+    """This host's settings with those that `text`, the value of `key` in etcd, decides for the whole network.
 
-    The network and its subnets are etcd's: a host that says otherwise is refused. Mode, MTU, ports and VNI are etcd's
+    The network and its subnets are etcd's: a host that sets others is refused. Mode, MTU, ports and VNI are etcd's
     unless this host sets its own. Raises RegistryError with every mistake.
     """
     decided = parse_config(text, type(settings))
     if not isinstance(decided, Settings):
         raise RegistryError("\n".join(f"{key}: {problem}" for problem in decided))
     wrong = [
-        f"{name}: {getattr(settings, name)} is set on this host, and {key} in etcd says"
-        f" {'nothing' if getattr(decided, name) is None else getattr(decided, name)}; leave it out here"
+        f"{name}: {getattr(settings, name)} is set on this host, but"
+        f" {key} in etcd {'does not set it' if getattr(decided, name) is None else f'has {getattr(decided, name)}'};"
+        " leave it out here"
         for name in DECIDED
         if getattr(settings, name) not in (None, getattr(decided, name))
     ]
@@ -51,46 +52,44 @@ def merge(settings: Settings, text: str, key: str) -> Settings:
 
 
 class NetworkConfig:
-    """PREFIX/config as this node uses it: it goes over to another one where that can be done while containers run."""
+    """PREFIX/config as this node uses it: it changes to a new one if that is possible while containers run."""
 
     def __init__(self, key: str, model: type[Settings]) -> None:
         self._key, self._model = key, model
         self._used: str | None = None
-        """As it was used last."""
+        """The text in use."""
         self._seen: str | None = None
-        """As it was looked at last."""
-        self.bad: dict[str, str] = {}
-        """What speaks against the one that is there, by its key, while another is used."""
+        """The text that `follow` saw last."""
+        self.invalid: dict[str, str] = {}
+        """Why the one in etcd is not used, by its key."""
 
     @property
     def missing(self) -> str:
-        """What is to be done where there is none."""
-        return f"{self._key} is not there; write it: overlayctl etcd init --network ... --backend ..."
+        """What to do when there is none."""
+        return f"{self._key} does not exist; write it: overlayctl etcd init --network ... --backend ..."
 
     def begin(self, text: str | None) -> None:
-        """Use this one: nothing runs yet."""
+        """Use this one: no containers run yet."""
         self._used = self._seen = text
-        self.bad = {}
+        self.invalid = {}
 
-    def go_over(self, text: str | None, subnets: Sequence[Network]) -> None:
-        """Use this one if a host that has these subnets can, else stay with the old one."""
+    def change_to(self, text: str | None, subnets: Sequence[Network]) -> None:
+        """Use this one if a host with these subnets can, else keep the old one."""
         if not self._refusals(text, subnets):
             self._used = text
 
-    def look(self, text: str | None, subnets: Sequence[Network] | None) -> bool:
-        """Whether this is one to go over to that has not been looked at before; what speaks against it is logged."""
+    def is_usable_change(self, text: str | None, subnets: Sequence[Network] | None) -> bool:
+        """Whether this is a new one to change to; reasons not to are logged once."""
         new = text not in (self._used, self._seen)
         self._seen = text
         if text == self._used:
-            self.bad = {}
+            self.invalid = {}
         if not new:
             return False
         reasons = self._refusals(text, subnets)
         for reason in reasons:
-            log.error(
-                "the network's new configuration is not followed, the old one stays", key=self._key, reason=reason
-            )
-        self.bad = {self._key: "not followed, the old one stays: " + "; ".join(reasons)} if reasons else {}
+            log.error("new network configuration refused, keeping the old one", key=self._key, reason=reason)
+        self.invalid = {self._key: "refused, keeping the old one: " + "; ".join(reasons)} if reasons else {}
         return not reasons
 
     def merge(self, settings: Settings) -> Settings:
@@ -100,13 +99,13 @@ class NetworkConfig:
         return merge(settings, self._used, self._key)
 
     def _refusals(self, text: str | None, subnets: Sequence[Network] | None) -> list[str]:
-        """What speaks against going over to a configuration while containers run: it has to be valid, and this host's
-        subnets (None: it has none yet) part of it."""
+        """Why not to change to a configuration while containers run: it has to be valid and to contain this host's
+        subnets (None: it has none yet)."""
         found = parse_config(text, self._model) if text is not None else None
         if found is None:
             return ["it was deleted; write it again"]
         if not isinstance(found, Settings):
             return [str(problem) for problem in found]
         if subnets is not None and not fits(subnets, found.ranges()):
-            return [f"this host's subnet {subnets[0]} is no part of it; takes effect at the next start"]
+            return [f"this host's subnet {subnets[0]} is not part of it; it takes effect at the next start"]
         return []

@@ -1,11 +1,11 @@
-"""What is said to etcd's JSON gateway and what it answers, as values. Nothing here does I/O.
+"""Requests to etcd's JSON gateway and its answers, as values. No I/O.
 
-1. errors     what etcd refuses, and whether trying again helps
+1. errors     one type for each that callers treat differently
 2. values     keys, changes of them, writes and their conditions
 3. requests   bodies to be posted
-4. answers    what comes back, as values or errors
+4. answers    decoded to values or errors
 
-What is odd about the gateway: 64-bit integers are strings, and what is zero or false is left out; keys and values are
+Peculiarities of the gateway: 64-bit integers are strings, and zero or false values are left out; keys and values are
 base64. A watch whose start was compacted is answered with status 200 and `canceled`.
 """
 
@@ -19,18 +19,15 @@ from typing import Any
 
 Json = dict[str, Any]
 
-_REFUSED = {3: "invalid argument", 7: "permission denied", 16: "unauthenticated"}  # gRPC codes that no retry heals
-_COMPACTED = "required revision has been compacted"
-
 # --- 1. errors --------------------------------------------------------------------------------------------------------
 
 
 class EtcdError(Exception):
-    """etcd refused; the text says what was asked and the answer, and holds no secret."""
+    """etcd refused, and a retry does not help; the text holds no secret."""
 
 
 class UnavailableError(EtcdError):
-    """No endpoint answers, or etcd has no quorum: to be tried again later."""
+    """No endpoint answers, or etcd has no quorum: try again later."""
 
 
 class CompactedError(EtcdError):
@@ -39,6 +36,31 @@ class CompactedError(EtcdError):
 
 class UnauthenticatedError(EtcdError):
     """The token was refused."""
+
+
+class AuthDisabledError(EtcdError):
+    """etcd has no users."""
+
+
+class LeaseNotFoundError(EtcdError):
+    """The etcd lease has expired or was revoked."""
+
+
+class LeaseExistsError(EtcdError):
+    """An etcd lease with this ID was granted before."""
+
+
+_REFUSED = {3, 7, 16}
+"""gRPC codes after which a retry does not help: INVALID_ARGUMENT, PERMISSION_DENIED, UNAUTHENTICATED."""
+_ERRORS: tuple[tuple[str, type[EtcdError]], ...] = (
+    ("invalid auth token", UnauthenticatedError),
+    ("required revision has been compacted", CompactedError),
+    ("authentication is not enabled", AuthDisabledError),
+    ("requested lease not found", LeaseNotFoundError),
+    ("lease already exists", LeaseExistsError),
+    ("too large lease TTL", EtcdError),
+)
+"""etcd's texts (api/v3rpc/rpctypes/error.go), whose gRPC codes stand for several errors each."""
 
 
 # --- 2. values --------------------------------------------------------------------------------------------------------
@@ -51,7 +73,7 @@ class KeyValue:
     key: str
     value: str
     lease: int
-    """The etcd lease that it lives as long as; 0 is for ever."""
+    """The etcd lease that it is bound to; 0: none, it never expires."""
     mod_revision: int
     """The revision that wrote it last."""
 
@@ -67,14 +89,14 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one answer of a watch tells; everything of one revision is in one batch."""
+    """The events in one answer of a watch; all events of one revision are in one batch."""
 
     events: tuple[Event, ...]
 
     @property
     def revision(self) -> int:
-        """The revision up to which everything has been told; 0 for an empty batch. Not that of the answer's header:
-        while a watch catches up, that one is ahead of the events, and whoever resumed there would lose them."""
+        """The revision up to which the watch has delivered everything; 0 for an empty batch. Not that of the answer's
+        header: while a watch catches up, that one is ahead of the events, and resuming from it would lose them."""
         return max((event.revision for event in self.events), default=0)
 
 
@@ -111,12 +133,12 @@ def prefix_end(prefix: str) -> str:
 
 
 def one_key(key: str) -> Json:
-    """What names one key: to read it, or to delete it."""
+    """The key range of one key: to read it, or to delete it."""
     return {"key": _encode(key)}
 
 
 def every_key(prefix: str) -> Json:
-    """What names the keys with this prefix: to read them, or to watch them."""
+    """The key range of a prefix: to read it, or to watch it."""
     return {"key": _encode(prefix), "range_end": _encode(prefix_end(prefix))}
 
 
@@ -149,30 +171,31 @@ def _encode(text: str) -> str:
 
 
 def decode(text: str) -> Json:
-    """An answer. Raises UnavailableError for what is no etcd's."""
+    """An answer. Raises UnavailableError when it is not etcd's."""
     try:
         found = json.loads(text)
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise UnavailableError(f"answers {text[:40]!r}, which is no etcd's; is it the client port, and http or https?")
+        raise UnavailableError(
+            f"the answer {text[:40]!r} is not etcd's; check that this is its client port, and http or https"
+        )
     return found
 
 
 def refusal(endpoint: str, answer: Json, status: int) -> EtcdError:
-    """etcd's error object as an exception. Unknown codes count as passing: they are tried again."""
+    """etcd's error object as an exception. Unknown codes count as temporary."""
     details = answer.get("error", answer)
     code, text = answer.get("code"), details
     if isinstance(details, dict):  # a stream's
         code, text = details.get("grpc_code", details.get("code")), details.get("message")
     text = str(text or f"status {status}")[:200]
-    if code == 16 or "invalid auth token" in text:
+    for sign, error in _ERRORS:
+        if sign in text:
+            return error(f"{endpoint}: {text}" if error is CompactedError else text)
+    if code == 16:
         return UnauthenticatedError(text)
-    if _COMPACTED in text:
-        return CompactedError(f"{endpoint}: {text}")
-    if code in _REFUSED or status == 404 or "lease" in text or "not enabled" in text:
-        return EtcdError(text)
-    return UnavailableError(text)
+    return EtcdError(text) if code in _REFUSED or status == 404 else UnavailableError(text)
 
 
 def cancellation(endpoint: str, result: Json) -> CompactedError | UnavailableError:
@@ -184,22 +207,22 @@ def cancellation(endpoint: str, result: Json) -> CompactedError | UnavailableErr
 
 
 def revision_of(answer: Json) -> int:
-    """The revision at which an answer is so."""
+    """The revision that an answer describes."""
     return int(answer.get("header", {}).get("revision", 0))
 
 
 def key_values(answer: Json) -> list[KeyValue]:
-    """The keys that a read found."""
+    """The keys in the answer to a read."""
     return [_key_value(kv) for kv in answer.get("kvs", [])]
 
 
 def batch_of(result: Json) -> Batch:
-    """What one answer of a watch tells."""
+    """The events in one answer of a watch."""
     return Batch(tuple(_event(event) for event in result.get("events", [])))
 
 
 def _text(encoded: str) -> str:
-    # What is no UTF-8 is somebody else's mistake, and becomes a value that its reader refuses.
+    # Bytes that are not UTF-8 become a value that its parser refuses.
     return b64decode(encoded).decode(errors="replace")
 
 

@@ -1,67 +1,130 @@
-"""What etcd holds, as this node knows it: read, kept up to date, told as updates, and saved on this host's disk.
+"""What etcd holds, as this node knows it: read, watched through outages, and handed on.
 
-load, take, wrote ---> View ---> Updates            etcd's keys, the leases that they are, what changed in them
-                        | ^
-                   save v | restore                 for a start without etcd
-                        disk
+load     everything under the prefix at one revision; again after a compaction
+follow   watches from the next revision on, without end; its batches go into the View
+wrote    this node's own writes, which the watch will bring again
+updates  the changed leases since the reader's last turn, gathered: one for each lease
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence, Set
+from contextlib import aclosing
 
 import structlog
 
-from overlayd.core.mode import ModeSpec
-from overlayd.registry.base import Store
+from overlayd.core.leases.lease import Lease
+from overlayd.registry.base import LeaseChanges, Moved, Snapshot, Update
 from overlayd.registry.etcd.client import EtcdClient
-from overlayd.registry.etcd.messages import Batch, Delete, Event, KeyValue, Put
-from overlayd.registry.etcd.saved import parse_saved, saved_text
-from overlayd.registry.etcd.updates import Updates
+from overlayd.registry.etcd.connectivity import Connectivity, Sleep, backoff
+from overlayd.registry.etcd.local_copy import LocalCopy
+from overlayd.registry.etcd.messages import (
+    Batch,
+    CompactedError,
+    Delete,
+    EtcdError,
+    Event,
+    KeyValue,
+    Put,
+    UnavailableError,
+)
 from overlayd.registry.etcd.view import View
 
 log = structlog.get_logger()
 
-_SAVE_FIRST, _SAVE_EVERY = 1.0, 30.0  # seconds
+HEARTBEAT = 5.0
+"""Seconds without an event after which the watched member has to answer a read."""
 
 
 class Replica:
-    """Everything under a prefix, with where the knowledge comes from."""
+    """Everything under a prefix."""
 
-    def __init__(self, client: EtcdClient, prefix: str, store: Store, modes: Mapping[str, ModeSpec[Any]]) -> None:
-        self._client, self._prefix, self._store = client, prefix, store
-        self.view = View(prefix, modes)
-        self.updates = Updates(self.view)
+    def __init__(
+        self, client: EtcdClient, view: View, copy: LocalCopy, connectivity: Connectivity, heartbeat: float = HEARTBEAT
+    ) -> None:
+        """`heartbeat` is in seconds."""
+        self._client, self.view, self._copy = client, view, copy
+        self._connectivity, self._heartbeat = connectivity, heartbeat
         self.loaded = False
         """Whether the view is what etcd held at one revision, to be followed from the next one on."""
-        self.stale: float | None = None
-        """Seconds since the epoch at which it was saved, if it comes from this host's disk."""
-        self._unsaved = asyncio.Event()
+        self._rewatch = asyncio.Event()
+        self._everything = False
+        self._changed: dict[str, Lease | None] = {}
+        """Leases that may have changed since the last update, by key."""
+        self._moved: str | None = None
+        self._due = asyncio.Event()
 
-    # --- etcd --------------------------------------------------------------------------------------------------------
+    # --- load --------------------------------------------------------------------------------------------------------
 
     async def load(self) -> None:
-        """Read everything. Raises EtcdError."""
-        keys, revision = await self._client.range(f"{self._prefix}/")
+        """Read everything; the next update is a snapshot. Raises EtcdError."""
+        keys, revision = await self._client.range(f"{self.view.prefix}/")
         self.view.load(keys, revision)
-        self._say_bad()
-        self.loaded, self.stale = True, None
-        self.updates.everything()
-        self._unsaved.set()
+        self._log_invalid()
+        self.loaded = True
+        self._copy.changed()
+        self._everything = True
+        self._due.set()
 
-    def take(self, batch: Batch) -> None:
-        """Know what the watch tells."""
-        known = set(self.view.bad)
-        self.updates.changed(self.view.apply(batch.events, batch.revision))
-        if batch.events:
-            self._unsaved.set()
-        self._say_bad(known)
+    # --- follow ------------------------------------------------------------------------------------------------------
+
+    def rewatch(self) -> None:
+        """Watch anew: nothing arrives any more at an address that this host has lost, and no error does."""
+        self._rewatch.set()
+
+    async def follow(
+        self, on_load: Callable[[], Awaitable[None]], on_keys: Callable[[Set[str]], Awaitable[None]], sleep: Sleep
+    ) -> None:
+        """Keep the view up to date. Calls `on_load` after everything was read, `on_keys` with the keys of each batch;
+        an EtcdError that they raise is an outage too, anything else ends this."""
+        failures = 0
+        while True:
+            try:
+                if not self.loaded:
+                    await self.load()
+                    await on_load()
+                async with aclosing(self._watch()) as batches:
+                    async for batch in batches:
+                        if not batch.events:  # the watch is confirmed
+                            self._connectivity.connected_to(self._client.endpoint)
+                            failures = 0
+                        self._apply(batch.events, batch.revision)
+                        await on_keys({event.key for event in batch.events})
+            except CompactedError as error:
+                log.info("reading all leases again", reason=str(error))
+                self.loaded = False
+            except EtcdError as error:
+                self._connectivity.lost(error)
+                self._client.next_endpoint()
+                await sleep(backoff(failures))
+                failures += 1
+
+    async def _watch(self) -> AsyncGenerator[Batch, None]:
+        """The batches of one member, until it fails or `rewatch`. Raises UnavailableError when it does not answer."""
+        endpoint = self._client.endpoint
+        async with aclosing(self._client.watch(f"{self.view.prefix}/", self.view.revision + 1, endpoint)) as stream:
+            batch, rewatch = asyncio.ensure_future(anext(stream)), asyncio.ensure_future(self._rewatch.wait())
+            try:
+                while True:
+                    await asyncio.wait({batch, rewatch}, timeout=self._heartbeat, return_when=asyncio.FIRST_COMPLETED)
+                    if rewatch.done():
+                        self._rewatch.clear()
+                        return
+                    if batch.done():
+                        arrived, batch = batch.result(), asyncio.ensure_future(anext(stream))
+                        yield arrived
+                        continue
+                    await self._client.get(self.view.config_key)
+                    if self._client.endpoint != endpoint and not batch.done():
+                        raise UnavailableError(f"{endpoint}: does not answer; {self._client.endpoint} does")
+            finally:
+                for task in (batch, rewatch):
+                    task.cancel()
+                await asyncio.gather(batch, rewatch, return_exceptions=True)
 
     def wrote(self, writes: Iterable[Put | Delete], revision: int) -> None:
-        """Know at once what this node wrote; the watch will say it again."""
+        """Apply at once what this node wrote."""
         events = [
             Event(
                 write.key,
@@ -70,52 +133,44 @@ class Replica:
             )
             for write in writes
         ]
-        self.updates.changed(self.view.apply(events, self.view.revision))
+        self._apply(events, self.view.revision)
 
-    def _say_bad(self, known: Iterable[str] = ()) -> None:
-        for key in self.view.bad.keys() - set(known):
-            log.warning("an entry in etcd makes no sense and is left out", key=key, reason=self.view.bad[key])
+    def _apply(self, events: Sequence[Event], revision: int) -> None:
+        known = set(self.view.invalid)
+        changed = self.view.apply(events, revision)
+        self._log_invalid(known)
+        if events:
+            self._copy.changed()
+        if changed:
+            for key, lease in changed.items():
+                self._changed.pop(key, None)  # the order is that of the last change
+                self._changed[key] = lease
+            self._due.set()
 
-    # --- the disk ----------------------------------------------------------------------------------------------------
+    def _log_invalid(self, known: Iterable[str] = ()) -> None:
+        for key in self.view.invalid.keys() - set(known):
+            log.warning("invalid entry in etcd ignored", key=key, reason=self.view.invalid[key])
 
-    def restore(self, node: str) -> bool:
-        """Know what was saved, if the lease of the node with this identity is in it."""
-        text = self._store.load()
-        if text is None:
-            return False
-        try:
-            saved = parse_saved(text, self._prefix)
-        except ValueError:
-            log.warning("the saved leases make no sense and are not used")
-            return False
-        if saved is None:
-            return False
-        self.view.load(saved.keys, saved.revision)
-        if self.view.config is None or all(record.id != node for record, _ in self.view.hosts.values()):
-            self.view.load((), 0)
-            return False
-        self.stale = saved.at
-        log.warning(
-            "etcd is out of reach: the leases last known are used",
-            saved=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(saved.at)),
-            leases=len(self.view.held),
-        )
-        return True
+    # --- updates -----------------------------------------------------------------------------------------------------
 
-    async def save(self, sleep: Callable[[float], Awaitable[None]]) -> None:
-        """Save what changes, now and then, without end."""
-        await self._unsaved.wait()
-        await sleep(_SAVE_FIRST)
+    def moved(self, reason: str) -> None:
+        """This node has to change to another configuration or lease."""
+        self._moved = reason
+        self._due.set()
+
+    async def updates(self) -> AsyncIterator[Update]:
+        """Updates without end, a snapshot first. For one reader."""
+        self._everything = True
+        self._due.set()
         while True:
-            await self._unsaved.wait()
-            await asyncio.to_thread(self._store.save, self._text())
-            await sleep(_SAVE_EVERY)
-
-    def save_rest(self) -> None:
-        """Save what is not saved yet."""
-        if self._unsaved.is_set() and self.loaded:
-            self._store.save(self._text())
-
-    def _text(self) -> str:
-        self._unsaved.clear()
-        return saved_text(self._prefix, self.view.keys.values(), self.view.revision, time.time())
+            await self._due.wait()
+            self._due.clear()
+            changed, self._changed = self._changed, {}
+            if self._everything:
+                self._everything = False
+                yield Snapshot(self.view.leases())
+            elif changed:
+                yield LeaseChanges(changed)
+            if self._moved is not None:
+                reason, self._moved = self._moved, None
+                yield Moved(reason)

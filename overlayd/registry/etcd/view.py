@@ -1,12 +1,12 @@
-"""What etcd holds under the prefix, as far as this client knows: fed with keys, it says which leases changed.
+"""Everything under the prefix as leases: fed with keys, it gives the leases that may have changed.
 
-Keys are judged one by one: one that makes no sense is noted with what is wrong with it, and loses nobody else's.
-Nothing here does I/O.
+Keys are judged one by one: an invalid one is noted with its fault, and affects nobody else's. Nothing is compared with
+what was there before: that is the lease table's. No I/O.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
@@ -16,7 +16,7 @@ from overlayd.core.flannel.form import FormatError
 from overlayd.core.flannel.lease import parse_key, parse_lease
 from overlayd.core.leases.allocation import Held
 from overlayd.core.leases.host_record import HostRecord, parse_host
-from overlayd.core.leases.lease import Lease, LeaseEvent
+from overlayd.core.leases.lease import Lease
 from overlayd.core.leases.subnets import SubnetRange
 from overlayd.core.mode import ModeSpec
 from overlayd.registry.etcd.messages import Event, KeyValue
@@ -26,25 +26,28 @@ class View:
     """The keys under one prefix at one revision."""
 
     def __init__(self, prefix: str, modes: Mapping[str, ModeSpec[Any]]) -> None:
-        self.modes = modes
-        """By name, those whose leases make sense."""
+        self.prefix, self.modes = prefix, modes
         self.config_key = f"{prefix}/config"
         self._subnets = f"{prefix}/subnets/"
         self._hosts = f"{prefix}/overlayd/hosts/"
         self.revision = 0
         self.keys: dict[str, KeyValue] = {}
-        """As they came; what is kept on disk."""
+        """As received; this is what is saved on disk."""
         self.held: dict[str, Held] = {}
-        """Every sound lease, by its key in etcd without the prefix."""
+        """Every valid lease, by its key in etcd without the prefix."""
         self.hosts: dict[str, tuple[HostRecord, KeyValue]] = {}
-        """Our records, by the public IP that is their key."""
-        self.bad: dict[str, str] = {}
-        """Keys that make no sense, and what is wrong with each."""
+        """Our records, by the public IP in their key."""
+        self.invalid: dict[str, str] = {}
+        """Invalid keys, and the fault of each."""
         self._claims: dict[Network, list[str]] = {}
-        """The keys that claim a subnet, each by a sound lease; where there are several, the first in order has it."""
+        """The keys with valid values that claim a subnet; the first in order has it."""
         self._claimed: dict[str, tuple[Network, ...]] = {}
         """The subnets that a key claims."""
         self._networks: tuple[Network, ...] = ()
+        self._judged: set[str] = set()
+        """Keys judged since the last `apply` or `load`."""
+        self._dropped: set[str] = set()
+        """Lease keys that were valid before the keys in `_judged` were judged."""
 
     # --- the keys ----------------------------------------------------------------------------------------------------
 
@@ -53,10 +56,10 @@ class View:
         return self._subnets + key
 
     def host_key(self, address: Address) -> str:
-        """The key of our record of whoever has this public IP."""
+        """The key of our record of the node with this public IP."""
         return f"{self._hosts}{address}"
 
-    # --- what it knows -----------------------------------------------------------------------------------------------
+    # --- reading -----------------------------------------------------------------------------------------------------
 
     @property
     def config(self) -> str | None:
@@ -65,13 +68,13 @@ class View:
         return None if kv is None else kv.value
 
     def leases(self) -> tuple[Lease, ...]:
-        """Every sound lease."""
+        """Every valid lease."""
         return tuple(one.lease for one in self.held.values())
 
     def taken(self) -> set[Network]:
-        """The subnets of keys whose values make no sense: somebody holds them all the same."""
+        """The subnets of keys with invalid values: not free either."""
         found: set[Network] = set()
-        for key in self.bad:
+        for key in self.invalid:
             if key.startswith(self._subnets):
                 try:
                     found.update(subnet for subnet in parse_key(key.removeprefix(self._subnets)) if subnet is not None)
@@ -80,13 +83,13 @@ class View:
         return found
 
     def record(self, address: Address) -> tuple[HostRecord, KeyValue] | None:
-        """Our record of whoever has this public IP."""
+        """Our record of the node with this public IP."""
         return self.hosts.get(str(address))
 
-    # --- what it is told ---------------------------------------------------------------------------------------------
+    # --- writing -----------------------------------------------------------------------------------------------------
 
     def use_ranges(self, ranges: Iterable[SubnetRange]) -> None:
-        """Judge leases by this network from now on; those known already are judged again."""
+        """Judge leases by this network from now on, and again those that are known."""
         networks = tuple(one.network for one in ranges)
         if networks == self._networks:
             return
@@ -98,65 +101,44 @@ class View:
             try:
                 self._check(held.lease)
             except FormatError:
-                self._take_lease(key)
+                self._judge_with_rivals(key)
 
     def load(self, keys: Iterable[KeyValue], revision: int) -> None:
-        """Forget everything and know this instead."""
+        """Replace everything."""
         keys = list(keys)
-        self.keys, self.held, self.hosts, self.bad = {}, {}, {}, {}
+        self.keys, self.held, self.hosts, self.invalid = {}, {}, {}, {}
         self._claims, self._claimed = {}, {}
-        for kv in sorted(keys, key=lambda kv: not kv.key.startswith(self._hosts)):  # records before what they are of
-            self._take(Event(kv.key, kv, kv.mod_revision))
+        for kv in sorted(keys, key=lambda kv: not kv.key.startswith(self._hosts)):  # records before their leases
+            self._apply_event(Event(kv.key, kv, kv.mod_revision))
+        self._judged, self._dropped = set(), set()
         self.revision = revision
 
-    def apply(self, events: Iterable[Event], revision: int) -> list[LeaseEvent]:
-        """Take changes of keys up to `revision`; what they change in leases, one event for each lease."""
-        before: dict[str, Lease | None] = {}
+    def apply(self, events: Iterable[Event], revision: int) -> Mapping[str, Lease | None]:
+        """Apply changes of keys up to `revision`; the leases that may have changed, by `Lease.key`: removed ones (None)
+        first. Costs what the events cost."""
         for event in events:
-            known_kv = self.keys.get(event.key)
-            if known_kv is not None and known_kv.mod_revision >= event.revision:
-                continue  # older than what this node wrote itself and knows already
-            for touched in self._touched(event):
-                for key in (touched, *self._rivals(touched)):
-                    known = self.held.get(key)
-                    before.setdefault(key, known.lease if known else None)
-            self._take(event)
+            known = self.keys.get(event.key)
+            if known is None or known.mod_revision < event.revision:  # else older than this node's own write
+                self._apply_event(event)
         self.revision = max(self.revision, revision)
-        changes = []
-        for key, old in before.items():
-            now = self.held.get(key)
-            new = now.lease if now else None
-            if old != new:
-                changes.append(LeaseEvent(old, new))
-        return changes
+        left = [self.held[key].lease for key in sorted(self._judged) if key in self.held]
+        gone = self._dropped.difference(lease.key for lease in left)
+        self._judged, self._dropped = set(), set()
+        return {**dict.fromkeys(sorted(gone)), **{lease.key: lease for lease in left}}
 
-    def _touched(self, event: Event) -> Iterator[str]:
-        """The keys of leases that an event is about."""
-        if event.key.startswith(self._subnets):
-            yield event.key.removeprefix(self._subnets)
-        elif event.key.startswith(self._hosts):
-            old = self.hosts.get(event.key.removeprefix(self._hosts))
-            if old is not None:
-                yield old[0].subnet
-            if event.kv is not None:
-                try:
-                    yield parse_host(event.kv.value).subnet
-                except FormatError:
-                    return
-
-    def _take(self, event: Event) -> None:
+    def _apply_event(self, event: Event) -> None:
         if event.kv is None:
             self.keys.pop(event.key, None)
         else:
             self.keys[event.key] = event.kv
-        self.bad.pop(event.key, None)
+        self.invalid.pop(event.key, None)
         if event.key.startswith(self._subnets):
-            self._take_lease(event.key.removeprefix(self._subnets))
+            self._judge_with_rivals(event.key.removeprefix(self._subnets))
         elif event.key.startswith(self._hosts):
-            self._take_host(event.key.removeprefix(self._hosts), event.kv)
+            self._apply_record(event.key.removeprefix(self._hosts), event.kv)
 
-    def _take_lease(self, key: str) -> None:
-        """Judge a key anew, and whoever claims the same subnet."""
+    def _judge_with_rivals(self, key: str) -> None:
+        """Judge a key again, and the others that claim the same subnet."""
         before = self._claimed.get(key, ())
         self._judge(key)
         for subnet in {*before, *self._claimed.get(key, ())}:
@@ -166,8 +148,11 @@ class View:
 
     def _judge(self, key: str) -> None:
         """Whether this key, as it is now, is a lease."""
-        self.held.pop(key, None)
-        self.bad.pop(self._subnets + key, None)
+        self._judged.add(key)
+        before = self.held.pop(key, None)
+        if before is not None:
+            self._dropped.add(before.lease.key)
+        self.invalid.pop(self._subnets + key, None)
         kv = self.keys.get(self._subnets + key)
         lease: Lease | None = None
         try:
@@ -175,14 +160,14 @@ class View:
                 lease = parse_lease(key, kv.value, self.modes)
                 self._check(lease)
         except FormatError as error:
-            lease, self.bad[self._subnets + key] = None, str(error)
+            lease, self.invalid[self._subnets + key] = None, str(error)
         self._claim(key, lease.subnets if lease is not None else ())
         if kv is None or lease is None:
             return
         for subnet in lease.subnets:
             first = self._claims[subnet][0]
             if first != key:
-                self.bad[kv.key] = f"{subnet} is leased by the key {first} already; delete one of them"
+                self.invalid[kv.key] = f"{subnet} is leased by the key {first} already; delete one of them"
                 return
         host = self._host_of(key, lease)
         if host is not None or kv.lease == 0:
@@ -203,16 +188,8 @@ class View:
         for subnet in subnets:
             self._claims[subnet] = sorted([*self._claims.get(subnet, ()), key])
 
-    def _rivals(self, key: str) -> list[str]:
-        """Other keys that claim a subnet of this key's."""
-        try:
-            subnets = [subnet for subnet in parse_key(key) if subnet is not None]
-        except FormatError:
-            return []
-        return [other for subnet in subnets for other in self._claims.get(subnet, ()) if other != key]
-
     def _host_of(self, key: str, lease: Lease) -> HostRecord | None:
-        """Our record of the node that holds the lease, unless the lease has passed to another address since."""
+        """Our record of the node that holds the lease, unless the lease has moved to another address since."""
         records = (self.hosts.get(str(public)) for public in (lease.public_ip, lease.public_ipv6) if public is not None)
         return next((found[0] for found in records if found is not None and found[0].subnet == key), None)
 
@@ -221,29 +198,29 @@ class View:
         for subnet in lease.subnets:
             network = next((one for one in self._networks if one.version == subnet.version), None)
             if self._networks and (network is None or not within(subnet, network) or subnet == network):
-                raise FormatError(f"{subnet} is no part of the network {', '.join(map(str, self._networks))}")
+                raise FormatError(f"{subnet} is not part of the network {', '.join(map(str, self._networks))}")
         for public in (lease.public_ip, lease.public_ipv6):
             if public is not None and any(public in one for one in self._networks if one.version == public.version):
                 raise FormatError(f"its public IP {public} lies inside the overlay's own network")
 
-    def _take_host(self, address: str, kv: KeyValue | None) -> None:
+    def _apply_record(self, address: str, kv: KeyValue | None) -> None:
         old = self.hosts.pop(address, None)
         if old is not None:
-            self._take_lease(old[0].subnet)
+            self._judge_with_rivals(old[0].subnet)
         if kv is None:
             return
         try:
             record = parse_host(kv.value)
             _parse_address(address)
         except FormatError as error:
-            self.bad[kv.key] = str(error)
+            self.invalid[kv.key] = str(error)
             return
         self.hosts[address] = (record, kv)
-        self._take_lease(record.subnet)
+        self._judge_with_rivals(record.subnet)
 
 
 def _parse_address(text: str) -> Address:
     try:
         return ip_address(text)
     except ValueError:
-        raise FormatError("its key is no public IP") from None
+        raise FormatError("its key is not a valid public IP") from None
