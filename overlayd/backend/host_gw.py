@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from overlayd.backend.base import Backend, Mode
-from overlayd.backend.kernel_path import KernelPath
 from overlayd.core.address import Address, Network
 from overlayd.core.kernel.kinds import KernelObject, Route
 from overlayd.core.leases.lease import Lease
@@ -41,7 +40,7 @@ class HostGwMode(Mode[None]):
 HOST_GW = HostGwMode()
 
 
-class HostGwBackend(KernelPath):
+class HostGwBackend(Backend):
     """See `backend.base.Backend`."""
 
     def base(self) -> Sequence[KernelObject]:

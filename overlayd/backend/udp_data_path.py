@@ -1,13 +1,9 @@
-"""udp mode: this daemon encapsulates. The UDP payload is the container's IP packet and nothing else (flannel's format).
+"""udp mode's data path: the TUN, the sockets and the engine between them.
 
-A container's packet for 10.1.2.5 meets, in this order:
+    TUN ovl0 --read--> engine --send--> UDP socket       to the peer that holds the lease; one port for all
+    UDP socket --read--> engine --write--> TUN ovl0
 
-    route 10.1.2.0/24 dev ovl0         only what is leased: for the rest of the network the kernel itself answers
-    ovl0                               a TUN: what the kernel sends into it, the daemon reads
-    the engine                         decides, and sends it to the peer that holds the lease
-    a UDP socket                       adds UDP and IP headers; source port and destination port are the same
-
-One TUN; one socket for each underlay family in use.
+One TUN; one socket for each underlay family in use. systemd keeps them open over a restart (`datapath/handover.py`).
 """
 
 from __future__ import annotations
@@ -15,19 +11,16 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from ipaddress import ip_interface
 from itertools import chain
 
 import structlog
 
-from overlayd.core.address import Address as IpAddress
-from overlayd.core.address import Family, Network
+from overlayd.backend.udp import DEVICE
+from overlayd.core.address import Address, Family, Network
 from overlayd.core.forward import Change, ForwardingTable, Peer
-from overlayd.core.kernel.firewall import Guarded
-from overlayd.core.kernel.kinds import KernelObject, LinkAddress, Route, TunLink
 from overlayd.core.leases.lease import Lease
 from overlayd.core.leases.table import LeaseEvent
 from overlayd.core.node import Node
@@ -47,10 +40,8 @@ from overlayd.system.udp_socket import adopt_udp_socket, open_udp_socket
 
 log = structlog.get_logger()
 
-DEVICE = "ovl0"
 TAP = "ovl-gso"
-_SHELVE_AFTER = 1.0  # seconds in which changes of the table are gathered; a stand-in may be so much behind
-_TXQUEUELEN = 1000  # packets; twice the default, so that a burst survives a late wake-up
+_SAVE_AFTER = 1.0  # seconds in which changes of the table are gathered; a handover may be that much behind
 
 ENGINES: tuple[tuple[str, MakeEngine], ...] = (("python", PythonEngine),)
 """Fastest first."""
@@ -64,65 +55,49 @@ else:
     ENGINES = (("native", NativeEngine), *ENGINES)
 
 
-class UdpBackend:
-    """See `backend.base.Backend`."""
+class UdpDataPath:
+    """See `backend.data_path.DataPath`."""
 
-    devices: tuple[str, ...] = (DEVICE,)
-    guarded: tuple[Guarded, ...] = ()
-
-    def __init__(self, node: Node, settings: UdpSettings, manager: ServiceManager | None = None) -> None:
+    def __init__(self, node: Node, settings: UdpSettings, manager: ServiceManager) -> None:
         """The service manager keeps the TUN and the sockets open, and what waits in them, until our next run."""
-        self.node = node
-        self.paths: Mapping[IpAddress, int] = {}
+        self._node = node
         self._settings = settings
-        self._manager = manager or ServiceManager()
+        self._manager = manager
         self._sockets: dict[Family, socket.socket] = {}
         self._tun: Tun | None = None
         self._engine: Engine | None = None
         self._tap: TunnelTap | None = None
-        self._greeting: asyncio.TimerHandle | None = None
+        self._hello_timer: asyncio.TimerHandle | None = None
         self._shelf: Shelf | None = None
-        self._shelving: asyncio.TimerHandle | None = None
+        self._saving: asyncio.TimerHandle | None = None
         self._routes: dict[str, list[tuple[Network, Peer]]] = {}
         """What each peer's lease comes to in the table, by the lease's key."""
         self._stalls = StallDetector()
         self._refused_out, self._refused_in = Refusals(), Refusals()
         self._table = self._make_table(())
 
-    # --- kernel state ----------------------------------------------------------------------------------------------
-
-    def base(self) -> Sequence[KernelObject]:
-        link = TunLink(DEVICE, self.node.overlay_mtu, txqueuelen=_TXQUEUELEN)
-        bases = [(subnet.network_address, subnet.max_prefixlen) for subnet in self.node.lease.subnets]
-        return [link, *(LinkAddress(DEVICE, ip_interface(base)) for base in bases)]
-
-    def peer(self, lease: Lease) -> Sequence[KernelObject]:
-        return [
-            Route(subnet, DEVICE, own_link=True, mtu=self.node.route_mtu(subnet, public, self.paths))
-            for subnet, public in self.node.reachable(lease)
-        ]
-
-    # --- packets ---------------------------------------------------------------------------------------------------
-
     def open(self) -> None:
-        for underlay_family in self.node.underlay_families:
-            local = self.node.underlay.local(underlay_family)
+        for underlay_family in self._node.underlay_families:
+            local = self._node.underlay.local(underlay_family)
             assert local is not None  # this host has an address of every family in use
             self._sockets[underlay_family] = self._open_socket(SOCKETS[underlay_family], local)
 
-    def _open_socket(self, name: str, local: IpAddress) -> socket.socket:
+    def _open_socket(self, name: str, local: Address) -> socket.socket:
         kept = self._manager.take(name)
         if kept is not None:
             try:
                 return adopt_udp_socket(kept, local, self._settings.port)
             except HostError as error:
-                self._give_up(name, error)
+                self._discard(name, error)
         sock = open_udp_socket(local, self._settings.port)
         self._manager.keep(name, sock.fileno())
         return sock
 
-    def _give_up(self, name: str, error: HostError) -> None:
-        log.warning("what the service manager kept is not used: packets that waited in it are lost", reason=str(error))
+    def _discard(self, name: str, error: HostError) -> None:
+        log.warning(
+            "file descriptor kept by the service manager cannot be used: packets queued in it are lost",
+            reason=str(error),
+        )
         self._manager.forget(name)  # else it would still be attached, or bound, and we could not be
 
     def resume(self) -> None:
@@ -133,7 +108,7 @@ class UdpBackend:
         try:
             tun = Tun(DEVICE, vnet_header=name == "native", kept=kept)
         except HostError as error:
-            self._give_up(TUN, error)
+            self._discard(TUN, error)
             return
         self._begin(tun, name, make)
 
@@ -160,24 +135,24 @@ class UdpBackend:
         except HostError as error:
             log.warning("ICMP errors from the engine will not reach containers", error=str(error))
         if self._engine is None:
-            self._engine = make(self._tun.fileno(), self._sockets, self._table, self._settings, _tell_degraded)
+            self._engine = make(self._tun.fileno(), self._sockets, self._table, self._settings, _log_degraded)
             log.info("packet engine", engine=self._engine.name, offloads=self._engine.offloads)
             if self._settings.busy_poll_us and name != "native":
-                log.warning("only the native engine polls; the setting does nothing", setting="udp.busy_poll_us")
+                log.warning("only the native engine polls; the setting has no effect", setting="udp.busy_poll_us")
         else:
             self._engine.replace_tun(self._tun.fileno())
-        self._shelve(self._engine)
+        self._save_state(self._engine)
         self._open_tap(self._engine)
         loop = asyncio.get_running_loop()
         loop.add_reader(self._tun.fileno(), self._outbound, self._engine)
         for underlay_family, sock in self._sockets.items():
             loop.add_reader(sock.fileno(), partial(self._engine.inbound, underlay_family))
 
-    def _shelve(self, engine: Engine) -> None:
-        """Keep what a stand-in goes on with when the next run starts."""
-        if self._shelving is not None:
-            self._shelving.cancel()
-            self._shelving = None
+    def _save_state(self, engine: Engine) -> None:
+        """Have the service manager keep the state that packets are moved by until the next run is up."""
+        if self._saving is not None:
+            self._saving.cancel()
+            self._saving = None
         recipe = engine.recipe() if self._manager else None
         if recipe is None:
             return
@@ -187,37 +162,37 @@ class UdpBackend:
         self._shelf.write(recipe)
 
     def _open_tap(self, engine: Engine) -> None:
-        """Where this host announces that it is overlayd: the TAP for superpackets, and questions to peers."""
-        if self._greeting is not None or self.node.lease.wire != "overlayd":
+        """Where this host announces extensions: the TAP for superpackets, and capability negotiation."""
+        if self._hello_timer is not None or self._node.lease.wire != "overlayd":
             return
         if engine.name != "native":
-            log.warning("only the native engine knows more than flannel's wire format", lease=str(self.node.lease))
+            log.warning("only the native engine has extensions of flannel's wire format", lease=str(self._node.lease))
             return
         if "tunnel_gso" not in (self._settings.without_offloads or ()):
             try:
-                self._tap = TunnelTap(TAP, self.node.underlay.name)
+                self._tap = TunnelTap(TAP, self._node.underlay.name)
             except HostError as error:
                 log.info("no tunnel GSO", reason=str(error))
         engine.replace_tap(self._tap)
-        self._greet(engine)
+        self._send_hellos(engine)
 
-    def _greet(self, engine: Engine) -> None:
+    def _send_hellos(self, engine: Engine) -> None:
         engine.greet()
-        self._greeting = asyncio.get_running_loop().call_later(GREET_EVERY, self._greet, engine)
+        self._hello_timer = asyncio.get_running_loop().call_later(GREET_EVERY, self._send_hellos, engine)
 
     def _choose(self) -> tuple[str, MakeEngine]:
         wanted = self._settings.engine
         if NO_NATIVE and wanted == "native":
             raise HostError(
-                f"udp.engine: native is not installed ({NO_NATIVE}); install a C compiler, then overlayd anew"
+                f"udp.engine: native is not installed ({NO_NATIVE}); install a C compiler, then reinstall overlayd"
             )
         if NO_NATIVE and wanted == "auto" and self._engine is None:
-            log.warning("the native engine is not installed: packets take the slow way", reason=NO_NATIVE)
+            log.warning("native engine not installed: the slower python engine is used", reason=NO_NATIVE)
         return choose(wanted, ENGINES)
 
     def _outbound(self, engine: Engine) -> None:
         if engine.outbound() == TUN_GONE:
-            log.error("the TUN is gone; it is made again at once", device=DEVICE)
+            log.error("the TUN is gone; recreating it", device=DEVICE)
             self._detach()
 
     def _detach(self) -> None:
@@ -230,15 +205,15 @@ class UdpBackend:
 
     def stop(self) -> None:
         self._detach()
-        if self._greeting is not None:
-            self._greeting.cancel()
-            self._greeting = None
+        if self._hello_timer is not None:
+            self._hello_timer.cancel()
+            self._hello_timer = None
         if self._tap is not None:
             self._tap.close()
             self._tap = None
-        if self._shelving is not None:
-            self._shelving.cancel()
-            self._shelving = None
+        if self._saving is not None:
+            self._saving.cancel()
+            self._saving = None
         if self._shelf is not None:
             self._shelf.close()
             self._shelf = None
@@ -258,44 +233,47 @@ class UdpBackend:
             look.register(fd, select.POLLIN)
         return frozenset(fds[fd] for fd, events in look.poll(0) if events & select.POLLIN)
 
-    def peers_changed(self, peers: Iterable[Lease]) -> None:
-        self._use(self._make_table(peers))
+    # --- peers -----------------------------------------------------------------------------------------------------
 
-    def peers_moved(self, events: Sequence[LeaseEvent]) -> None:
+    def use(self, node: Node, peers: Iterable[Lease]) -> None:
+        self._node = node
+        self._replace_table(self._make_table(peers))
+
+    def on_leases(self, events: Sequence[LeaseEvent]) -> None:
         gone = [route for event in events for route in self._routes.pop(event.lease.key, ())]
-        new = {event.lease.key: self._of(event.new) for event in events if event.new is not None}
+        new = {event.lease.key: self._table_routes(event.new) for event in events if event.new is not None}
         self._routes.update(new)
         change = Change(gone, [route for routes in new.values() for route in routes])
-        self._use(self._table.changed(change), change)
+        self._replace_table(self._table.changed(change), change)
 
-    def _use(self, table: ForwardingTable, change: Change | None = None) -> None:
+    def _replace_table(self, table: ForwardingTable, change: Change | None = None) -> None:
         self._table = table
         if self._engine is not None:
             self._engine.replace_table(table, change)
-            if self._manager and self._shelving is None:
-                self._shelving = asyncio.get_running_loop().call_later(_SHELVE_AFTER, self._shelve, self._engine)
+            if self._manager and self._saving is None:
+                self._saving = asyncio.get_running_loop().call_later(_SAVE_AFTER, self._save_state, self._engine)
 
     def _make_table(self, peers: Iterable[Lease]) -> ForwardingTable:
-        self._routes = {lease.key: self._of(lease) for lease in peers}
+        self._routes = {lease.key: self._table_routes(lease) for lease in peers}
         routes = chain.from_iterable(self._routes.values())
-        own = self.node.lease.subnets
-        return ForwardingTable(own, [subnet.network_address for subnet in own], self.node.overlay_mtu, routes)
+        own = self._node.lease.subnets
+        return ForwardingTable(own, [subnet.network_address for subnet in own], self._node.overlay_mtu, routes)
 
-    def _of(self, lease: Lease) -> list[tuple[Network, Peer]]:
+    def _table_routes(self, lease: Lease) -> list[tuple[Network, Peer]]:
         made: dict[str, Peer] = {}  # one peer for both of a lease's subnets where one underlay family takes both
         routes = []
-        announced = self.node.lease.wire == lease.wire == "overlayd"
-        for subnet, public in self.node.reachable(lease):
+        announced = self._node.lease.wire == lease.wire == "overlayd"
+        for subnet, public in self._node.reachable(lease):
             host = str(public)
             peer = made.setdefault(host, Peer(host, self._settings.port, public.version, lease.key, announced))
             routes.append((subnet, peer))
         return routes
 
-    # --- how it is -------------------------------------------------------------------------------------------------
+    # --- state and counters ------------------------------------------------------------------------------------------
 
-    def ailments(self, now: float) -> list[str]:
+    def faults(self, now: float) -> list[str]:
         if self._tun is None or self._engine is None:
-            return [f"{DEVICE}: the TUN is gone: nothing of the containers' leaves until it is made again"]
+            return [f"{DEVICE}: the TUN is gone: packets of containers are lost until it is made again"]
         found = [text for text in (ailment(DEVICE),) if text is not None]
         stalled = self._stalls.update(self.waiting(), self._engine.progress, now)
         if (seconds := stalled.get("outbound", 0.0)) >= STALLED_AFTER:
@@ -335,5 +313,5 @@ class UdpBackend:
         return self._engine.gauges() if self._engine is not None else {}
 
 
-def _tell_degraded(offload: str, seen: str) -> None:
-    log.warning("an offload does not work here: packets take a slower way", offload=offload, error=seen)
+def _log_degraded(offload: str, seen: str) -> None:
+    log.warning("offload does not work here; disabled", offload=offload, error=seen)

@@ -1,4 +1,4 @@
-"""vxlan mode: the kernel encapsulates (RFC 7348), this backend only says how.
+"""vxlan mode: the kernel encapsulates (RFC 7348), this backend only configures it.
 
 Lease in etcd:    {"PublicIP":"192.0.2.1",...,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"06:47:..."}}
 
@@ -15,17 +15,16 @@ in use (the kernel gives a device only one). With direct routing a peer on the s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from ipaddress import ip_interface
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from overlayd.backend.base import Backend, Mode
-from overlayd.backend.kernel_path import KernelPath
 from overlayd.core.address import Family
 from overlayd.core.flannel.form import FormatError, Json
-from overlayd.core.kernel.firewall import Guarded, vtep_element
+from overlayd.core.kernel.firewall import Guarded
 from overlayd.core.kernel.kinds import FdbEntry, KernelObject, LinkAddress, Neighbour, Route, VxlanLink
 from overlayd.core.leases.lease import Lease
 from overlayd.core.mtu import ETHERNET_HEADER, UDP_OVERHEAD, VXLAN_HEADER
@@ -84,6 +83,11 @@ class VxlanMode(Mode[VxlanSettings]):
             data["BackendV6Data"] = {"VNI": lease.vni, "VtepMAC": lease.mac_over(6)}
         return data
 
+    def guards(self, node: Node) -> Iterator[Guarded]:
+        section = node.section
+        assert isinstance(section, VxlanSettings)
+        return (Guarded(underlay_family, section.port, section.vni) for underlay_family in node.underlay_families)
+
     def backend(self, node: Node, section: VxlanSettings, manager: ServiceManager) -> Backend:
         return VxlanBackend(node, section)
 
@@ -91,21 +95,15 @@ class VxlanMode(Mode[VxlanSettings]):
 VXLAN = VxlanMode()
 
 
-class VxlanBackend(KernelPath):
+class VxlanBackend(Backend):
     """See `backend.base.Backend`."""
 
     def __init__(self, node: Node, settings: VxlanSettings) -> None:
         super().__init__(node)
         self._settings = settings
         self.devices = tuple(self._device(underlay_family) for underlay_family in node.underlay_families)
-        self.guarded = tuple(
-            Guarded(underlay_family, settings.port, settings.vni) for underlay_family in node.underlay_families
-        )
 
-    def base(self) -> Sequence[KernelObject]:
-        return list(self._base())
-
-    def _base(self) -> Iterator[KernelObject]:
+    def base(self) -> Iterator[KernelObject]:
         node, settings = self.node, self._settings
         for underlay_family in node.underlay_families:
             local = node.underlay.local(underlay_family)
@@ -127,14 +125,10 @@ class VxlanBackend(KernelPath):
             vtep = ip_interface((subnet.network_address, subnet.max_prefixlen))
             yield LinkAddress(self._device(node.underlay_family(inner)), vtep)
 
-    def peer(self, lease: Lease) -> Sequence[KernelObject]:
-        return list(self._peer(lease))
-
-    def _peer(self, lease: Lease) -> Iterator[KernelObject]:
+    def peer(self, lease: Lease) -> Iterator[KernelObject]:
         for subnet, public in self.node.reachable(lease):
-            yield vtep_element(public)
             if self._settings.direct_routing and self._is_direct(subnet.version, public.version, lease):
-                yield Route(subnet, self.node.underlay.name, public)  # the kernel tells of its path by itself
+                yield Route(subnet, self.node.underlay.name, public)  # the kernel tells containers of its path MTU
                 continue
             device, vtep = self._device(public.version), subnet.network_address
             mac = lease.mac_over(public.version)
@@ -145,7 +139,7 @@ class VxlanBackend(KernelPath):
 
     def _is_direct(self, inner: Family, underlay_family: Family, lease: Lease) -> bool:
         public = lease.public(underlay_family)
-        # An IPv6 route cannot have an IPv4 gateway; the other way round it can (RFC 9229).
+        # An IPv6 route cannot have an IPv4 gateway; an IPv4 route can have an IPv6 one (RFC 9229).
         return public is not None and underlay_family >= inner and self.node.underlay.on_link(public)
 
     def _device(self, underlay_family: Family) -> str:

@@ -20,6 +20,7 @@ from overlayd.cli.settings import sources as settings_sources
 from overlayd.core.settings.model import Settings
 from overlayd.daemon.daemon import run
 from overlayd.daemon.discovery import discover, make_registry
+from overlayd.reconcile.providers import providers
 from overlayd.reconcile.reconciler import Reconciler
 from overlayd.registry.base import RegistryError
 from overlayd.system.config_file import ConfigError, Loaded, Sources, load, lone_path
@@ -103,7 +104,8 @@ async def _check(loaded: Loaded) -> int:
         backend = make_backend(node)
         reconciler = Reconciler(Kernel(netlink))
         reconciler.table.replace(registry.leases(settings))
-        peers = reconciler.peers(node)
+        reconciler.use(node, providers(backend, settings, reconciler.table))
+        peers = reconciler.peers
         print(f"mode      {node.mode}")
         print(f"underlay  {node.underlay.name}, MTU {node.underlay.mtu}")
         print(f"lease     {node.lease}")
@@ -111,7 +113,7 @@ async def _check(loaded: Loaded) -> int:
         for lease in peers:
             print(f"peer      {lease}{f'  {lease.name}' if lease.name else ''}")
         try:
-            operations, _ = await reconciler.plan(backend, settings)
+            operations, _ = await reconciler.plan()
         except HostError as error:
             print(f"the kernel's state cannot be compared: {error}")
         else:

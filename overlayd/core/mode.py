@@ -9,10 +9,12 @@ A spec describes; it holds no state and does no I/O. `backend.base.Mode` adds th
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from overlayd.core.address import Address, Family, Network
 from overlayd.core.flannel.form import Json
+from overlayd.core.kernel.firewall import Guarded
 from overlayd.core.leases.lease import Lease
 from overlayd.core.settings.section import Section
 
@@ -67,6 +69,10 @@ class ModeSpec(Generic[SectionT]):
     def lease_data(self, lease: Lease) -> Json:
         """BackendData and BackendV6Data of a lease, in flannel's order; what is absent is left out."""
         return {}
+
+    def guards(self, node: Node) -> Iterable[Guarded]:
+        """The VXLAN ports to guard against hosts that hold no lease."""
+        return ()
 
     def obstacle(self, node: Node, subnet: Network, public: Address) -> str | None:
         """Why a peer's subnet cannot be reached through its public IP in this mode; None when it can."""

@@ -52,7 +52,9 @@ class LeaseFollower:
         self._feed.publish(events)
         overlay.prober.apply(events)
         try:
-            await overlay.reconciler.take(overlay.backend, events)
+            if (data_path := overlay.backend.data_path) is not None:
+                data_path.on_leases(overlay.reconciler.foreign(events))
+            await overlay.reconciler.apply_events(events)
         except HostError as error:  # the table is right; a comparison brings the kernel after it
             log.error("lease events not applied", error=str(error))
             self._compare()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import structlog
 
+from overlayd.backend.base import Backend
 from overlayd.backend.modes import SETTINGS, make_backend
 from overlayd.core.leases.lease import Lease
 from overlayd.core.node import Node
@@ -138,11 +139,11 @@ class Reloader:
         overlay, table = self._overlay, self._overlay.reconciler.table
         old_settings, old_node, old_leases = overlay.settings, overlay.node, list(table)
         try:
-            overlay.settings, overlay.backend.node = settings, node
-            await overlay.reconciler.take(overlay.backend, table.replace(leases))
+            overlay.use(settings, overlay.backend, node)
+            await overlay.reconciler.apply_events(table.replace(leases))
             await self._bring_into_force()
         except HostError:
-            overlay.settings, overlay.backend.node = old_settings, old_node
+            overlay.use(old_settings, overlay.backend, old_node)
             table.replace(old_leases)
             await self._bring_into_force()
             raise
@@ -151,23 +152,23 @@ class Reloader:
         overlay, table = self._overlay, self._overlay.reconciler.table
         old_settings, old_backend, old_leases = overlay.settings, overlay.backend, list(table)
         try:
-            overlay.settings = settings
-            self._stop_backend()
-            overlay.backend = make_backend(node, self._manager)
-            overlay.backend.open()
+            self._stop_data_path()
+            overlay.use(settings, make_backend(node, self._manager), node)
+            _open(overlay.backend)
             table.replace(leases)
             log.info("data path rebuilt for the new configuration", mode=node.mode, lease=str(node.lease))
             await self._bring_into_force()
         except HostError:
-            self._stop_backend()
-            overlay.settings, overlay.backend = old_settings, old_backend
+            self._stop_data_path()
+            overlay.use(old_settings, old_backend, old_backend.node)
             table.replace(old_leases)
-            old_backend.open()
+            _open(old_backend)
             await self._bring_into_force()
             raise
 
-    def _stop_backend(self) -> None:
-        self._overlay.backend.stop()
+    def _stop_data_path(self) -> None:
+        if (data_path := self._overlay.backend.data_path) is not None:
+            data_path.stop()
         self._manager.forget()
 
     async def _bring_into_force(self) -> None:
@@ -189,3 +190,8 @@ class Reloader:
             new=str(self._overlay.node.lease),
             bridges=", ".join(bridges) or "none",
         )
+
+
+def _open(backend: Backend) -> None:
+    if backend.data_path is not None:
+        backend.data_path.open()

@@ -56,7 +56,7 @@ class Running:
             netlink, lambda: overlay.node, self._reloader.follow_underlay, lambda: repair(overlay)
         )
         self.health = Health(lifecycle, overlay, lambda: self._underlay.trouble)
-        self._watcher = Watcher(monitor, reconciler.notice, lambda: repair(overlay), self._underlay.follow)
+        self._watcher = Watcher(monitor, reconciler.repair_notified, lambda: repair(overlay), self._underlay.follow)
         reconciler.wake = self._watcher.look
         self._paths = PathFollower(netlink, lambda: overlay.backend, reconciler, prober.narrow_paths)
         self._feed = LeaseFeed(overlay)
@@ -80,7 +80,8 @@ class Running:
     def stop(self) -> None:
         """Let go of sockets and devices. Kernel state stays."""
         self.overlay.prober.close()
-        self.overlay.backend.stop()
+        if (data_path := self.overlay.backend.data_path) is not None:
+            data_path.stop()
 
     def status_line(self) -> str:
         """One line, for `systemctl status`."""

@@ -80,8 +80,9 @@ async def bring_up(running: Running, lifecycle: Lifecycle, manager: ServiceManag
     async with overlay.changing:  # a reload has to wait
         overlay.reconciler.table.replace(overlay.registry.leases(overlay.settings))
         introduce_peers(overlay)
-        overlay.backend.open()  # all is known by now: what was kept open goes on at once
-        overlay.backend.resume()
+        if (data_path := overlay.backend.data_path) is not None:
+            data_path.open()  # all is known by now: what was kept open goes on at once
+            data_path.resume()
         enable_forwarding(overlay.node, overlay.settings)
         await install(overlay)
         for name in manager.forget_untaken():
@@ -98,6 +99,7 @@ async def bring_up(running: Running, lifecycle: Lifecycle, manager: ServiceManag
 
 def _log_ready(running: Running, seconds: float) -> None:
     overlay, node = running.overlay, running.overlay.node
+    data_path = overlay.backend.data_path
     log.info(
         "ready",
         mode=node.mode,
@@ -105,6 +107,6 @@ def _log_ready(running: Running, seconds: float) -> None:
         underlay=node.underlay.name,
         mtu=node.overlay_mtu,
         peers=len(overlay.peers),
-        engine=overlay.backend.engine,
+        engine=data_path.engine if data_path is not None else None,
         took=f"{seconds:.3f}s",
     )

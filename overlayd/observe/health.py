@@ -58,7 +58,10 @@ class Health:
 
     def _faults(self, now: float) -> Iterator[str]:
         overlay, node = self._overlay, self._overlay.node
-        yield from overlay.backend.ailments(now)
+        if (data_path := overlay.backend.data_path) is not None:
+            yield from data_path.faults(now)
+        else:
+            yield from (text for name in overlay.backend.devices if (text := device.ailment(name)))
         if (text := self._underlay_problem()) is not None:
             yield text
         elif (text := device.ailment(node.underlay.name, carrier=True)) is not None:
@@ -120,7 +123,7 @@ def shortened(problems: list[str]) -> list[str]:
 
 def traffic(backend: Backend) -> Traffic:
     """What the engine has carried, or else what the kernel has counted at the overlay's devices."""
-    counters = backend.counters()
+    counters = backend.data_path.counters() if backend.data_path is not None else None
     return counters.total if counters is not None else device_traffic(device.counts(backend.devices).values())
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from overlayd import __version__
-from overlayd.backend.base import Backend
+from overlayd.backend.data_path import DataPath
 from overlayd.core.leases.lease import Lease
 from overlayd.core.offload import OFFLOADS
 from overlayd.core.probing.target import ProbeTarget
@@ -128,9 +128,14 @@ def _state(lifecycle: Lifecycle, registry: RegistryState, report: Mapping[str, A
 
 async def _running(overlay: Overlay) -> list[Family]:
     backend, node, prober, reconciler = overlay.backend, overlay.node, overlay.prober, overlay.reconciler
-    counters = backend.counters()
+    data_path = backend.data_path
+    counters = data_path.counters() if data_path is not None else None
     peers = overlay.peers
-    mode = {"mode": node.mode, "engine": backend.engine or "kernel", "registry": overlay.registry.name}
+    mode = {
+        "mode": node.mode,
+        "engine": (data_path.engine if data_path is not None else None) or "kernel",
+        "registry": overlay.registry.name,
+    }
     rules = {} if counters is not None else await firewall_drops(backend)
     families = [
         ("overlayd_mode_info", "gauge", "How packets travel; always 1.", [(mode, 1)]),
@@ -139,7 +144,7 @@ async def _running(overlay: Overlay) -> list[Family]:
         _one("overlayd_leases", "gauge", "Leases known, this host's own included.", len(reconciler.table)),
         _one("overlayd_repairs_total", "counter", "Objects of the kernel put right.", reconciler.repairs),
         _one("overlayd_refused_operations", "gauge", "What the kernel refused.", len(reconciler.failures)),
-        *(_engine(backend, counters) if counters is not None else ()),
+        *(_engine(data_path, counters) if data_path is not None and counters is not None else ()),
         _drops(counters, rules),
         *_devices(backend.devices),
         _peer_states(peers, prober),
@@ -154,8 +159,8 @@ async def _running(overlay: Overlay) -> list[Family]:
 # --- packets ----------------------------------------------------------------------------------------------------------
 
 
-def _engine(backend: Backend, counters: Counters) -> Iterator[Family]:
-    total, progress, gauges = counters.total, backend.progress, backend.gauges()
+def _engine(data_path: DataPath, counters: Counters) -> Iterator[Family]:
+    total, progress, gauges = counters.total, data_path.progress, data_path.gauges()
     both = [({"direction": one}, getattr(total, f"{one}_packets")) for one in _DIRECTIONS]
     yield "overlayd_packets_total", "counter", "Packets of containers that the engine carried.", both
     both = [({"direction": one}, getattr(total, f"{one}_bytes")) for one in _DIRECTIONS]

@@ -10,6 +10,7 @@ from overlayd.core.leases.lease import Lease
 from overlayd.core.node import Node
 from overlayd.core.settings.model import Settings
 from overlayd.observe.prober import Prober
+from overlayd.reconcile.providers import providers
 from overlayd.reconcile.reconciler import Reconciler
 from overlayd.registry.base import Registry
 
@@ -27,6 +28,14 @@ class Overlay:
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while settings, backend or leases change, so that a reload and a lease event do not interleave."""
 
+    def __post_init__(self) -> None:
+        self.use(self.settings, self.backend, self.backend.node)
+
+    def use(self, settings: Settings, backend: Backend, node: Node) -> None:
+        """These from now on; a comparison with the kernel brings them into force."""
+        self.settings, self.backend, backend.node = settings, backend, node
+        self.reconciler.use(node, providers(backend, settings, self.reconciler.table))
+
     @property
     def node(self) -> Node:
         """This host, as the backend serves it now."""
@@ -35,4 +44,4 @@ class Overlay:
     @property
     def peers(self) -> list[Lease]:
         """Every lease but this host's own."""
-        return self.reconciler.peers(self.node)
+        return self.reconciler.peers

@@ -73,8 +73,9 @@ async def describe(lifecycle: Lifecycle, overlay: Overlay, health: Health) -> di
     """The whole state, for people and machines alike."""
     backend, node, reconciler = overlay.backend, overlay.node, overlay.reconciler
     own = reconciler.table.get(node.lease.key)
-    counters = backend.counters()
-    ways = backend.ways()
+    data_path = backend.data_path
+    counters = data_path.counters() if data_path is not None else None
+    ways = data_path.ways() if data_path is not None else {}
     registry = overlay.registry.state()
     peers = [
         {
@@ -88,8 +89,8 @@ async def describe(lifecycle: Lifecycle, overlay: Overlay, health: Health) -> di
     return {
         **_process(lifecycle),
         "mode": node.mode,
-        "engine": backend.engine,
-        "offloads": backend.gauges(),
+        "engine": data_path.engine if data_path is not None else None,
+        "offloads": data_path.gauges() if data_path is not None else {},
         "registry": registry.name,
         "registry_state": asdict(registry),
         # Whether it is reserved is an operator's to change while the daemon runs.
@@ -126,7 +127,7 @@ async def describe_traffic(backend: Backend, counters: Counters | None) -> dict[
             "bursts": None,
             "devices": devices,
         }
-    progress = backend.progress
+    progress = backend.data_path.progress if backend.data_path is not None else None
     return {
         "traffic": asdict(counters.total),
         "drops": {"tx": counters.tx_drops, "rx": counters.rx_drops},
@@ -138,15 +139,15 @@ async def describe_traffic(backend: Backend, counters: Counters | None) -> dict[
 
 async def describe_counters(lifecycle: Lifecycle, overlay: Overlay, health: Health) -> dict[str, Any]:
     """What `overlayctl counters` and `top` ask for again and again: no more than numbers."""
-    backend, prober = overlay.backend, overlay.prober
-    counters = backend.counters()
+    backend, data_path, prober = overlay.backend, overlay.backend.data_path, overlay.prober
+    counters = data_path.counters() if data_path is not None else None
     peers = counters.peers if counters is not None else {}
     return {
         "state": lifecycle.phase,
         "time": time.monotonic(),
         "mode": overlay.node.mode,
-        "engine": backend.engine,
-        "offloads": backend.gauges(),
+        "engine": data_path.engine if data_path is not None else None,
+        "offloads": data_path.gauges() if data_path is not None else {},
         **await describe_traffic(backend, counters),
         "probes": {"counts": dict(prober.counters.events), "drops": dict(prober.counters.drops)},
         "peers": {key: [one.tx_packets, one.tx_bytes, one.rx_packets, one.rx_bytes] for key, one in peers.items()},
@@ -157,7 +158,7 @@ async def describe_counters(lifecycle: Lifecycle, overlay: Overlay, health: Heal
 
 async def firewall_drops(backend: Backend) -> dict[str, int]:
     """Packets that our own rules dropped, by the rule's text."""
-    if not backend.guarded:
+    if not tuple(backend.node.spec.guards(backend.node)):
         return {}
     try:
         return {text: packets for text, packets in (await nft.counters()).items() if packets}

@@ -38,9 +38,8 @@ class Watchdog:
 
     def check(self, now: float) -> None:
         """Notify the service manager, unless packets wait and none is moved."""
-        backend = self._backend()
-        stalled = self._stalls.update(backend.waiting(), backend.progress, now)
-        if stalled:
+        data_path = self._backend().data_path
+        if data_path is not None and (stalled := self._stalls.update(data_path.waiting(), data_path.progress, now)):
             message = "data path is stuck: packets are waiting and none is forwarded; watchdog not notified"
             log.error(message, direction=", ".join(sorted(stalled)))
             return

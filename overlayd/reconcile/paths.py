@@ -65,7 +65,7 @@ class PathFollower:
             for public in paths.keys() | backend.paths.keys():
                 if paths.get(public) != backend.paths.get(public):
                     log.info("path MTU", peer=str(public), mtu=paths.get(public, backend.node.underlay.mtu))
-            await self._reconciler.repath(backend, paths)
+            await self._reconciler.apply_paths(backend, paths)
 
     def _is_due(self) -> bool:
         counted, now = _icmp_counters(), time.monotonic()

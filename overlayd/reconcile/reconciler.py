@@ -1,13 +1,13 @@
-"""Keeps the kernel as the leases want it.
+"""Keeps the kernel's state as its providers desire it.
 
-    desired = base of the backend + rules + the objects of every peer
-    a full comparison:  read what is there, diff, apply            at start, on reload, once a minute
+    desired state       the objects of all providers (`core/kernel/provider.py`)
+    full comparison     read the kernel, diff, apply                at start, on reload, once a minute
                         lease events go on while it reads and compares, and what they have applied is left out
-    a lease event:      diff the old lease's objects and the new one's, apply; nothing is read
-    a notification:     diff what the kernel says was changed with what is desired there, apply; nothing is read
-                        what may have changed more than it says (a device that was down) calls for a full comparison
+    lease event         diff the objects of the old lease and of the new one, apply; nothing is read
+    notification        diff what the kernel says was changed with what is desired there, apply; nothing is read;
+                        what may have changed more than that (a device that was down) calls for a full comparison
 
-All are the same diff, so there is one way of being right.
+All are the same diff.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import structlog
 
@@ -23,89 +24,96 @@ from overlayd.core import address as net
 from overlayd.core.kernel.changes import KernelChanges
 from overlayd.core.kernel.diff import Operation, diff
 from overlayd.core.kernel.kinds import KernelState, Key, differences, state_of
+from overlayd.core.kernel.provider import Provider, Surroundings
 from overlayd.core.leases.lease import Lease
 from overlayd.core.leases.table import LeaseEvent, LeaseTable
 from overlayd.core.node import Node
-from overlayd.core.settings.model import Settings
-from overlayd.reconcile.desired import desired_state
 from overlayd.system.kernel import Failure, Kernel
 from overlayd.system.netlink import Monitor
 
 log = structlog.get_logger()
 
-_READ_EVERY = 0.05  # seconds between looks at the notifications while thousands of operations are applied
-_MANY = 1000  # operations, from which on looking once more costs less than hearing of each
-_TOLD = 50  # repairs that are logged one by one; a device takes thousands of routes along
+_RECEIVE_EVERY = 0.05  # seconds between receiving notifications while thousands of operations are applied
+_MANY = 1000  # operations, from which on a comparison costs less than to decode a notification of each
+_LOGGED = 50  # repairs that are logged one by one; thousands of routes go with a device
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a look at the kernel found to be repaired."""
+    """What a comparison with the kernel found to be repaired."""
 
     operations: list[Operation]
     desired: KernelState
     touched: set[Key]
-    """What events have applied since the look began; grows while they go on."""
+    """What events have applied since it began; grows while they go on."""
 
 
 @dataclass(frozen=True, slots=True)
-class Noticed:
-    """What changes in the kernel's state call for."""
+class Repaired:
+    """What notifications of the kernel have led to, and what else they call for."""
 
     repaired: bool
-    """Whether single objects were put right."""
+    """Whether single objects were repaired."""
     comparison: bool
+    """Whether a full comparison is needed."""
     underlay: bool
-    """Whether the underlay interface is another."""
+    """Whether the underlay interface has changed."""
     refused: bool
-    """Whether there is anything that the kernel has refused."""
+    """Whether there are objects that the kernel has refused."""
 
 
 class Reconciler:
-    """The lease table and the kernel state that follows from it, for one backend at a time."""
+    """The lease table and the kernel state that follows from it, for one node and its providers at a time."""
 
     def __init__(self, kernel: Kernel, monitor: Monitor | None = None) -> None:
-        """Without a `monitor`, `notice` has nothing to go by."""
+        """Without a `monitor` there are no notifications to repair by."""
         self._kernel = kernel
         self._monitor = monitor
         self._changes = KernelChanges()
         self.wake: Callable[[], None] = lambda: None
-        """Called when there is something for `notice` that was heard while something else was done."""
+        """Called when notifications for `repair_notified` have been received while something else was done."""
         self._desired: KernelState = {}
-        """What is to be in the kernel, as of the last full comparison and the lease events since."""
+        """As of the last full comparison and the lease events since."""
+        self._providers: Sequence[Provider] = ()
+        self._node: Node
         self.table = LeaseTable()
         self.repairs = 0
-        """Objects that had to be put right after the first comparison."""
+        """Objects that had to be repaired after the first comparison."""
         self.comparisons = 0
         """Full ones, after the first."""
         self.failures: list[Failure] = []
         """What the kernel refused, each object at the last attempt."""
         self._problems: dict[str, str] = {}
         self._touched: set[Key] | None = None
-        """What has been applied since `check` began to look; None where nothing can be told from it."""
+        """What has been applied since `check` began; None where there is no check to leave it out of."""
 
-    def peers(self, node: Node) -> list[Lease]:
+    def use(self, node: Node, providers: Sequence[Provider]) -> None:
+        """The node and the providers from now on; a full comparison brings what they desire into force."""
+        self._node, self._providers = node, providers
+
+    @property
+    def peers(self) -> list[Lease]:
         """Every lease but this host's own."""
-        return [lease for lease in self.table if lease.key != node.lease.key]
+        return [lease for lease in self.table if lease.key != self._node.lease.key]
 
-    async def plan(self, backend: Backend, settings: Settings) -> tuple[list[Operation], KernelState]:
+    async def plan(self) -> tuple[list[Operation], KernelState]:
         """What a full comparison would do, and what is there now. Raises HostError."""
         reading = await self._kernel.read()
-        desired = desired_state(backend, settings, self.peers(backend.node), reading.dropping)
+        desired = _desired(self._providers, Surroundings(self.peers, reading.dropping))
         return diff(reading.state, desired), reading.state
 
-    async def check(self, backend: Backend, settings: Settings) -> Findings:
+    async def check(self) -> Findings:
         """What has to be repaired, found while lease events go on. Raises HostError."""
-        async with self._kernel.lock:  # nothing is half applied when the look begins
+        async with self._kernel.lock:  # nothing is half applied when the reading begins
             touched = self._touched = set()
-            peers = self.peers(backend.node)
-            await self._look_comes()
+            providers, peers = self._providers, self.peers
+            await self._forget_notified()
         reading = await self._kernel.read()
         # Thousands of objects: in a thread, so that packets and events have their turn.
-        desired = await asyncio.to_thread(desired_state, backend, settings, peers, reading.dropping)
+        desired = await asyncio.to_thread(_desired, providers, Surroundings(peers, reading.dropping))
         return Findings(await asyncio.to_thread(diff, reading.state, desired), desired, touched)
 
-    async def repair(self, backend: Backend, findings: Findings) -> list[Failure]:
+    async def repair(self, findings: Findings) -> list[Failure]:
         """Apply what `check` found; what events have applied meanwhile is right already, and is left out.
 
         Nothing is done when another full comparison came between. Raises HostError.
@@ -117,29 +125,25 @@ class Reconciler:
             self.comparisons += 1
             for key in findings.touched:
                 _copy(key, self._desired, findings.desired)
-            self._want(backend, findings.desired)
+            self._set_desired(findings.desired)
             operations = [step for step in findings.operations if step.object.key not in findings.touched]
-            failures = await self._apply(operations, repair=True, everything=True)
-        self._attach(backend, failures)
-        return failures
+            return await self._apply(operations, repair=True, everything=True)
 
-    async def compare(self, backend: Backend, settings: Settings) -> list[Failure]:
+    async def compare(self) -> list[Failure]:
         """A full comparison, applied: at the start and on a reload. Raises HostError."""
         async with self._kernel.lock:
             self._touched = None
-            await self._look_comes()
+            await self._forget_notified()
             reading = await self._kernel.read()
-            desired = desired_state(backend, settings, self.peers(backend.node), reading.dropping)
-            self._want(backend, desired)
-            failures = await self._apply(diff(reading.state, desired), repair=False, everything=True)
-        self._attach(backend, failures)
-        return failures
+            desired = _desired(self._providers, Surroundings(self.peers, reading.dropping))
+            self._set_desired(desired)
+            return await self._apply(diff(reading.state, desired), repair=False, everything=True)
 
-    async def notice(self) -> Noticed:
-        """Repair the objects that the monitor says are not as desired; what more its word calls for. Raises
+    async def repair_notified(self) -> Repaired:
+        """Repair the objects that notifications show not to be as desired; what else they call for. Raises
         HostError."""
         async with self._kernel.lock:
-            await self._hear()
+            await self._receive()
             changes, self._changes = self._changes, KernelChanges()
             changes.discard_own_rules(self._kernel.is_own)
             comparison = changes.needs_comparison(self._desired)
@@ -147,60 +151,55 @@ class Reconciler:
             repairs = bool(operations) and not (comparison or changes.underlay)
             if repairs:
                 await self._apply(operations, repair=True)
-        return Noticed(repairs, comparison, changes.underlay, bool(self.failures))
+        return Repaired(repairs, comparison, changes.underlay, bool(self.failures))
 
-    async def _look_comes(self) -> None:
-        """Forget what was heard: the look at the kernel that follows will see it, all but the underlay."""
-        await self._hear()
+    async def _forget_notified(self) -> None:
+        """Drop the notifications so far: the reading that follows shows what they tell, all but the underlay."""
+        await self._receive()
         self._changes = KernelChanges(underlay=self._changes.underlay)
         if self._changes:
             self.wake()
 
-    async def _hear(self, *, roughly: bool = False) -> None:
-        """Know all that has been changed up to now; `roughly`: of routes and neighbours only that something may have
-        been, which calls for a comparison."""
+    async def _receive(self, *, roughly: bool = False) -> None:
+        """Take in all notifications up to now; `roughly`: of routes and neighbours only that something may have
+        changed, which calls for a comparison."""
         if self._monitor is not None:
             read = self._monitor.drain if roughly else self._monitor.read
             while not read(self._changes):  # noqa: ASYNC110  # nothing is waited for
                 await asyncio.sleep(0)  # packets have their turn
 
-    def _want(self, backend: Backend, desired: KernelState) -> None:
+    def _set_desired(self, desired: KernelState) -> None:
         self._desired = desired
         if self._monitor is not None:
             devices = (thing.device for thing in desired.values() if thing.device is not None)
-            self._monitor.watch(devices, backend.node.underlay.name)
+            self._monitor.watch(devices, self._node.underlay.name)
 
-    def _attach(self, backend: Backend, failures: Iterable[Failure]) -> None:
-        if not any(failure.operation.object.device for failure in failures):
-            backend.attach()
+    def foreign(self, events: Iterable[LeaseEvent]) -> list[LeaseEvent]:
+        """Those that are not about this host's own lease."""
+        return [event for event in events if event.lease.key != self._node.lease.key]
 
-    async def take(self, backend: Backend, events: Sequence[LeaseEvent]) -> list[Failure]:
-        """Bring the kernel and the backend from before these events to after them."""
-        node = backend.node
+    async def apply_events(self, events: Sequence[LeaseEvent]) -> list[Failure]:
+        """Bring the kernel from before these events to after them; the table holds what is after them."""
         for event in events:
             log.info(f"lease {event.kind}", lease=str(event.lease), name=event.lease.name or None)
-        foreign = [event for event in events if event.lease.key != node.lease.key]
-        self._report(node, foreign)
-        old = state_of(thing for event in foreign if event.old is not None for thing in backend.peer(event.old))
-        new = state_of(thing for event in foreign if event.new is not None for thing in backend.peer(event.new))
-        for thing in list(old.values()):  # a host that has two leases keeps its way through the guard with either
-            if thing.key not in new and thing.public_ip is not None and self.table.is_public(thing.public_ip):
-                del old[thing.key]
-        backend.peers_moved(foreign)
+        foreign = self.foreign(events)
+        self._report(foreign)
+        old, new = _before_and_after(self._providers, foreign)
         async with self._kernel.lock:
             for key in old.keys() - new.keys():
                 self._desired.pop(key, None)
             self._desired.update(new)
             return await self._apply(diff(old, new), repair=False)
 
-    async def repath(self, backend: Backend, paths: Mapping[net.Address, int]) -> None:
-        """Have the backend know these paths, and the kernel what follows from them. Raises HostError."""
+    async def apply_paths(self, backend: Backend, paths: Mapping[net.Address, int]) -> None:
+        """Give the backend these paths, and bring the kernel after it. Raises HostError."""
         changed = {address for address, _ in backend.paths.items() ^ paths.items()}
-        leases = [one for one in self.peers(backend.node) if {one.public_ip, one.public_ipv6} & changed]
+        leases = [one for one in self.peers if {one.public_ip, one.public_ipv6} & changed]
+        unchanged = [LeaseEvent(lease, lease) for lease in leases]
         async with self._kernel.lock:
-            old = state_of(thing for lease in leases for thing in backend.peer(lease))
+            old, _ = _before_and_after([backend], unchanged)
             backend.paths = paths
-            new = state_of(thing for lease in leases for thing in backend.peer(lease))
+            _, new = _before_and_after([backend], unchanged)
             self._desired.update(new)
             await self._apply(diff(old, new), repair=False)
 
@@ -212,83 +211,94 @@ class Reconciler:
         return operations
 
     async def _apply(self, operations: Sequence[Operation], *, repair: bool, everything: bool = False) -> list[Failure]:
-        """`everything`: what is not among these operations is as it should be."""
+        """`everything`: what is not among these operations is as desired."""
         _announce(operations, repair)
         if self._touched is not None:
             self._touched |= {step.object.key for step in operations}
         failures = await self._do(operations, repair)
         refused = {failure.operation for failure in failures}
         if repair:
-            self._tell([step for step in operations if step not in refused])
-        missing = {step.object.key for step in refused}  # what hangs on these is refused with them, and no news
+            self._log_repairs([step for step in operations if step not in refused])
+        missing = {step.object.key for step in refused}  # what depends on these is refused with them
         failures = [failure for failure in failures if failure.operation.object.parent not in missing]
         if repair and refused and not everything:
             self._changes.overrun = True  # a device that is just going, perhaps: a comparison sees what is left
         else:
-            self._account(operations, failures, fatal_is_said=not repair, everything=everything)
+            self._account(operations, failures, fatal_is_logged=not repair, everything=everything)
         self._changes.discard_own(self._desired, {step.object.key for step in operations}, self._kernel.is_own)
         if self._changes:
             self.wake()
         return failures
 
     async def _do(self, operations: Sequence[Operation], repair: bool) -> list[Failure]:
-        """Apply, and hear meanwhile what is our own doing: before there is more than the kernel keeps. Very much of it
-        is heard of afterwards, and roughly."""
+        """Apply, and receive the notifications of it meanwhile, before they overflow the socket. Those of very many
+        operations are received afterwards, and roughly."""
         applying = asyncio.ensure_future(self._kernel.apply(operations, to_the_end=repair))
         many = len(operations) > _MANY
         try:
             while not applying.done():
-                await asyncio.wait({applying}, timeout=None if many else _READ_EVERY)
-                await self._hear(roughly=many)
+                await asyncio.wait({applying}, timeout=None if many else _RECEIVE_EVERY)
+                await self._receive(roughly=many)
         finally:
             applying.cancel()  # if this was
         return applying.result()
 
     def _account(
-        self, operations: Sequence[Operation], failures: list[Failure], *, fatal_is_said: bool, everything: bool
+        self, operations: Sequence[Operation], failures: list[Failure], *, fatal_is_logged: bool, everything: bool
     ) -> None:
-        """Remember what was refused, and say so once; whoever asked for a fatal one ends with it, and says so."""
+        """Remember what was refused, and log it once; a fatal one ends whoever asked for it, who logs it."""
         known = {str(failure) for failure in self.failures}
         for failure in failures:
-            if str(failure) not in known and not (failure.fatal and fatal_is_said):
+            if str(failure) not in known and not (failure.fatal and fatal_is_logged):
                 log.error("kernel refused", operation=str(failure.operation), reason=failure.reason)
         tried = {step.object.key for step in operations}
         kept = [] if everything else [one for one in self.failures if one.operation.object.key not in tried]
         self.failures = [*kept, *failures]
 
-    def _tell(self, repaired: Sequence[Operation]) -> None:
+    def _log_repairs(self, repaired: Sequence[Operation]) -> None:
         self.repairs += len(repaired)
-        for step in repaired[:_TOLD]:
+        for step in repaired[:_LOGGED]:
             log.warning("kernel state repaired", operation=str(step), differs=_differs(step))
-        if len(repaired) > _TOLD:
-            log.warning("kernel state repaired", more=len(repaired) - _TOLD)
+        if len(repaired) > _LOGGED:
+            log.warning("kernel state repaired", more=len(repaired) - _LOGGED)
 
     @property
     def problems(self) -> Mapping[str, str]:
         """Why peers cannot be reached, as their leases show it, by the lease's key."""
         return self._problems
 
-    def report_problems(self, node: Node) -> None:
-        """Say once of each peer why it cannot be reached, and once that it can again."""
+    def report_problems(self) -> None:
+        """Log once of each peer why it cannot be reached, and once that it can be again."""
         for key in [key for key in self._problems if self.table.get(key) is None]:
             del self._problems[key]
-        for lease in self.peers(node):
-            self._say(lease.key, node.problem(lease))
+        for lease in self.peers:
+            self._log_problem(lease.key, self._node.problem(lease))
 
-    def _report(self, node: Node, events: Iterable[LeaseEvent]) -> None:
+    def _report(self, events: Iterable[LeaseEvent]) -> None:
         """The same for these peers only: the others are as they were."""
         for event in events:
             if event.new is None:
                 self._problems.pop(event.lease.key, None)
             else:
-                self._say(event.lease.key, node.problem(event.new))
+                self._log_problem(event.lease.key, self._node.problem(event.new))
 
-    def _say(self, key: str, problem: str | None) -> None:
+    def _log_problem(self, key: str, problem: str | None) -> None:
         if problem is not None and self._problems.get(key) != problem:
             log.error("peer cannot be reached", lease=key, reason=problem)
             self._problems[key] = problem
         elif problem is None and self._problems.pop(key, None) is not None:
             log.info("peer can be reached", lease=key)
+
+
+def _desired(providers: Iterable[Provider], now: Surroundings) -> KernelState:
+    return state_of(thing for provider in providers for thing in provider.objects(now))
+
+
+def _before_and_after(providers: Iterable[Provider], events: Sequence[LeaseEvent]) -> tuple[KernelState, KernelState]:
+    pairs = [provider.on_leases(events) for provider in providers]
+    return state_of(chain.from_iterable(old for old, _ in pairs)), state_of(
+        chain.from_iterable(new for _, new in pairs)
+    )
 
 
 def _announce(operations: Iterable[Operation], repair: bool) -> None:

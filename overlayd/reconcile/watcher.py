@@ -21,7 +21,7 @@ from typing import TypeVar
 
 import structlog
 
-from overlayd.reconcile.reconciler import Noticed
+from overlayd.reconcile.reconciler import Repaired
 from overlayd.system.errors import HostError
 from overlayd.system.netlink import Monitor
 
@@ -80,7 +80,7 @@ class Watcher:
     def __init__(
         self,
         monitor: Monitor,
-        notice: Callable[[], Awaitable[Noticed]],
+        notice: Callable[[], Awaitable[Repaired]],
         compare: Callable[[], Awaitable[bool]],
         follow: Callable[[], Awaitable[float | None]],
     ) -> None:
@@ -143,13 +143,13 @@ class Watcher:
         self._not_before = now + _APART
         return result
 
-    async def _look(self) -> Noticed:
+    async def _look(self) -> Repaired:
         self._heard.clear()
         try:
             return await self._notice()
         except (HostError, OSError) as error:
             log.error("a change in the kernel's state was not understood: everything is compared", error=str(error))
-            return Noticed(repaired=False, comparison=True, underlay=True, refused=False)
+            return Repaired(repaired=False, comparison=True, underlay=True, refused=False)
         finally:
             self._listen()
 

@@ -21,6 +21,7 @@ from overlayd.daemon.discovery import discover
 from overlayd.lab import Host, Namespace, hosts
 from overlayd.lab.namespace import ip_batch, within
 from overlayd.reconcile.paths import PathFollower
+from overlayd.reconcile.providers import providers
 from overlayd.reconcile.reconciler import Reconciler
 from overlayd.registry.static import StaticRegistry
 from overlayd.system.kernel import Kernel
@@ -131,7 +132,8 @@ def test_a_path_that_was_probed(mode: str) -> None:
             node = await discover(settings, StaticRegistry(), netlink)
             backend, reconciler = make_backend(node), Reconciler(Kernel(netlink))
             reconciler.table.replace(StaticRegistry().leases(settings))
-            assert await reconciler.compare(backend, settings) == []
+            reconciler.use(node, providers(backend, settings, reconciler.table))
+            assert await reconciler.compare() == []
             probed: dict[IPv4Address, int] = {}
             follower = PathFollower(netlink, lambda: backend, reconciler, lambda: probed)
             for public, path, shown in said:
@@ -142,8 +144,7 @@ def test_a_path_that_was_probed(mode: str) -> None:
                 wide = None if shown is None else max(shown - SETTINGS.modes[mode].overhead(4), 576)
                 assert found["10.1.2.0/24"] == wide
                 assert found["10.1.3.0/24"] is None
-                assert (await reconciler.plan(backend, settings))[0] == [], "the kernel has what is desired"
-            backend.stop()
+                assert (await reconciler.plan())[0] == [], "the kernel has what is desired"
 
     leases = [{"subnet": f"10.1.{number}.0/24", "public_ip": f"192.0.2.{number}"} for number in (1, 2, 3)]
     with hosts(2, mode="none", containers=0) as (host, _):

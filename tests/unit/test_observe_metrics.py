@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from overlayd.backend.kernel_path import KernelPath
+from overlayd.backend.host_gw import HostGwBackend
 from overlayd.backend.udp import UDP
 from overlayd.core.leases.lease import Lease
 from overlayd.core.leases.subnets import SubnetRange
@@ -46,20 +46,29 @@ NODE = Node(
 EVIL = 'a "name" \\ with\nlines'
 
 
-class Engine(KernelPath):
-    """A backend whose engine has counted this."""
+class Engine:
+    """A data path whose engine has counted this, and that is well."""
 
-    engine = "native"  # type: ignore[assignment]
-    devices = ("lo",)
-    progress = Progress(10, 40, 5, 6)  # type: ignore[assignment]
+    engine = "native"
+    progress = Progress(10, 40, 5, 6)
 
-    def counters(self) -> Counters:  # type: ignore[override]
+    def faults(self, now: float) -> list[str]:
+        return []
+
+    def counters(self) -> Counters:
         peers = {"10.1.2.0-24": Traffic(1, 100, 2, 200), "10.1.3.0-24": Traffic(7, 700, 0, 0)}
         return Counters(Traffic(8, 800, 2, 200), peers, {"no_lease": 3}, {"unknown_peer": 4}, 5, 6)
 
     def gauges(self) -> dict[str, int]:
         rest = {"run_segments": 128, "gso_failures": 1, "join_refusals": 2, "tunnelled": 3, "busy_poll_us": 50}
         return {**dict.fromkeys(OFFLOADS, 1), **rest}
+
+
+class UserSpace(HostGwBackend):
+    """A backend with a data path."""
+
+    devices = ("lo",)
+    data_path: Any = Engine()
 
 
 class Daemon:
@@ -73,7 +82,7 @@ class Daemon:
         prober = Prober(ProbeSettings(), lambda: Sender(1, "0.1.0", 1472, True), {1: "udp"}, lambda: 1000.0)
         registry: Any = SimpleNamespace(name="etcd", state=lambda: self.registry_state)
         self.registry_state = RegistryState("etcd", True, 5.0, 6.0, None, "http://x", 77, 88.0, {"k": "bad"})
-        self.overlay = Overlay(Settings(network="10.1.0.0/16"), Engine(NODE), registry, reconciler, prober)
+        self.overlay = Overlay(Settings(network="10.1.0.0/16"), UserSpace(NODE), registry, reconciler, prober)
         self.health = Health(self.lifecycle, self.overlay, lambda: None)
 
     def answer(self) -> None:
@@ -215,7 +224,7 @@ def test_a_daemon_that_is_well(daemon: Daemon) -> None:
 
 def test_what_is_broken_and_what_is_only_a_problem(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "read_sysctl", lambda name: "0")
-    monkeypatch.setattr(KernelPath, "ailments", lambda self, now: ["ovl0: the TUN is gone"])
+    monkeypatch.setattr(Engine, "faults", lambda self, now: ["ovl0: the TUN is gone"])
     daemon.overlay.backend.node = replace(NODE, underlay=replace(NODE.underlay, name="gone0"))
     daemon.health.poll(0.0)
     daemon.registry_state = RegistryState("etcd", connected=False, error="refused", invalid={"key": "is no lease"})

@@ -10,9 +10,9 @@ from typing import cast
 import pytest
 
 from overlayd.backend.base import Backend
-from overlayd.backend.kernel_path import KernelPath
+from overlayd.backend.host_gw import HostGwBackend
 from overlayd.backend.udp import UDP
-from overlayd.backend.udp_data_path import UdpBackend
+from overlayd.backend.udp_data_path import UdpDataPath
 from overlayd.core.leases.lease import Lease
 from overlayd.core.leases.subnets import SubnetRange
 from overlayd.core.node import Node, Underlay
@@ -59,7 +59,7 @@ def watched(backend: object) -> tuple[Manager, Watchdog]:
 
 def test_packets_that_wait_and_move_are_well() -> None:
     data = Data()
-    manager, watchdog = watched(data)
+    manager, watchdog = watched(SimpleNamespace(data_path=data))
     data.waits = OUT
     for now in range(4):
         watchdog.check(float(now))
@@ -69,7 +69,7 @@ def test_packets_that_wait_and_move_are_well() -> None:
 
 def test_packets_that_wait_and_do_not_move() -> None:
     data = Data()
-    manager, watchdog = watched(data)
+    manager, watchdog = watched(SimpleNamespace(data_path=data))
     notified = []
     for now, (waits, moved) in enumerate(((OUT, ""), (OUT, "rx"), (OUT | IN, "tx"), (OUT | IN, "tx"), (IN, ""))):
         data.waits = waits
@@ -84,7 +84,7 @@ def test_packets_that_wait_and_do_not_move() -> None:
 
 def test_nothing_waits_nothing_is_stuck() -> None:
     data = Data()
-    manager, watchdog = watched(data)
+    manager, watchdog = watched(SimpleNamespace(data_path=data))
     for now, waits in enumerate((OUT, NOTHING, OUT, NOTHING)):
         data.waits = waits
         watchdog.check(float(now))
@@ -92,7 +92,7 @@ def test_nothing_waits_nothing_is_stuck() -> None:
 
 
 def test_what_the_kernel_carries_never_waits_for_us() -> None:
-    manager, watchdog = watched(KernelPath(cast(Node, SimpleNamespace())))
+    manager, watchdog = watched(HostGwBackend(loopback()))
     for now in range(3):
         watchdog.check(float(now))
     assert manager.notified == 3
@@ -120,14 +120,14 @@ async def test_the_udp_backend_sees_what_waits(family: int, host: str) -> None:
     with socket.socket(family, socket.SOCK_DGRAM) as peer:
         peer.bind((host, 0))
         port = peer.getsockname()[1] ^ 1  # one that is free, most likely
-        backend = UdpBackend(loopback(), UdpSettings(port=port))
-        backend.open()
+        data_path = UdpDataPath(loopback(), UdpSettings(port=port), ServiceManager())
+        data_path.open()
         try:
             stalls = StallDetector()
             still = Progress()
-            assert backend.waiting() == NOTHING
+            assert data_path.waiting() == NOTHING
             peer.sendto(b"nobody reads this", (host, port))
-            assert backend.waiting() == IN
-            assert [stalls.update(backend.waiting(), still, now) for now in (1.0, 2.0)] == [{}, {"inbound": 1.0}]
+            assert data_path.waiting() == IN
+            assert [stalls.update(data_path.waiting(), still, now) for now in (1.0, 2.0)] == [{}, {"inbound": 1.0}]
         finally:
-            backend.stop()
+            data_path.stop()

@@ -9,8 +9,6 @@ from dataclasses import fields
 from enum import Enum
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
-from overlayd.wire.address import Address
-
 Key = tuple[Any, ...]
 KernelState = dict[Key, "KernelObject"]
 Verb = Literal["add", "change", "delete"]
@@ -55,11 +53,6 @@ class KernelObject(ABC):
     @property
     def device(self) -> str | None:
         """The device's name, of a device; else None."""
-        return None
-
-    @property
-    def public_ip(self) -> Address | None:
-        """The peer's underlay address that it stands for, if it is one that several leases of a host share."""
         return None
 
     @property

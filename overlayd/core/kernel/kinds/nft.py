@@ -100,10 +100,6 @@ class SetElement(NftObject):
     def parent(self) -> Key:
         return ("ruleset", "inet", self.table, None)
 
-    @property
-    def public_ip(self) -> Address:
-        return self.address
-
     def commands(self, verb: Verb, handles: Iterable[int] = ()) -> list[Json]:
         element = {"family": "inet", "table": self.table, "name": self.set, "elem": [str(self.address)]}
         return [{"delete" if verb == "delete" else "add": {"element": element}}]

@@ -1,0 +1,51 @@
+"""The rules of a node: our own table, its sets of peers, and accepts in other firewalls' forward chains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from overlayd.core.address import Address
+from overlayd.core.kernel.firewall import Side, Wanted, rulesets, vtep_element
+from overlayd.core.kernel.kinds import KernelObject, SetElement
+from overlayd.core.kernel.provider import Surroundings
+from overlayd.core.leases.lease import Lease
+from overlayd.core.leases.table import LeaseEvent
+from overlayd.core.node import Node
+
+
+class Firewall:
+    """See `core.kernel.provider.Provider`. Where the mode has ports to guard, each peer that can be reached has an
+    element in the set that passes the guard."""
+
+    def __init__(
+        self,
+        node: Node,
+        devices: tuple[str, ...],
+        masquerade: bool,
+        forward_accept: bool,
+        is_public: Callable[[Address], bool],
+    ) -> None:
+        """`devices` are the overlay's; `is_public`: whether any lease names this underlay address."""
+        sides = []
+        for one in node.ranges:
+            subnet = node.lease.subnet_of(one.network.version)
+            if subnet is not None:
+                sides.append(Side(one.network, subnet))
+        self._node, self._is_public, self._guards = node, is_public, tuple(node.spec.guards(node))
+        self._wanted = Wanted(tuple(sides), devices, self._guards, node.underlay.name, masquerade, forward_accept)
+
+    def objects(self, now: Surroundings) -> Iterator[KernelObject]:
+        yield from rulesets(self._wanted, now.dropping)
+        for lease in now.peers:
+            yield from self._elements(lease)
+
+    def on_leases(self, events: Sequence[LeaseEvent]) -> tuple[list[KernelObject], list[KernelObject]]:
+        old = [thing for event in events if event.old is not None for thing in self._elements(event.old)]
+        new = [thing for event in events if event.new is not None for thing in self._elements(event.new)]
+        # A host that has two leases passes the guard with either.
+        return [thing for thing in old if thing in new or not self._is_public(thing.address)], [*new]
+
+    def _elements(self, lease: Lease) -> list[SetElement]:
+        if not self._guards:
+            return []
+        return [vtep_element(public) for _, public in self._node.reachable(lease)]

@@ -1,0 +1,20 @@
+"""The providers of a node's desired state."""
+
+from __future__ import annotations
+
+from overlayd.backend.base import Backend
+from overlayd.core.kernel.provider import Provider
+from overlayd.core.leases.table import LeaseTable
+from overlayd.core.settings.model import Settings
+from overlayd.reconcile.firewall import Firewall
+from overlayd.reconcile.unreachable import Unreachable
+
+
+def providers(backend: Backend, settings: Settings, table: LeaseTable) -> tuple[Provider, ...]:
+    """Everything that is to be in the kernel for this backend's node."""
+    node = backend.node
+    return (
+        backend,
+        Unreachable(node),
+        Firewall(node, backend.devices, settings.ip_masq, settings.forward_rules, table.is_public),
+    )
