@@ -48,6 +48,11 @@ class Parser(argparse.ArgumentParser):
         if configure is not None:
             configure(self)
 
+    @property
+    def flags(self) -> frozenset[str]:
+        """Every spelling of every option."""
+        return frozenset(self._option_string_actions)
+
     def add_commands(self, commands: Iterable[Command], *, required: bool = True) -> None:
         """One of these commands has to follow, or may."""
         verbs = self.add_subparsers(title="commands", required=required, metavar="COMMAND", prog=self.prog)
@@ -72,7 +77,7 @@ class Parser(argparse.ArgumentParser):
         if not word.startswith("-"):
             return f"unexpected argument {word!r}"
         flag = word.partition("=")[0]
-        return f"unknown option {flag}{did_you_mean(flag, self._option_string_actions)}"
+        return f"unknown option {flag}{did_you_mean(flag, self.flags)}"
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:

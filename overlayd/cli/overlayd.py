@@ -1,9 +1,10 @@
-"""`overlayd`: the daemon, and what can be done without one: --check and --cleanup."""
+"""`overlayd`: the daemon, and what needs none: --check and --cleanup."""
 
 from __future__ import annotations
 
 import argparse
 import faulthandler
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ import uvloop
 
 from overlayd import __version__
 from overlayd.backend.modes import SETTINGS, make_backend
+from overlayd.cli import flannel
+from overlayd.cli.arguments import Parser, report, run_program
 from overlayd.cli.logs import set_up
 from overlayd.cli.settings import add_flags
 from overlayd.cli.settings import sources as settings_sources
@@ -23,7 +26,7 @@ from overlayd.daemon.discovery import discover, make_registry
 from overlayd.reconcile.providers import providers
 from overlayd.reconcile.reconciler import Reconciler
 from overlayd.registry.base import RegistryError
-from overlayd.system.config_file import ConfigError, Loaded, Sources, load, lone_path
+from overlayd.system.config_file import Loaded, Sources, load, lone_path
 from overlayd.system.errors import HostError
 from overlayd.system.files import remove
 from overlayd.system.instance_lock import InstanceLock
@@ -35,17 +38,26 @@ _BEFORE_RETRY = 5  # seconds
 _EPILOG = """\
 Every setting can be a flag, an environment variable (--vxlan-port is OVERLAYD_VXLAN_PORT) or a line of the YAML file,
 in this order of precedence; config/overlayd.yaml shows them all. SIGHUP reloads, SIGTERM stops; kernel state stays
-after a stop, so that containers keep their network over a restart.
+after a stop, so that containers keep their network during a restart.
 
-exit status: 0 stopped when asked, 1 the host refused something, 2 the configuration is wrong
+exit status: 0 stopped by a signal, or --check found no problem; 1 the host refused something, or --check found a
+problem; 2 usage error or wrong configuration
 """
 
 
 def main(arguments: Sequence[str] | None = None, manager: ServiceManager | None = None) -> int:
     """Run the command; the exit status."""
-    manager = manager or ServiceManager()
-    parser = _parser()
-    given = parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    return run_program("overlayd", lambda: _main(given, manager or ServiceManager()))
+
+
+def _main(arguments: Sequence[str], manager: ServiceManager) -> int:
+    made = parser()
+    words, remarks = flannel.arguments(arguments, os.environ, made)
+    given = made.parse_args(words)
+    flannel.apply(given)
+    for remark in remarks:
+        report("overlayd", remark)
     sources = settings_sources(given)
     try:
         if given.cleanup:  # what overlayd made can be removed whatever the configuration says
@@ -53,45 +65,44 @@ def main(arguments: Sequence[str] | None = None, manager: ServiceManager | None 
             return uvloop.run(_cleanup(sources))
         loaded = load(sources, SETTINGS)
         set_up(loaded.settings)
-        if given.check:
-            return uvloop.run(_check(loaded))
-        faulthandler.enable()  # systemd ends a daemon that hangs with SIGABRT: the journal then says where it hung
-        uvloop.run(run(sources, loaded, manager))
-    except ConfigError as error:
-        print("\n".join(error.lines), file=sys.stderr)
-        return 2
+        return uvloop.run(_check(loaded)) if given.check else _serve(sources, loaded, manager)
     except RegistryError as error:
-        print(f"overlayd: {error}", file=sys.stderr)
+        report("overlayd", str(error))
         return 2
+
+
+def _serve(sources: Sources, loaded: Loaded, manager: ServiceManager) -> int:
+    faulthandler.enable()  # systemd ends a daemon that hangs with SIGABRT: the journal then says where it hung
+    try:
+        uvloop.run(run(sources, loaded, manager))
     except HostError as error:
-        structlog.get_logger().error("overlayd ends", error=str(error))
+        structlog.get_logger().error("fatal error", error=str(error))
         if manager:
-            # It starts us again at once, which is right after a crash; what a host refuses, it refuses for longer.
+            # It restarts us at once, which is right after a crash; what a host refuses, it keeps refusing for a while.
             manager.status(f"{error}; tried again in {_BEFORE_RETRY} s")
             time.sleep(_BEFORE_RETRY)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+        return error.exit_status
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> Parser:
+    """The command line."""
+    made = Parser(
         prog="overlayd",
         description="An overlay network for containers: carries packets between hosts in user space (udp), through the"
         " kernel (vxlan), or without an overlay (host-gw).",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"overlayd {__version__}")
-    action = parser.add_mutually_exclusive_group()
+    made.add_argument("--version", action="version", version=f"overlayd {__version__}")
+    action = made.add_mutually_exclusive_group()
     action.add_argument("--check", action="store_true", help="validate, print what would be done, change nothing")
     action.add_argument(
         "--cleanup", action="store_true", help="remove every device, route and rule that overlayd made, and subnet.env"
     )
-    add_flags(parser)
-    return parser
+    add_flags(made)
+    flannel.add_flags(made)
+    return made
 
 
 async def _check(loaded: Loaded) -> int:
@@ -112,18 +123,14 @@ async def _check(loaded: Loaded) -> int:
         print(f"overlay   {', '.join(backend.devices) or 'no device'}, MTU {node.overlay_mtu}")
         for lease in peers:
             print(f"peer      {lease}{f'  {lease.name}' if lease.name else ''}")
-        try:
-            operations, _ = await reconciler.plan()
-        except HostError as error:
-            print(f"the kernel's state cannot be compared: {error}")
-        else:
-            print("would do" if operations else "nothing to do")
-            for step in operations:
-                print(f"  {step}")
+        operations, _ = await reconciler.plan()
+        print("would do" if operations else "nothing to do")
+        for step in operations:
+            print(f"  {step}")
     problems = [text for lease in peers if (text := node.problem(lease))]
     for text in problems:
-        print(f"peer cannot be reached: {text}", file=sys.stderr)
-    return 2 if problems else 0
+        report("overlayd", f"unreachable peer: {text}")
+    return 1 if problems else 0
 
 
 async def _cleanup(sources: Sources) -> int:
@@ -137,7 +144,7 @@ async def _cleanup(sources: Sources) -> int:
             remove(lone_path(sources, "subnet_file"))
     for step in operations:
         print(f"  {step}")
-    print(f"removed {len(operations) - len(reconciler.failures)} objects" if operations else "nothing of overlayd here")
+    print(f"removed {len(operations) - len(reconciler.failures)} objects" if operations else "nothing to remove")
     for failure in reconciler.failures:
-        print(f"not removed: {failure}", file=sys.stderr)
+        report("overlayd", f"not removed: {failure}")
     return 1 if reconciler.failures else 0

@@ -18,7 +18,7 @@ _ALIASES = {"--forward-rules": "--iptables-forward-rules"}  # flannel's name for
 
 def add_flags(parser: argparse.ArgumentParser, section: str | None = None) -> None:
     """--config and a flag for every setting, or for those of one section."""
-    parser.add_argument("--config", metavar="FILE", type=Path, help=f"YAML file (default: {DEFAULT_CONFIG} if there)")
+    parser.add_argument("--config", metavar="FILE", type=Path, help=f"YAML file (default: {DEFAULT_CONFIG})")
     group = parser.add_argument_group("settings")
     for option in _chosen(section):
         _add(group, option)

@@ -70,7 +70,7 @@ def test_the_host_is_as_it_was(mode: str) -> None:
         assert_same(before, dump(a))
 
         again = overlayd(a, "--cleanup")
-        assert (again.returncode, again.stdout, again.stderr) == (0, "nothing of overlayd here\n", "")
+        assert (again.returncode, again.stdout, again.stderr) == (0, "nothing to remove\n", "")
         assert_same(before, dump(a))
         a.start()
         for family in (4, 6):
@@ -93,7 +93,7 @@ def test_a_killed_daemons_state_is_removed_whatever_the_configuration_says() -> 
 def test_a_subnet_env_on_a_host_without_overlayds_objects_is_anothers() -> None:
     with hosts(1, mode="vxlan", start=False) as (a,):
         a.subnet_file.write_text("FLANNEL_SUBNET=10.9.1.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n")
-        assert overlayd(a, "--cleanup").stdout == "nothing of overlayd here\n"
+        assert overlayd(a, "--cleanup").stdout == "nothing to remove\n"
         assert a.subnet_file.exists()
 
 

@@ -114,7 +114,7 @@ def test_what_is_not_yaml_changes_nothing(pair: Pair) -> None:
     assert a.container(0).ping(b.container(0).address())
     done = overlayctl(a, "reload")
     assert done.returncode == 1
-    assert done.stderr.startswith("refused, the old configuration stays:\n")
+    assert done.stderr.startswith("overlayctl: reload refused, the old configuration stays in force\n")
     assert "is not YAML" in done.stderr
     good(a)
 

@@ -622,8 +622,8 @@ def test_with_etcd_the_network_comes_from_there() -> None:
     ("raw", "expected"),
     [
         (
-            with_etcd(endpoints="192.0.2.1:2379"),
-            ["etcd.endpoints: 192.0.2.1:2379 is not a list of URLs like http://192.0.2.1:2379,http://192.0.2.2:2379"],
+            with_etcd(endpoints="192.0.2.1"),
+            ["etcd.endpoints: 192.0.2.1 is not a list of URLs like http://192.0.2.1:2379,http://192.0.2.2:2379"],
         ),
         (
             with_etcd(endpoints="http://192.0.2.1:2379,https://192.0.2.2:2379"),
@@ -662,6 +662,22 @@ def test_what_cannot_be_with_etcd(raw: dict[str, Any], expected: list[str]) -> N
     assert len(found) == len(expected)
     for one, beginning in zip(found, expected, strict=True):
         assert one.startswith(beginning)
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "extra", "urls"),
+    [
+        ("a:1,b:2", {}, ("http://a:1", "http://b:2")),
+        ("a:1,b:2", {"cafile": "ca.pem"}, ("https://a:1", "https://b:2")),
+        ("a:1", {"certfile": "c", "keyfile": "k"}, ("https://a:1",)),
+        ("a:1,https://b:2", {}, ("https://a:1", "https://b:2")),
+        ("[fd00::1]:2379", {}, ("http://[fd00::1]:2379",)),
+    ],
+)
+def test_endpoints_without_a_scheme(endpoints: str, extra: dict[str, str], urls: tuple[str, ...]) -> None:
+    found = validate(with_etcd(endpoints=endpoints, **extra), SETTINGS)
+    assert isinstance(found, Settings)
+    assert found.etcd.urls == urls
 
 
 def test_endpoints_may_be_a_list_or_text() -> None:

@@ -61,8 +61,9 @@ class EtcdSettings(Section):
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """The endpoints as a list."""
-        return tuple(self.endpoints.split(","))
+        """The endpoints as a list; those without a scheme are https where a certificate is set, http elsewhere."""
+        scheme = "https" if self.cafile or self.certfile else "http"
+        return tuple(one if "://" in one else f"{scheme}://{one}" for one in self.endpoints.split(","))
 
 
 class LeaseEntry(Section):

@@ -181,23 +181,32 @@ def urls() -> BeforeValidator:
     return BeforeValidator(accept)
 
 
+_NOT_URLS = "is not a list of URLs like http://192.0.2.1:2379,http://192.0.2.2:2379"
+
+
 def _urls(text: str) -> str:
-    found = []
-    for one in text.split(","):
-        try:
-            parts = urlsplit(one.strip())
-            bare = parts.hostname and parts.port is not None and parts.path in ("", "/")
-        except ValueError:
-            bare = False
-            parts = urlsplit("")
-        if "@" in parts.netloc:
-            raise ValueError("holds a user or a password; use the settings etcd.username and etcd.password")
-        if not bare or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
-            raise ValueError("is not a list of URLs like http://192.0.2.1:2379,http://192.0.2.2:2379")
-        found.append(f"{parts.scheme}://{parts.netloc}")
-    if len({one.split(":")[0] for one in found}) > 1:
+    """Endpoints as text; where all are without a scheme, as flannel and etcdctl take them, they stay so."""
+    words = [one.strip() for one in text.split(",")]
+    schemes = {scheme for one in words for scheme, separator, _ in [one.partition("://")] if separator}
+    if not schemes <= {"http", "https"}:
+        raise ValueError(_NOT_URLS)
+    if len(schemes) > 1:
         raise ValueError("mixes http and https; use one of them for all")
-    return ",".join(dict.fromkeys(found))
+    scheme = "".join(f"{one}://" for one in schemes)
+    return ",".join(dict.fromkeys(scheme + _host_and_port(one.removeprefix(scheme)) for one in words))
+
+
+def _host_and_port(text: str) -> str:
+    try:
+        parts = urlsplit(f"//{text}")
+        complete = parts.hostname and parts.port is not None and parts.path in ("", "/")
+    except ValueError:
+        parts, complete = urlsplit(""), False
+    if "@" in parts.netloc:
+        raise ValueError("holds a user or a password; use the settings etcd.username and etcd.password")
+    if not complete or parts.query or parts.fragment:
+        raise ValueError(_NOT_URLS)
+    return parts.netloc
 
 
 def user_name(text: str) -> str:

@@ -88,7 +88,7 @@ class EtcdClient(EtcdConnection):
 def make_client(settings: Settings) -> EtcdClient:
     """A client for these settings. Raises RegistryError when a certificate cannot be used."""
     etcd = settings.etcd
-    tls = _tls_context(etcd.cafile, etcd.certfile, etcd.keyfile) if etcd.endpoints.startswith("https:") else None
+    tls = _tls_context(etcd.cafile, etcd.certfile, etcd.keyfile) if etcd.urls[0].startswith("https:") else None
     return EtcdClient(etcd.urls, tls, etcd.username, etcd.password)
 
 
