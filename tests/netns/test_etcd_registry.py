@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_network
@@ -679,6 +680,68 @@ async def test_a_compaction_during_an_outage(etcd: Etcd, make: Make) -> None:
     own = str(node.lease and node.lease.subnet)
     wanted = sorted([own, *(f"10.5.{number}.0/24" for number in range(20, 30) if number != 25)])
     await eventually_async(lambda: node.subnets == wanted, "everything is known")
+
+
+def wipe(etcd: Etcd) -> Path:
+    """Stop the member and move its data away; where they are now."""
+    etcd.members[0].kill()
+    data = etcd.directory / "etcd.data"
+    return data.rename(etcd.directory / "former.data")
+
+
+async def test_etcd_comes_back_without_its_data(etcd: Etcd, make: Make) -> None:
+    """Its revision is lower than the one watched from: no event would ever come."""
+    etcd.put(f"{PREFIX}/subnets/10.5.12.0-24", flannels("192.0.2.52"))
+    node = await make().run()
+    before = etcd.below(f"{PREFIX}/")
+    with capture_logs() as logs:
+        shutil.rmtree(await asyncio.to_thread(wipe, etcd))
+        etcd.members[0].start()  # here: it ends with the thread that starts it
+        await eventually_async(lambda: key_of(node.lease) in etcd.below("/"), "the own lease is back")
+        etcd.put(f"{PREFIX}/config", CONFIG)
+        own = str(node.lease and node.lease.subnet)
+        await eventually_async(lambda: node.subnets == [own], "the other lease is gone")
+    assert etcd.below(f"{PREFIX}/").keys() == before.keys() - {f"{PREFIX}/subnets/10.5.12.0-24"}
+    assert etcd.leases() == {etcd.lease_of(key_of(node.lease))}
+    lost = [entry["reason"] for entry in logs if entry["event"] == "etcd has lost data: reading all leases again"]
+    assert len(lost) == 1
+    assert "its revision went back from " in lost[0]
+    assert node.moved == []
+
+
+async def test_etcd_comes_back_from_an_old_backup(etcd: Etcd, make: Make) -> None:
+    """Its revision is ahead again by the time that the node reaches it: the own key is what is missing."""
+    await asyncio.to_thread(etcd.members[0].stop)
+    shutil.copytree(etcd.directory / "etcd.data", etcd.directory / "backup.data")
+    etcd.members[0].start()  # here: it ends with the thread that starts it
+    node = await make(heartbeat=0.05).run()
+    node.registry.client.endpoints, node.registry.client.endpoint = ("http://127.0.0.1:1",), "http://127.0.0.1:1"
+    shutil.rmtree(await asyncio.to_thread(wipe, etcd))
+    (etcd.directory / "backup.data").rename(etcd.directory / "etcd.data")
+    etcd.members[0].start()  # here: it ends with the thread that starts it
+    assert subnet_keys(etcd) == {}
+    while etcd.revision() <= node.registry.view.revision:
+        etcd.put(f"{PREFIX}/subnets/10.5.12.0-24", flannels("192.0.2.52"))
+    etcd.put(f"{PREFIX}/subnets/10.5.13.0-24", flannels("192.0.2.53"))
+    node.registry.client.endpoints, node.registry.client.endpoint = tuple(etcd.endpoints), etcd.endpoints[0]
+    wanted = sorted([str(node.lease and node.lease.subnet), "10.5.12.0/24", "10.5.13.0/24"])
+    await eventually_async(lambda: node.subnets == wanted, "all leases are known")
+    await eventually_async(lambda: key_of(node.lease) in etcd.below("/"), "the own lease is back")
+    assert node.moved == []
+
+
+async def test_the_own_subnet_was_taken_while_etcd_had_lost_it(etcd: Etcd, make: Make) -> None:
+    node = await make().run()
+    former = key_of(node.lease)
+    node.registry.client.endpoints, node.registry.client.endpoint = ("http://127.0.0.1:1",), "http://127.0.0.1:1"
+    shutil.rmtree(await asyncio.to_thread(wipe, etcd))
+    etcd.members[0].start()  # here: it ends with the thread that starts it
+    etcd.put(f"{PREFIX}/config", CONFIG)
+    etcd.put(former, flannels("192.0.2.66"), lease=etcd.grant(500))
+    node.registry.client.endpoints, node.registry.client.endpoint = tuple(etcd.endpoints), etcd.endpoints[0]
+    await eventually_async(lambda: node.moved, "it is told")
+    assert key_of(await node.acquire()) != former
+    assert etcd.get(former) == flannels("192.0.2.66")
 
 
 async def test_a_start_without_etcd_on_the_leases_last_known(etcd: Etcd, make: Make) -> None:

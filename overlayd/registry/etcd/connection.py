@@ -32,6 +32,7 @@ from overlayd.registry.etcd.messages import (
     UnavailableError,
     batch_of,
     cancellation,
+    cluster_of,
     decode,
     every_key,
     refusal,
@@ -58,6 +59,8 @@ class EtcdConnection:
         self.endpoints = tuple(endpoints)
         self.endpoint = self.endpoints[0]
         """The member that answered last."""
+        self.cluster: str | None = None
+        """The ID of the cluster that answered last."""
         self._tls, self._timeout, self._now = tls, timeout, now
         self._username, self._password = username, password
         self._token: str | None = None
@@ -86,7 +89,7 @@ class EtcdConnection:
             except UnavailableError as error:
                 failures.append(f"{endpoint}: {error}")
                 continue
-            self.endpoint = endpoint
+            self.endpoint, self.cluster = endpoint, cluster_of(answer)
             return answer
         raise UnavailableError("; ".join(failures))
 

@@ -34,6 +34,10 @@ class CompactedError(EtcdError):
     """The revision asked for is gone: read everything anew."""
 
 
+class DataLossError(EtcdError):
+    """etcd no longer has the history that was followed: it was wiped, or restored from a backup."""
+
+
 class UnauthenticatedError(EtcdError):
     """The token was refused."""
 
@@ -209,6 +213,12 @@ def cancellation(endpoint: str, result: Json) -> CompactedError | UnavailableErr
 def revision_of(answer: Json) -> int:
     """The revision that an answer describes."""
     return int(answer.get("header", {}).get("revision", 0))
+
+
+def cluster_of(answer: Json) -> str | None:
+    """The ID of the cluster that an answer is from."""
+    cluster: str | None = answer.get("header", {}).get("cluster_id")
+    return cluster
 
 
 def key_values(answer: Json) -> list[KeyValue]:

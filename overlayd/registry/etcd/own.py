@@ -165,6 +165,7 @@ class OwnLease:
 
     def _have(self, own: Acquired) -> None:
         self._own = own
+        self._replica.checked_key = self._view.subnet_key(own.key)
         self._etcd_lease.used(own.etcd_lease)
         self._own_changed.set()
 

@@ -1,6 +1,6 @@
 """What etcd holds, as this node knows it: read, watched through outages, and handed on.
 
-load     everything under the prefix at one revision; again after a compaction
+load     everything under the prefix at one revision; again after a compaction, or when etcd lost data
 follow   watches from the next revision on, without end; its batches go into the View
 wrote    this node's own writes, which the watch will bring again
 updates  the changed leases since the reader's last turn, gathered: one for each lease
@@ -22,6 +22,7 @@ from overlayd.registry.etcd.local_copy import LocalCopy
 from overlayd.registry.etcd.messages import (
     Batch,
     CompactedError,
+    DataLossError,
     Delete,
     EtcdError,
     Event,
@@ -34,7 +35,7 @@ from overlayd.registry.etcd.view import View
 log = structlog.get_logger()
 
 HEARTBEAT = 5.0
-"""Seconds without an event after which the watched member has to answer a read."""
+"""Seconds between reads of one key: they show that the watched member answers, and that etcd has lost no data."""
 
 
 class Replica:
@@ -48,6 +49,11 @@ class Replica:
         self._connectivity, self._heartbeat = connectivity, heartbeat
         self.loaded = False
         """Whether the view is what etcd held at one revision, to be followed from the next one on."""
+        self.checked_key = view.config_key
+        """The key that is read at each heartbeat."""
+        self._cluster: str | None = None
+        self._mismatch: KeyValue | None = None
+        """The checked key as it was known when etcd last had it differently."""
         self._rewatch = asyncio.Event()
         self._everything = False
         self._changed: dict[str, Lease | None] = {}
@@ -62,7 +68,7 @@ class Replica:
         keys, revision = await self._client.range(f"{self.view.prefix}/")
         self.view.load(keys, revision)
         self._log_invalid()
-        self.loaded = True
+        self.loaded, self._cluster, self._mismatch = True, self._client.cluster, None
         self._copy.changed()
         self._everything = True
         self._due.set()
@@ -94,6 +100,9 @@ class Replica:
             except CompactedError as error:
                 log.info("reading all leases again", reason=str(error))
                 self.loaded = False
+            except DataLossError as error:
+                log.error("etcd has lost data: reading all leases again", reason=str(error))
+                self.loaded = False
             except EtcdError as error:
                 self._connectivity.lost(error)
                 self._client.next_endpoint()
@@ -101,27 +110,50 @@ class Replica:
                 failures += 1
 
     async def _watch(self) -> AsyncGenerator[Batch, None]:
-        """The batches of one member, until it fails or `rewatch`. Raises UnavailableError when it does not answer."""
-        endpoint = self._client.endpoint
+        """The batches of one member, until it fails or `rewatch`. Raises UnavailableError when it does not answer,
+        DataLossError."""
+        endpoint, loop = self._client.endpoint, asyncio.get_running_loop()
         async with aclosing(self._client.watch(f"{self.view.prefix}/", self.view.revision + 1, endpoint)) as stream:
             batch, rewatch = asyncio.ensure_future(anext(stream)), asyncio.ensure_future(self._rewatch.wait())
             try:
+                due = loop.time() + self._heartbeat
                 while True:
-                    await asyncio.wait({batch, rewatch}, timeout=self._heartbeat, return_when=asyncio.FIRST_COMPLETED)
+                    timeout = max(0.0, due - loop.time())
+                    await asyncio.wait({batch, rewatch}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
                     if rewatch.done():
                         self._rewatch.clear()
                         return
-                    if batch.done():
+                    if batch.done() and loop.time() < due:
                         arrived, batch = batch.result(), asyncio.ensure_future(anext(stream))
                         yield arrived
+                        if not arrived.events:
+                            due = loop.time()  # the watch is confirmed; etcd may be another than before
                         continue
-                    await self._client.get(self.view.config_key)
+                    await self._check_history()
+                    due = loop.time() + self._heartbeat
                     if self._client.endpoint != endpoint and not batch.done():
                         raise UnavailableError(f"{endpoint}: does not answer; {self._client.endpoint} does")
             finally:
                 for task in (batch, rewatch):
                     task.cancel()
                 await asyncio.gather(batch, rewatch, return_exceptions=True)
+
+    async def _check_history(self) -> None:
+        """Raises DataLossError when etcd is behind the view, or when it differs from the view in one key and the watch
+        brings no event of it until the next check."""
+        key, revision = self.checked_key, self.view.revision
+        found, now = await self._client.get(key)
+        if self._client.cluster != self._cluster:
+            raise DataLossError(f"another cluster answers: {self._client.cluster}, not {self._cluster}")
+        if now < revision:
+            raise DataLossError(f"its revision went back from {revision} to {now}")
+        known = self.view.keys.get(key)
+        if known is None or (found is not None and found.mod_revision == known.mod_revision):
+            self._mismatch = None
+        elif self._mismatch is known:
+            raise DataLossError(f"{key} is not as it was at revision {known.mod_revision}, and there was no event")
+        else:
+            self._mismatch = known  # an event may be on its way
 
     def wrote(self, writes: Iterable[Put | Delete], revision: int) -> None:
         """Apply at once what this node wrote."""
