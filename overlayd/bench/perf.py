@@ -12,15 +12,18 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from overlayd.bench.errors import BenchError
+from overlayd.bench.stacks import Node, fold
 
 _SYSCALLS = "raw_syscalls:sys_enter"
 _WAITS = ("syscalls:sys_enter_epoll_wait", "syscalls:sys_enter_epoll_pwait")
 _HERTZ = 997  # no multiple of anything that happens every millisecond
-_SAMPLE = re.compile(r"^\s*(?P<command>.*\S)\s+(?P<pid>\d+)\s+[0-9a-f]+\s+(?P<symbol>.+) \((?P<object>.*)\)$")
+_HEAD = re.compile(r"^\s*(?P<command>.*\S)\s+(?P<pid>\d+)\s*$")
+_FRAME = re.compile(r"^\s*[0-9a-f]+\s+(?P<symbol>.+) \((?P<object>.*)\)$")
 
 DAEMON, LOAD = "daemon, user space", "load programs, user space"
 OTHER = "kernel, other"
@@ -81,33 +84,68 @@ def parse_stat(text: str) -> dict[str, int]:
     return counts
 
 
-def profile(daemons: Collection[int], seconds: float) -> dict[str, float]:
-    """Where all processors' time goes while that lasts: seconds by kind. Raises BenchError."""
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one processor did at one moment."""
+
+    command: str
+    pid: int
+    frames: tuple[tuple[str, str], ...]
+    """Symbol and object of each function, the innermost first."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether the processor had nothing to do."""
+        symbol, where = self.frames[0]
+        return self.command == "swapper" and is_kernel(where) and bool(re.search(r"halt|idle|mwait", symbol))
+
+
+def profile(daemons: Collection[int], seconds: float) -> tuple[dict[str, float], Node]:
+    """Where all processors' time goes in that time: seconds by kind, and the folded stacks. Raises BenchError."""
     with tempfile.TemporaryDirectory() as directory:
         data = str(Path(directory, "perf.data"))
-        record = ["perf", "record", "-q", "-a", "-e", "cpu-clock", "-F", str(_HERTZ), "-o", data]
+        record = ["perf", "record", "-q", "-a", "-g", "-e", "cpu-clock", "-F", str(_HERTZ), "-o", data]
         script = ["perf", "script", "-i", data, "-F", "comm,pid,ip,sym,dso"]
         for argv in ([*record, "--", "sleep", f"{seconds:g}"], script):
             done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds + 60)
             if done.returncode:
                 raise BenchError(f"{' '.join(argv[:2])}: {done.stderr.strip()[-200:]}")
-    counts = classify(parse_script(done.stdout), daemons)
-    return {kind: round(count / _HERTZ, 4) for kind, count in counts.most_common()}
+    samples = parse_script(done.stdout)
+    kinds = {kind: round(count / _HERTZ, 4) for kind, count in classify(samples, daemons).most_common()}
+    return kinds, fold(stack_of(one, daemons) for one in samples if not one.idle)
 
 
-def parse_script(text: str) -> list[tuple[str, int, str, str]]:
-    """Command, pid, symbol, object of every sample in `perf script -F comm,pid,ip,sym,dso`; other lines are skipped."""
-    found = (_SAMPLE.match(line) for line in text.splitlines())
-    return [(one["command"], int(one["pid"]), one["symbol"], one["object"]) for one in found if one]
+def parse_script(text: str) -> list[Sample]:
+    """The samples in `perf script -F comm,pid,ip,sym,dso`: each a line, then its frames; other lines are skipped."""
+    found: list[tuple[str, int, list[tuple[str, str]]]] = []
+    for line in text.splitlines():
+        if frame := _FRAME.match(line):
+            if found:
+                found[-1][2].append((frame["symbol"], frame["object"]))
+        elif head := _HEAD.match(line):
+            found.append((head["command"], int(head["pid"]), []))
+    return [Sample(command, pid, tuple(frames)) for command, pid, frames in found if frames]
 
 
-def classify(samples: Iterable[tuple[str, int, str, str]], daemons: Collection[int]) -> Counter[str]:
-    """Samples by kind; those of idle processors are left out."""
+def is_kernel(where: str) -> bool:
+    """Whether that object is the kernel or a module of it."""
+    return where in ("[kernel.kallsyms]", "[kernel]", "[vdso]") or where.endswith(".ko")
+
+
+def classify(samples: Iterable[Sample], daemons: Collection[int]) -> Counter[str]:
+    """Samples by the kind of their innermost function; those of idle processors are left out."""
     counts: Counter[str] = Counter()
-    for command, pid, symbol, where in samples:
-        kernel = where in ("[kernel.kallsyms]", "[kernel]", "[vdso]") or where.endswith(".ko")
-        if not kernel:
-            counts[DAEMON if pid in daemons else LOAD] += 1
-        elif not (command == "swapper" and re.search(r"halt|idle|mwait", symbol)):
+    for sample in samples:
+        symbol, where = sample.frames[0]
+        if not is_kernel(where):
+            counts[DAEMON if sample.pid in daemons else LOAD] += 1
+        elif not sample.idle:
             counts[next((kind for kind, pattern in KINDS if re.search(pattern, symbol)), OTHER)] += 1
     return counts
+
+
+def stack_of(sample: Sample, daemons: Collection[int]) -> list[str]:
+    """The stack from its program to the innermost function; user space, which has no frame pointers, is one frame."""
+    name = "daemon" if sample.pid in daemons else sample.command.partition("/")[0]  # ksoftirqd/0
+    user = ["user space"] if not all(is_kernel(where) for _, where in sample.frames) else []
+    return [name, *user, *(symbol for symbol, where in reversed(sample.frames) if is_kernel(where))]

@@ -199,8 +199,7 @@ def profile(scenario: Scenario, durations: Durations, congestion: str) -> Measur
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(_loads(scenario, durations, congestion)["tcp1"], durations.perf + 2 * _HEAD)
         time.sleep(_HEAD)
-        kinds = perf.profile([one.pid for one in scenario.daemons], durations.perf)
+        kinds, stacks = perf.profile([one.pid for one in scenario.daemons], durations.perf)
         gigabytes = running.result().bits_per_second / 8e9 * durations.perf
-    return Measurement(
-        {"seconds": sum(kinds.values()) / gigabytes}, {"kinds": {k: v / gigabytes for k, v in kinds.items()}}
-    )
+    per_gigabyte = {kind: seconds / gigabytes for kind, seconds in kinds.items()}
+    return Measurement({"seconds": sum(per_gigabyte.values())}, {"kinds": per_gigabyte, "stacks": stacks})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -46,9 +46,7 @@ def configure(parser: Parser) -> None:
     parser.add_commands(
         (
             Command("serve", "be the other side of `bench --peer`, until interrupted", __name__, "_add_serve"),
-            Command(
-                "report", "make a page of one result, or of several compared with the first", __name__, "_add_report"
-            ),
+            Command("report", "make a page of a result; of several, compare the newest", __name__, "_add_report"),
         ),
         required=False,
     )
@@ -62,8 +60,8 @@ def _add_serve(server: Parser) -> None:
 
 def _add_report(report: Parser) -> None:
     report.add_argument("results", nargs="+", type=Path, metavar="RESULT.json")
-    report.add_argument("--output", type=Path, metavar="FILE", help="default: the first result's name, with .html")
-    report.add_argument("--png", type=Path, metavar="DIRECTORY", help="write the first result's charts there as well")
+    report.add_argument("--output", type=Path, metavar="FILE", help="default: the newest result's name, with .html")
+    report.add_argument("--png", type=Path, metavar="DIRECTORY", help="write the newest result's charts there as well")
     report.set_defaults(run=_report, accepts=())
 
 
@@ -178,14 +176,20 @@ def _as_they_are(scenarios: list[Scenario]) -> Build:
 
 
 def _report(given: argparse.Namespace) -> int:
-    results = [(path.stem, Result.load(path)) for path in given.results]
-    output = given.output or given.results[0].with_suffix(".html")
-    write_atomically(output, page(results))
+    results = newest_first(given.results)
+    newest, result = results[0]
+    output = given.output or newest.with_suffix(".html")
+    write_atomically(output, page([(path.stem, one) for path, one in results]))
     print(output)
     if given.png is not None:
-        for path in write_pngs(results[0][1], given.png):
+        for path in write_pngs(result, given.png):
             print(path)
     return 0
+
+
+def newest_first(paths: Sequence[Path]) -> list[tuple[Path, Result]]:
+    """The results by the time when they were measured: a shell's glob sorts by name. Raises BenchError."""
+    return sorted(((path, Result.load(path)) for path in paths), key=lambda one: one[1].started, reverse=True)
 
 
 def plan_of(given: argparse.Namespace) -> Plan:

@@ -43,7 +43,7 @@ def show(result: Result, console: Console) -> None:
         console.print(table)
     rounds, machine = result.plan.rounds, result.environment.machine
     console.print(
-        f"Median, its ratio to {base} of the same round, and minimum-maximum of {rounds} rounds."
+        f"Median, its ratio to {base} in the same round (≈: within the spread), and minimum-maximum of {rounds} rounds."
         f" Linux {machine.kernel}, {machine.cores} cores, {result.environment.congestion_control}."
         f" {unreliable(result)}",
         style="dim",
@@ -62,5 +62,5 @@ def cell(values: Spread | None, ratio: Spread | None, digits: int) -> str:
     """Two lines: the median, with its ratio to the base where there is one; minimum and maximum."""
     if values is None:
         return "-"
-    times = f" {ratio.median:5.2f}x" if ratio else ""
+    times = f" {'≈' if ratio.noise else f'{ratio.median:.2f}x':>6}" if ratio else ""
     return f"{values.median:.{digits}f}{times}\n[dim]{values.low:.{digits}f}-{values.high:.{digits}f}[/]"

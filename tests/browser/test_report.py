@@ -12,6 +12,7 @@ from overlayd.bench.report import page, write_pngs
 from overlayd.bench.report.charts import charts, comparison
 from overlayd.bench.result import Result
 from overlayd.bench.scenario import SCENARIOS
+from overlayd.bench.stacks import fold
 from support.chromium import Page, browse
 
 RECORDED = Path(__file__).parents[1] / "unit" / "bench_result.json"
@@ -44,17 +45,26 @@ SHOWN = """
 CONTRAST = """
 (() => {
   const channel = value => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
-  const light = colour => colour.match(/[0-9.]+/g).slice(0, 3).map(Number).map(channel)
-    .reduce((sum, value, at) => sum + value * [0.2126, 0.7152, 0.0722][at], 0);
-  const card = light(getComputedStyle(document.querySelector('figure')).backgroundColor);
-  const to = colour => { const own = light(colour);
-    return (Math.max(own, card) + 0.05) / (Math.min(own, card) + 0.05); };
+  const parts = colour => colour.match(/[0-9.]+/g).slice(0, 3).map(Number);
+  const light = values => values.map(channel).reduce((sum, value, at) => sum + value * [0.2126, 0.7152, 0.0722][at], 0);
+  const paper = parts(getComputedStyle(document.querySelector('figure')).backgroundColor), card = light(paper);
+  const ratio = (one, other) => (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
+  const to = colour => ratio(light(parts(colour)), card);
+  const ink = light(parts(getComputedStyle(document.querySelector('svg .ink')).fill));
+  const washed = style => light(parts(style.fill).map((value, at) =>
+    value * style.fillOpacity + paper[at] * (1 - style.fillOpacity)));
   return {
     text: Math.min(...[...document.querySelectorAll('svg text')].map(text => to(getComputedStyle(text).fill))),
-    bars: Math.min(...[...document.querySelectorAll('svg rect')].map(bar => to(getComputedStyle(bar).fill))),
+    bars: Math.min(...[...document.querySelectorAll('svg rect:not(.box)')].map(bar => to(getComputedStyle(bar).fill))),
+    boxes: Math.min(...[...document.querySelectorAll('svg rect.box')].map(box => to(getComputedStyle(box).stroke))),
+    inside: Math.min(...[...document.querySelectorAll('svg rect.wash')].map(
+      box => ratio(ink, washed(getComputedStyle(box))))),
   };
 })()
 """
+
+
+STACKS = [["iperf3", "entry_SYSCALL_64_after_hwframe", "x"], ["ksoftirqd"], ["iperf3", "y"], ["swapper", "z"]]
 
 
 @pytest.fixture
@@ -69,6 +79,10 @@ def result() -> Result:
             sample.figures["rate"] *= 100
         if sample.metric == "tcp1":
             sample.figures |= {"retransmits": 12_345.6, "reordering": 0.5, "dsack": 17.0}
+        if sample.metric == "profile":
+            sample.detail["stacks"] = fold(
+                [["daemon", "user space", *(f"a_function_{n}" for n in range(40))]] * 9 + STACKS
+            )
     return made
 
 
@@ -88,7 +102,8 @@ async def check_colours(tab: Page, scheme: str) -> None:
     """Paper as the scheme has it, and enough contrast on it."""
     contrast = await tab.evaluate(CONTRAST)
     assert contrast["text"] >= 4.5, "WCAG 2.2, 1.4.3"
-    assert contrast["bars"] >= 3, "WCAG 2.2, 1.4.11"
+    assert min(contrast["bars"], contrast["boxes"]) >= 3, "WCAG 2.2, 1.4.11"
+    assert contrast["inside"] >= 4.5, "text in a box"
     paper = await tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert paper == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(18, 22, 26)")
 
@@ -96,20 +111,23 @@ async def check_colours(tab: Page, scheme: str) -> None:
 async def test_the_report_reads_well_everywhere(result: Result, tmp_path: Path) -> None:
     single, double = tmp_path / "one.html", tmp_path / "two.html"
     single.write_text(page([("now", result)]))
-    double.write_text(page([("before", result), ("after", result)]))
+    double.write_text(page([("after", result), ("before", result)]))
     own = {f"{chart.key}-{frames}" for frames in ("any", "1500") for chart in charts(result, frames)}
     both = {f"{chart.key}-{frames}" for frames in ("any", "1500") for chart in comparison(result, result, frames)}
-    assert len(own) == 2 * 18
+    assert len(own) == 2 * 18 + 1, "one of them has bars too short to be read, and a chart of these alone"
     assert len(both) == 2 * 7
+    own |= {f"flame-{name}-{frames}" for name in ("vxlan", "udp-native") for frames in ("any", "1500")}
+    own |= {"path-tunnel-all", "path-daemon-all"}
     async with browse(tmp_path / "profile") as tab:
         for file, expected in ((single, own), (double, own | both)):
             for width, height in ((360, 740), (1280, 800)):
-                await tab.counters(width, height, "light")
+                await tab.emulate(width, height, "light")
                 await tab.open(file.as_uri())
+                await tab.evaluate("document.querySelectorAll('details').forEach(element => element.open = true)")
                 assert set(await tab.evaluate(SHOWN)) == expected
                 await check_colours(tab, "light")
                 await check_layout(tab, width)
-                await tab.counters(width, height, "dark")
+                await tab.emulate(width, height, "dark")
                 await check_colours(tab, "dark")
         picture = await tab.screenshot()
         assert picture.startswith(b"\x89PNG")
@@ -128,7 +146,7 @@ async def test_the_checks_see_what_is_wrong(tmp_path: Path) -> None:
         '<img src="http://127.0.0.1:9/x.png">'
     )
     async with browse(tmp_path / "profile") as tab:
-        await tab.counters(360, 740, "light")
+        await tab.emulate(360, 740, "light")
         await tab.open(file.as_uri())
         assert any(found.startswith("P wide") for found in await tab.evaluate(OVERFLOWING))
         assert await tab.evaluate(TEXTS_OUTSIDE) == ["beyond it"]
@@ -140,7 +158,7 @@ async def test_the_checks_see_what_is_wrong(tmp_path: Path) -> None:
 
 def test_charts_as_png(result: Result, tmp_path: Path) -> None:
     written = write_pngs(result, tmp_path / "png")
-    assert len(written) == 2 * 18
+    assert len(written) == 2 * 18 + 1
     for path in written:
         head = path.read_bytes()[:24]
         assert head.startswith(b"\x89PNG")

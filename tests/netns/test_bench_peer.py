@@ -77,7 +77,7 @@ def test_a_peer_is_measured_on_every_way_that_leads_there(tmp_path: Path) -> Non
 def test_there_is_one_session_at_a_time_and_the_next_one_when_it_has_ended() -> None:
     with hosts(2, mode="none") as (a, b), serving(b) as server:
         with line(a, b) as first:
-            assert first({"do": "hello"})["format"] == "overlayd-bench-peer/1"
+            assert first({"do": "hello"})["format"] == "overlayd-bench-peer/2"
             done = bench(a, "--peer", str(b.public_ip))
             assert done.returncode == 1
             assert f"{b.public_ip}: {a.public_ip} measures already; try again when it has ended" in done.stderr
@@ -123,7 +123,7 @@ def test_a_peer_that_is_none_is_told_with_the_remedy() -> None:
             connection, _ = other.accept()
             with connection:
                 connection.sendall(b'{"format": "another/1", "machine": {}}\n')
-                assert "speaks 'another/1', not overlayd-bench-peer/1" in client.communicate(timeout=20)[1]
+                assert "speaks 'another/1', not overlayd-bench-peer/2" in client.communicate(timeout=20)[1]
 
 
 def name_of(process: Process) -> str:

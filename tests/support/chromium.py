@@ -78,7 +78,7 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    async def look(self, width: int, height: int, scheme: str) -> None:
+    async def emulate(self, width: int, height: int, scheme: str) -> None:
         """Be a screen of that many pixels, and prefer the colour scheme, light or dark."""
         await self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=2, mobile=width < 600

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlayd.bench import counters, perf, stats
+from overlayd.bench import counters, perf, stacks, stats
 from overlayd.bench.counters import Counters
 from overlayd.bench.errors import BenchError
+from overlayd.bench.perf import Sample
 from overlayd.bench.stats import Spread
 
 # Linux 6.18
@@ -82,17 +83,38 @@ PERF_STAT = """\
 268,,syscalls:sys_enter_epoll_pwait,40012345,100.00,,
 """
 PERF_STAT_DENIED = "Error:\nAccess to performance monitoring and observability operations is limited.\n"
-# perf 6.1 script -F comm,pid,ip,sym,dso
+# perf 6.1 record -g; script -F comm,pid,ip,sym,dso
 PERF_SCRIPT = """\
-         swapper     0  ffffffff821f5a0b pv_native_safe_halt ([kernel.kallsyms])
-         swapper     0  ffffffff81e40804 skb_release_data ([kernel.kallsyms])
-          python 14003      7f6da9594d9c dict_traverse (/usr/lib/libpython3.11.so.1.0)
-          iperf3 14091  ffffffff81b98907 _copy_to_iter ([kernel.kallsyms])
-          iperf3 14091      7f6da9594d9c Nwrite (/usr/lib/x86_64-linux-gnu/libiperf.so.0)
- Web Content 77  14088  ffffffff81ffa7e8 tun_get_user ([kernel.kallsyms])
-          python 14003  ffffffff821f39e5 tcp_v4_rcv ([kernel.kallsyms])
-          python 14003  ffffffff821f39e5 something_new ([kernel.kallsyms])
-          nebula 14003            48a5c0 [unknown] (/usr/bin/nebula)
+swapper     0
+    ffffffff821f5a0b pv_native_safe_halt ([kernel.kallsyms])
+
+swapper     0
+    ffffffff81e40804 skb_release_data ([kernel.kallsyms])
+
+python 14003
+        7f6da9594d9c dict_traverse (/usr/lib/libpython3.11.so.1.0)
+
+iperf3 14091
+    ffffffff81b98907 _copy_to_iter ([kernel.kallsyms])
+
+iperf3 14091
+        7f6da9594d9c Nwrite (/usr/lib/x86_64-linux-gnu/libiperf.so.0)
+
+Web Content 77 14088
+    ffffffff81ffa7e8 tun_get_user ([kernel.kallsyms])
+
+python 14003
+    ffffffff821f39e5 tcp_v4_rcv ([kernel.kallsyms])
+
+python 14003
+    ffffffff821f39e5 something_new ([kernel.kallsyms])
+    ffffffff821ed511 do_syscall_64 ([kernel.kallsyms])
+              2bbea3 gc_collect_main (/usr/lib/libpython3.11.so.1.0)
+                   2 [unknown] ([unknown])
+
+nebula 14003
+              48a5c0 [unknown] (/usr/bin/nebula)
+
 # a remark
 """
 
@@ -114,7 +136,9 @@ def test_perf_without_counts_is_told_with_its_words(text: str) -> None:
 def test_samples_are_sorted_by_who_and_what() -> None:
     samples = perf.parse_script(PERF_SCRIPT)
     assert len(samples) == 9
-    assert samples[5] == ("Web Content 77", 14088, "tun_get_user", "[kernel.kallsyms]")
+    assert samples[5] == Sample("Web Content 77", 14088, (("tun_get_user", "[kernel.kallsyms]"),))
+    assert perf.stack_of(samples[7], {14003}) == ["daemon", "user space", "do_syscall_64", "something_new"]
+    assert perf.stack_of(samples[3], {14003}) == ["iperf3", "_copy_to_iter"]
     assert perf.classify(samples, {14003}) == Counter(
         {
             perf.DAEMON: 2,
@@ -140,7 +164,16 @@ def test_samples_are_sorted_by_who_and_what() -> None:
     ],
 )  # fmt: skip
 def test_kinds_of_kernel_work(symbol: str, kind: str) -> None:
-    assert list(perf.classify([("x", 1, symbol, "[kernel.kallsyms]")], ())) == [kind]
+    assert list(perf.classify([Sample("x", 1, ((symbol, "[kernel.kallsyms]"),))], ())) == [kind]
+
+
+def test_stacks_are_folded_into_a_tree_without_what_is_too_small() -> None:
+    tree = stacks.fold([["a", "b"]] * 300 + [["a", "c"]] * 99 + [["d"]])
+    (a,) = tree["children"]
+    assert (tree["samples"], a["name"], a["samples"]) == (400, "a", 399)
+    assert [(one["name"], one["samples"]) for one in a["children"]] == [("b", 300), ("c", 99)]
+    both = stacks.merge([tree, stacks.fold([["a", "c"]] * 300)])
+    assert [(one["name"], one["samples"]) for one in both["children"][0]["children"]] == [("c", 399), ("b", 300)]
 
 
 # --- statistics -------------------------------------------------------------------------------------------------------

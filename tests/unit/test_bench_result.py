@@ -13,11 +13,16 @@ import jsonschema
 import pytest
 from rich.console import Console
 
+from overlayd.bench import stacks
+from overlayd.bench.attach import ATTACHMENTS
 from overlayd.bench.errors import BenchError
 from overlayd.bench.metric import METRICS
 from overlayd.bench.report import page, svg
 from overlayd.bench.report.charts import charts
+from overlayd.bench.report.colours import DAY, colour_of
+from overlayd.bench.report.drawing import COPY, PATHS, WAKE, path_of
 from overlayd.bench.result import Result
+from overlayd.bench.scenario import SCENARIOS
 from overlayd.bench.session import QUICK_PLAN, Plan
 from overlayd.cli.bench_table import show
 
@@ -159,13 +164,13 @@ def test_two_results_are_compared_figure_by_figure(result: Result) -> None:
         if (sample.scenario, sample.metric) == ("udp-native", "tcp1"):
             sample.figures["rate"] /= 10
             sample.figures["machine_cpu"] /= 10
-    text = page([("before", result), ("after", slower)])
+    text = page([("after", slower), ("before", result)])
     seen = Parsed(text)
     assert "compare-tcp1-any" in seen.charts
     assert text.count(">-90% worse<") == 2  # of either setting
     assert text.count(">-90% better<") == 2
-    assert "+0% within the spread" in text
-    assert "worse<" not in page([("before", result), ("again", result)])
+    assert "≈ within the spread" in text
+    assert "worse<" not in page([("again", result), ("before", result)])
 
 
 def test_the_terminals_table_has_every_way(result: Result) -> None:
@@ -187,9 +192,93 @@ def test_a_bar_goes_to_the_median_and_its_spread_from_least_to_most() -> None:
 
 
 def test_a_stack_is_divided_as_its_parts_are() -> None:
-    drawn = svg.stacks("t", ["x", "y"], [svg.Stack("a", "4 s", [1, 3]), svg.Stack("none", "0 s", [0, 0])])
-    assert f'width="{svg.WIDTH / 4:.1f}"' in drawn
+    drawn = svg.stacks("t", [("x", 4), ("y", 2)], [svg.Stack("a", "4 s", [1, 3]), svg.Stack("none", "0 s", [0, 0])])
+    assert f'width="{svg.WIDTH / 4:.1f}" height="12" class="c4"' in drawn
     assert "a: y 75%" in drawn
+
+
+def test_stacks_have_one_scale() -> None:
+    """A tenth of the processor time is a tenth of the length."""
+    drawn = svg.stacks("t", [("x", 0)], [svg.Stack("a", "40 s", [40]), svg.Stack("b", "4 s", [4])])
+    assert f'width="{svg.WIDTH:.1f}"' in drawn
+    assert f'width="{svg.WIDTH / 10:.1f}"' in drawn
+
+
+def test_short_stacks_are_shown_enlarged_as_well(result: Result) -> None:
+    for sample in result.samples:
+        if (sample.scenario, sample.metric) == ("vxlan", "tcp1"):
+            sample.figures |= {figure: value / 50 for figure, value in sample.figures.items()}
+    drawn = {chart.key: chart for chart in charts(result, "any")}
+    assert "udp, native engine" in drawn["stack"].svg
+    assert "udp, native engine" not in drawn["stack-small"].svg
+
+
+def test_a_scenario_has_its_colour_in_every_result_and_chart(result: Result) -> None:
+    names = [name for names in (SCENARIOS, ATTACHMENTS) for name in names]
+    for one in (SCENARIOS, ATTACHMENTS):
+        assert len({colour_of(name) for name in one}) == len(one), "no two of one result are alike"
+    assert all(colour_of(name) < len(DAY) for name in [*names, "mine", "another"])
+    result.scenarios.reverse()
+    bar = next(chart for chart in charts(result, "any") if chart.key == "tcp1-rate").svg
+    assert re.findall(r'height="12" class="c(\d)"', bar) == [str(colour_of(name)) for name in ("udp-native", "vxlan")]
+
+
+def test_a_better_direction_is_said_of_every_chart(result: Result) -> None:
+    for chart in charts(result, "any"):
+        assert chart.note.endswith(("Higher is better.", "Lower is better.")), chart.title
+
+
+# --- what is said -----------------------------------------------------------------------------------------------------
+
+
+def set_rates(result: Result, *rates: float) -> None:
+    """udp-native's of tcp1, round by round, where vxlan has 10."""
+    for sample in result.samples:
+        if sample.metric == "tcp1":
+            sample.figures["rate"] = 10.0 if sample.scenario == "vxlan" else rates[sample.round - 1]
+
+
+def test_conclusions_come_first_with_ratios_and_spread(result: Result) -> None:
+    set_rates(result, 5, 8)
+    text = page([("now", result)])
+    assert "Best of 2 scenarios: vxlan: throughput of one TCP stream, 10.00 Gbit/s" in text
+    assert "throughput of one TCP stream 0.65x (0.50-0.80)" in text
+    assert text.index("Best of 2") < text.index("<figure")
+
+
+def test_a_difference_inside_the_spread_is_not_shown_as_one(result: Result) -> None:
+    set_rates(result, 9, 12)
+    text = page([("now", result)])
+    assert "no clear difference in throughput of one TCP stream" in text
+    assert "level with" in text
+    assert "10.50  (≈ vxlan)" in text
+    assert "1.05x" not in text
+    console = Console(width=200, record=True, file=io.StringIO())
+    show(result, console)
+    said = console.export_text()
+    assert re.search(r"10\.50 +≈", said)
+    assert "1.05x" not in said
+
+
+def test_the_drawings_count_copies_and_wakeups(result: Result) -> None:
+    found = {path.key: (path.count(COPY), path.count(WAKE)) for path in PATHS}
+    assert found == {"routed": (2, 1), "tunnel": (2, 1), "daemon": (6, 3)}
+    assert [path_of(one) for one in result.scenarios[:2]] == ["tunnel", "daemon"]
+    text = page([("now", result)])
+    assert "A program encapsulates: 6 copies, 3 wake-ups" in text
+    assert "The kernel routes" not in text, "no scenario of this result takes it"
+
+
+def test_stacks_of_all_rounds_make_a_flame_graph(result: Result) -> None:
+    assert "Flame graph" not in page([("now", result)]).partition("Glossary")[0], "none without perf"
+    folded = stacks.fold([["daemon", "sys_writev"]] * 3 + [["<iperf3>"]])
+    for sample in result.samples:
+        if (sample.scenario, sample.metric) == ("udp-native", "profile"):
+            sample.detail["stacks"] = folded
+    text = page([("now", result)])
+    assert 'data-chart="flame-udp-native-any"' in text
+    assert "daemon: 75.0%" in text
+    assert "&lt;iperf3&gt;: 25.0%" in text
 
 
 @pytest.mark.parametrize(

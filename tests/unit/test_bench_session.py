@@ -184,3 +184,18 @@ def test_a_report_is_written_beside_its_result(tmp_path: Path, capsys: pytest.Ca
     assert main(["bench", "report", str(tmp_path / "no.json")]) == 1
     assert "no.json" in capsys.readouterr().err
     assert json.loads(copy.read_text())["format"] == "overlayd-bench/1", "a report leaves its result alone"
+
+
+def test_the_newest_result_is_compared_with_the_older_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever their order on the command line: a shell's glob has the oldest first."""
+    from overlayd.cli.overlayctl import main
+
+    recorded = json.loads(Path(__file__).with_name("bench_result.json").read_text())
+    paths = []
+    for name, day in (("a", "2026-01-01"), ("b", "2026-03-01"), ("c", "2026-02-01")):
+        paths.append(tmp_path / f"{name}.json")
+        paths[-1].write_text(json.dumps({**recorded, "started": f"{day}T00:00:00+00:00"}))
+    assert main(["bench", "report", *map(str, paths)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'b.html'}\n"
+    text = (tmp_path / "b.html").read_text()
+    assert text.index("A is c, B is b") < text.index("A is a, B is b")

@@ -6,24 +6,40 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from overlayd.bench.metric import METRICS, Metric
-from overlayd.bench.perf import DAEMON
+from overlayd.bench.metric import METRICS, Figure, Metric
+from overlayd.bench.perf import DAEMON, LOAD
 from overlayd.bench.report import svg
+from overlayd.bench.report.colours import REST, colour_of
 from overlayd.bench.report.svg import Bar, Line, Stack
 from overlayd.bench.result import Result, ScenarioRecord, spread
 from overlayd.bench.runs import SIZES
+from overlayd.bench.stats import Spread
 
 QUANTILES = ("50", "90", "99", "99.9", "99.99")
 STACK = {
-    "daemon_user": "daemons, in user space",
-    "daemon_system": "daemons, in the kernel",
-    "load_cpu": "iperf3 and the kernel for it",
-    "other_cpu": "the rest, mostly the kernel's softirqs",
+    "daemon_user": ("daemons, in user space", 1),
+    "daemon_system": ("daemons, in the kernel", 6),
+    "load_cpu": ("iperf3 and the kernel for it", 0),
+    "other_cpu": ("the rest, mostly the kernel's softirqs", REST),
 }
+"""Of processor time: figures, titles and colours."""
+PROFILE = {
+    DAEMON: 1,
+    LOAD: 0,
+    "copying": 3,
+    "locks": 4,
+    "packet buffers and memory": 5,
+    "IP and routes": 2,
+    "waking and switching": 6,
+    "firewall hooks": 8,
+    "segmenting and coalescing": 9,
+}
+"""Kinds of work that a profile's stack shows, with their colours; the rest is one."""
 COUNTERS = ("retransmits", "reordering", "dsack")
 """Of TCP, that have a chart where they are not 0."""
-_KINDS = 8
-"""Kinds of work that a profile's stack shows; the rest is one."""
+LOWER = "Lower is better."
+Kinds = Sequence[tuple[str, int]]
+"""Names and colours."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +67,8 @@ def charts(result: Result, frames: str) -> list[Chart]:
     drawn += [_bar_chart(result, scenarios, METRICS[f"udp{size}"], "lossless") for size in SIZES]
     drawn += [_bar_chart(result, scenarios, METRICS["tcp1"], figure) for figure in COUNTERS]
     drawn += [_latency(result, scenarios, "rr"), _latency(result, scenarios, "connect")]
-    drawn += [_cost(result, scenarios), _stack(result, scenarios), _profile(result, scenarios)]
+    drawn += [_cost(result, scenarios), *_accounts(result, scenarios), *_profile(result, scenarios)]
     return [chart for chart in drawn if chart is not None]
-
-
-def _colour(result: Result, scenario: ScenarioRecord) -> int:
-    """The same in every chart."""
-    return list(dict.fromkeys(one.name for one in result.scenarios)).index(scenario.name)
 
 
 def _bars(result: Result, scenarios: Sequence[ScenarioRecord], metric: Metric, figure: str) -> list[Bar]:
@@ -66,9 +77,20 @@ def _bars(result: Result, scenarios: Sequence[ScenarioRecord], metric: Metric, f
         values = result.spread(scenario.frames, scenario.name, metric.name, figure)
         ratio = result.ratio(scenario.frames, scenario.name, metric.name, figure, result.plan.base)
         if values is not None:
-            text = number(values.median, shown.digits) + (f"  ({ratio.median:.2f}x)" if ratio else "")
-            rows.append(Bar(scenario.title, text, values.low, values.median, values.high, _colour(result, scenario)))
+            text = number(values.median, shown.digits) + _beside(ratio, scenario.name, result.plan.base)
+            rows.append(Bar(scenario.title, text, values.low, values.median, values.high, colour_of(scenario.name)))
     return rows
+
+
+def _beside(ratio: Spread | None, name: str, base: str) -> str:
+    if ratio is None or name == base:
+        return ""
+    return f"  (≈ {base})" if ratio.noise else f"  ({ratio.median:.2f}x)"
+
+
+def better(figure: Figure) -> str:
+    """Which direction is the good one."""
+    return "Higher is better." if figure.more_is_better else LOWER
 
 
 def _bar_chart(result: Result, scenarios: Sequence[ScenarioRecord], metric: Metric, name: str) -> Chart | None:
@@ -76,7 +98,7 @@ def _bar_chart(result: Result, scenarios: Sequence[ScenarioRecord], metric: Metr
     title = f"{metric.title}: {figure.title}, {figure.unit}"
     if not any(row.high for row in rows):
         return None  # nothing was lost, nothing came out of order
-    return Chart(f"{metric.name}-{name}", title, "", svg.bars(title, rows))
+    return Chart(f"{metric.name}-{name}", title, better(figure), svg.bars(title, rows))
 
 
 def _latency(result: Result, scenarios: Sequence[ScenarioRecord], name: str) -> Chart | None:
@@ -90,10 +112,10 @@ def _latency(result: Result, scenarios: Sequence[ScenarioRecord], name: str) -> 
         ]
         if found:
             medians = [statistics.median(one[quantile] for one in found) for quantile in QUANTILES]
-            rows.append(Line(scenario.title, list(enumerate(medians)), _colour(result, scenario)))
+            rows.append(Line(scenario.title, list(enumerate(medians)), colour_of(scenario.name)))
     title = f"{METRICS[name].title}: latency by percentile, µs"
     marks = [(float(at), quantile) for at, quantile in enumerate(QUANTILES)]
-    note = "How long the quickest 50 %, 90 %, ... of all transactions took at most; logarithmic."
+    note = "How long the quickest 50 %, 90 %, ... of all transactions took at most; logarithmic. " + LOWER
     return Chart(f"{name}-latency", title, note, svg.lines(title, rows, marks, "µs", log=True), True) if rows else None
 
 
@@ -103,25 +125,36 @@ def _cost(result: Result, scenarios: Sequence[ScenarioRecord]) -> Chart | None:
         found = [(size, result.spread(scenario.frames, scenario.name, f"udp{size}", "machine_us")) for size in SIZES]
         points = [(float(size), values.median) for size, values in found if values is not None]
         if len(points) > 1:
-            rows.append(Line(scenario.title, points, _colour(result, scenario)))
+            rows.append(Line(scenario.title, points, colour_of(scenario.name)))
     title = "Processor time of the whole machine per UDP packet received, against its size, µs"
     marks = [(float(size), f"{size} B") for size in SIZES]
-    note = "At full blast, load programs included; a packet that is lost was paid for too."
+    note = "At full blast, load programs included; a packet that is lost was paid for too. " + LOWER
     return Chart("cost", title, note, svg.lines(title, rows, marks, "µs", log=False), True) if rows else None
 
 
-def _stack(result: Result, scenarios: Sequence[ScenarioRecord]) -> Chart | None:
+def _stacks(key: str, title: str, note: str, kinds: Kinds, rows: Sequence[Stack]) -> list[Chart]:
+    """The chart, and where some bars are too short to be read, a second one of those alone."""
+    if not rows:
+        return []
+    most = max(sum(row.parts) for row in rows)
+    small = [row for row in rows if sum(row.parts) < most / 4]
+    drawn = [Chart(key, title, f"{note} {LOWER}", svg.stacks(title, kinds, rows), True)]
+    if small and len(small) < len(rows):
+        title = f"{title}: the short bars enlarged"
+        drawn.append(Chart(f"{key}-small", title, f"{note} {LOWER}", svg.stacks(title, kinds, small), True))
+    return drawn
+
+
+def _accounts(result: Result, scenarios: Sequence[ScenarioRecord]) -> list[Chart]:
     rows = []
     for scenario in scenarios:
         parts = [result.spread(scenario.frames, scenario.name, "tcp1", figure) for figure in STACK]
         whole = result.spread(scenario.frames, scenario.name, "tcp1", "machine_cpu")
         if whole is not None and all(parts):
-            rows.append(
-                Stack(scenario.title, f"{number(whole.median, 2)} s/GB", [part.median for part in parts if part])
-            )
-    title = "Who uses the processors under one TCP stream"
+            text = f"{number(whole.median, 2)} s/GB"
+            rows.append(Stack(scenario.title, text, [part.median for part in parts if part]))
     note = "By the kernel's accounts, which charge a softirq to whom it interrupts."
-    return Chart("stack", title, note, svg.stacks(title, list(STACK.values()), rows), True) if rows else None
+    return _stacks("stack", "Who uses the processors under one TCP stream", note, list(STACK.values()), rows)
 
 
 def kinds_of(result: Result, scenario: ScenarioRecord) -> dict[str, float]:
@@ -136,22 +169,15 @@ def kinds_of(result: Result, scenario: ScenarioRecord) -> dict[str, float]:
     return {name: statistics.median(one.get(name, 0.0) for one in found) for name in names}
 
 
-def _profile(result: Result, scenarios: Sequence[ScenarioRecord]) -> Chart | None:
-    seen = {scenario.title: kinds for scenario in scenarios if (kinds := kinds_of(result, scenario))}
-    # Shares of each scenario's whole: one scenario's second is another's minute.
-    shares: dict[str, float] = {}
-    for kinds in seen.values():
-        for kind, seconds in kinds.items():
-            shares[kind] = shares.get(kind, 0.0) + seconds / sum(kinds.values())
-    shown = sorted(shares, key=lambda kind: (kind != DAEMON, -shares[kind]))[:_KINDS]  # its own work, however small
+def _profile(result: Result, scenarios: Sequence[ScenarioRecord]) -> list[Chart]:
     rows = []
-    for title, kinds in seen.items():
-        parts = [kinds.get(kind, 0.0) for kind in shown]
-        whole = sum(kinds.values())
-        rows.append(Stack(title, f"{number(whole, 2)} s/GB", [*parts, whole - sum(parts)]))
-    title = "What the processors do under one TCP stream"
+    for scenario in scenarios:
+        if found := kinds_of(result, scenario):
+            parts, whole = [found.get(kind, 0.0) for kind in PROFILE], sum(found.values())
+            rows.append(Stack(scenario.title, f"{number(whole, 2)} s/GB", [*parts, whole - sum(parts)]))
+    kinds = [*PROFILE.items(), ("everything else", REST)]
     note = "Samples of perf by the kind of function that ran."
-    return Chart("profile", title, note, svg.stacks(title, [*shown, "everything else"], rows), True) if rows else None
+    return _stacks("profile", "What the processors do under one TCP stream", note, kinds, rows)
 
 
 def comparison(a: Result, b: Result, frames: str) -> list[Chart]:
@@ -167,6 +193,7 @@ def comparison(a: Result, b: Result, frames: str) -> list[Chart]:
                     label, text = f"{letter}: {scenario.title}", number(values.median, digits)
                     rows.append(Bar(label, text, values.low, values.median, values.high, colour))
         if rows:
-            title = f"{metric.title}: {metric.figures['rate'].title}, {metric.figures['rate'].unit}"
-            drawn.append(Chart(f"compare-{metric.name}", title, "", svg.bars(title, rows)))
+            rate = metric.figures["rate"]
+            title = f"{metric.title}: {rate.title}, {rate.unit}"
+            drawn.append(Chart(f"compare-{metric.name}", title, better(rate), svg.bars(title, rows)))
     return drawn

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from overlayd.bench import stats
-from overlayd.bench.metric import METRICS, Figure, Metric
+from overlayd.bench.metric import METRICS
 from overlayd.bench.report import svg
-from overlayd.bench.report.charts import Chart, charts, comparison, kinds_of, number
+from overlayd.bench.report.charts import Chart, charts, comparison
+from overlayd.bench.report.colours import DAY, NIGHT
+from overlayd.bench.report.conclusions import each, lead
+from overlayd.bench.report.drawing import COPY, PATHS, WAKE, draw, path_of
+from overlayd.bench.report.flame import flame, stacks_of
+from overlayd.bench.report.glossary import GLOSSARY
+from overlayd.bench.report.tables import cell, change, metric_table, profile_table, scenarios_table, table
 from overlayd.bench.result import Machine, Result, ScenarioRecord
-from overlayd.bench.stats import Spread
 
 FRAMES = {
     "any": "Superpackets cross the underlay",
@@ -37,6 +41,7 @@ p{{margin:.25rem 0 .75rem}} .soft,small{{color:var(--soft)}} .warn{{color:var(--
 figure{{margin:0;padding:.9rem;background:var(--card);border:1px solid var(--edge);border-radius:.5rem;min-width:0}}
 figcaption{{font-size:.8rem;color:var(--soft);margin-top:.5rem}}
 svg{{display:block;width:100%;height:auto}}
+ul{{margin:.25rem 0 1rem;padding-left:1.2rem}} li{{margin:.15rem 0}}
 details{{margin:.5rem 0}} summary{{cursor:pointer;padding:.4rem 0;font-weight:600}}
 table{{border-collapse:collapse;width:100%;font-size:.85rem;margin:0 0 1rem;font-variant-numeric:tabular-nums}}
 th,td{{text-align:right;padding:.3rem .5rem;border-bottom:1px solid var(--edge);vertical-align:top}}
@@ -52,16 +57,16 @@ td::before{{content:attr(data-of);color:var(--soft);text-align:left}}
 td small{{display:inline;margin-left:.5rem}}
 th:first-child{{border:0;padding:.1rem 0}} dl{{grid-template-columns:1fr}} dd{{margin-bottom:.3rem}}
 }}
-{svg.style(svg.DAY, "var(--ink)", "var(--soft)")}
+{svg.style(DAY, "var(--ink)", "var(--soft)")}
 @media (prefers-color-scheme:dark){{
 :root{{--paper:#12161a;--card:#1b2127;--ink:#e6eaee;--soft:#9da8b3;--edge:#313a43;--warn:#ffb366}}
-{svg.style(svg.NIGHT, "var(--ink)", "var(--soft)")}
+{svg.style(NIGHT, "var(--ink)", "var(--soft)")}
 }}
 """
 
 
 def page(results: Sequence[tuple[str, Result]]) -> str:
-    """The HTML of one result or more, each with its name; the second and later ones are compared with the first."""
+    """The HTML of one result or more, each with its name; the first is compared with each of the others."""
     body = "".join(part for part in _body(results))
     title = escape("overlayd bench: " + ", ".join(name for name, _ in results))
     return (
@@ -72,19 +77,66 @@ def page(results: Sequence[tuple[str, Result]]) -> str:
 
 
 def _body(results: Sequence[tuple[str, Result]]) -> Iterator[str]:
-    yield "<h1>What each scenario between containers costs</h1>"
-    yield '<p class="soft">Measured by <code>overlayctl bench</code>; benchmarks/README.md says how.</p>'
+    yield "<h1>Data paths between containers, compared</h1>"
     first_name, first = results[0]
+    yield from _conclusions(first)
     for name, other in results[1:]:
-        yield from _compared(first_name, first, name, other)
-    for name, result in results:
-        yield f"<h2>{escape(name)}</h2>" if len(results) > 1 else ""
-        yield _context(result)
-        for frames in result.plan.frames:
-            yield from _setting(result, frames)
+        yield from _compared(name, other, first_name, first)
+    yield f"<h2>{escape(first_name)}</h2>" if len(results) > 1 else ""
+    yield from _figures(first)
+    for name, other in results[1:]:
+        yield f"<details><summary>{escape(name)}, measured {escape(other.started)}</summary>"
+        yield from _conclusions(other)
+        yield from _figures(other)
+        yield "</details>"
+    yield "<h2>Glossary</h2><dl>"
+    yield "".join(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in GLOSSARY)
+    yield '</dl><p class="soft">Made by <code>overlayctl bench</code>; benchmarks/README.md explains the method.</p>'
 
 
-def _context(result: Result) -> str:
+def _figures(result: Result) -> Iterator[str]:
+    yield _environment(result)
+    yield from _paths(result)
+    for frames in result.plan.frames:
+        yield from _setting(result, frames)
+
+
+def _conclusions(result: Result) -> Iterator[str]:
+    """What the figures say, before any of them."""
+    for frames in result.plan.frames:
+        if text := lead(result, frames):
+            yield f"<p><strong>{FRAMES[frames]}.</strong> {escape(text)}</p>"
+    for frames in result.plan.frames:
+        if sentences := list(each(result, frames)):
+            setting = FRAMES[frames][0].lower() + FRAMES[frames][1:]
+            yield f"<details open><summary>Ratios to {escape(result.plan.base)}: {escape(setting)}</summary><ul>"
+            yield "".join(f"<li><strong>{escape(one.title)}</strong>: {escape(text)}</li>" for one, text in sentences)
+            yield "</ul></details>"
+
+
+def _paths(result: Result) -> Iterator[str]:
+    """A drawing of each data path that some scenario takes."""
+    taken: dict[str, dict[str, None]] = {}
+    for one in result.scenarios if result.samples else ():
+        if (key := path_of(one)) is not None:
+            taken.setdefault(key, {})[one.title] = None
+    shown = [
+        Chart(
+            f"path-{path.key}",
+            f"{path.title}: {path.count(COPY)} copies, {path.count(WAKE)} wake-up{'s' if path.count(WAKE) > 1 else ''}",
+            f"Taken by {'; '.join(taken[path.key])}. Boxes in colour are programs, the others the kernel.",
+            draw(path),
+        )
+        for path in PATHS
+        if path.key in taken
+    ]
+    if shown:
+        yield "<h2>The data paths</h2><p>Copies of every byte, and wake-ups of a process for a burst of packets, in one"
+        yield " direction. Copies cost throughput, wake-ups latency, and a system call for each packet costs both.</p>"
+        yield _grid(shown, "all")
+
+
+def _environment(result: Result) -> str:
     facts = [("measured", f"{result.started}{'' if result.complete else ', interrupted'}")]
     environment, plan = result.environment, result.plan
     facts.append(("machine", _machine(environment.machine)))
@@ -122,12 +174,27 @@ def _setting(result: Result, frames: str) -> Iterator[str]:
     for tall in (False, True):
         yield _grid([chart for chart in drawn if chart.tall is tall], frames)
     scenarios = [scenario for scenario in result.scenarios if scenario.frames == frames]
+    yield from _flames(result, scenarios)
     yield "<details><summary>All figures as tables</summary>"
+    yield "<p>↑ higher is better, ↓ lower is better, ≈ within the spread of the rounds</p>"
     for name in result.plan.metrics:
-        yield _metric_table(result, scenarios, METRICS[name])
-    yield _profile_table(result, scenarios)
-    yield _scenarios_table(scenarios)
+        yield metric_table(result, scenarios, METRICS[name])
+    yield profile_table(result, scenarios)
+    yield scenarios_table(scenarios)
     yield "</details>"
+
+
+def _flames(result: Result, scenarios: Sequence[ScenarioRecord]) -> Iterator[str]:
+    graphs = []
+    for one in scenarios:
+        if (tree := stacks_of(result, one)) is not None:
+            title = f"Flame graph: {one.title}"
+            note = "One TCP stream, all processors: programs on top, what they call below."
+            graphs.append(Chart(f"flame-{one.name}", title, note, flame(title, tree)))
+    if graphs:
+        yield "<details><summary>Flame graphs</summary>"
+        yield _grid(graphs, scenarios[0].frames)
+        yield "</details>"
 
 
 def _grid(drawn: Sequence[Chart], frames: str) -> str:
@@ -137,72 +204,6 @@ def _grid(drawn: Sequence[Chart], frames: str) -> str:
 def _figure(chart: Chart, frames: str) -> str:
     caption = f"<figcaption>{escape(chart.note)}</figcaption>" if chart.note else ""
     return f'<figure data-chart="{chart.key}-{frames}"><h3>{escape(chart.title)}</h3>{chart.svg}{caption}</figure>'
-
-
-def _table(title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """Cells are HTML; where the page is narrow, each row becomes a list with the columns' names."""
-    head = "".join(f"<th>{escape(column)}</th>" for column in ("", *columns))
-    lines = []
-    for label, cells in rows:
-        inner = "".join(
-            f'<td data-of="{escape(column)}"><span>{cell}</span></td>'
-            for column, cell in zip(columns, cells, strict=True)
-        )
-        lines.append(f"<tr><th>{escape(label)}</th>{inner}</tr>")
-    return f"<h3>{escape(title)}</h3><table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-
-
-def _cell(values: Spread | None, figure: Figure) -> str:
-    if values is None:
-        return "-"
-    low, high = number(values.low, figure.digits), number(values.high, figure.digits)
-    return f"{number(values.median, figure.digits)}<small>{low}-{high}</small>"
-
-
-def _metric_table(result: Result, scenarios: Sequence[ScenarioRecord], metric: Metric) -> str:
-    rows = []
-    for name, figure in metric.figures.items():
-        values = [result.spread(scenario.frames, scenario.name, metric.name, name) for scenario in scenarios]
-        if any(values):
-            unit = f", {figure.unit}" if figure.unit else ""
-            rows.append((f"{figure.title}{unit}", [_cell(one, figure) for one in values]))
-    if not rows:
-        return ""
-    main = next(iter(metric.figures))
-    ratios = [
-        result.ratio(scenario.frames, scenario.name, metric.name, main, result.plan.base) for scenario in scenarios
-    ]
-    rows.insert(1, (f"ratio to {result.plan.base}", [_cell(one, Figure("", "")) for one in ratios]))
-    return _table(metric.title, [scenario.title for scenario in scenarios], rows)
-
-
-def _profile_table(result: Result, scenarios: Sequence[ScenarioRecord]) -> str:
-    seen = [kinds_of(result, scenario) for scenario in scenarios]
-    kinds = sorted({kind for one in seen for kind in one}, key=lambda kind: -max(one.get(kind, 0.0) for one in seen))
-    titles = [scenario.title for scenario in scenarios]
-    rows = [(kind, [f"{one[kind]:.3f}" if kind in one else "-" for one in seen]) for kind in kinds]
-    return _table("What the processors do under one TCP stream, s/GB", titles, rows) if rows else ""
-
-
-def _scenarios_table(scenarios: Sequence[ScenarioRecord]) -> str:
-    def listed(values: Sequence[float], digits: int) -> str:
-        return ", ".join(f"{value:.{digits}f}" for value in values) or "-"
-
-    rows = [
-        ("seconds to come up, each host", [listed(scenario.facts.get("up_seconds", ()), 2) for scenario in scenarios]),
-        ("memory of a daemon, MiB", [listed(scenario.memory_mib, 1) for scenario in scenarios]),
-        ("MTU", [str(scenario.facts.get("mtu") or "-") for scenario in scenarios]),
-        ("offloads on", [_offloads(scenario) for scenario in scenarios]),
-        ("underlay's device", [escape(str(scenario.facts.get("device", "-"))) for scenario in scenarios]),
-        ("its offloads", [escape(", ".join(scenario.facts.get("features", ()))) or "-" for scenario in scenarios]),
-    ]
-    return _table("Scenarios", [scenario.title for scenario in scenarios], rows)
-
-
-def _offloads(scenario: ScenarioRecord) -> str:
-    return (
-        escape(", ".join(name for name, value in (scenario.facts.get("offloads") or {}).items() if value == 1)) or "-"
-    )
 
 
 def _compared(a_name: str, a: Result, b_name: str, b: Result) -> Iterator[str]:
@@ -219,16 +220,7 @@ def _compared(a_name: str, a: Result, b_name: str, b: Result) -> Iterator[str]:
                     if pair[0] is not None and pair[1] is not None:
                         unit = f", {figure.unit}" if figure.unit else ""
                         label = f"{metric.title}, {scenario.title}: {figure.title}{unit}"
-                        rows.append((label, [_cell(one, figure) for one in pair] + [_change(pair[0], pair[1], figure)]))
+                        rows.append((label, [cell(one, figure) for one in pair] + [change(pair[0], pair[1], figure)]))
         yield "<details><summary>All figures of both</summary>"
-        yield _table("A and B", ["A", "B", "B against A"], rows)
+        yield table("A and B", ["A", "B", "B against A"], rows)
         yield "</details>"
-
-
-def _change(a: Spread, b: Spread, figure: Figure) -> str:
-    change = f"{b.median / a.median - 1:+.0%}" if a.median else "-"
-    if stats.worse(b, a, figure.more_is_better):
-        return f'<span class="bad">{change} worse</span>'
-    if stats.worse(a, b, figure.more_is_better):
-        return f'<span class="good">{change} better</span>'
-    return f"{change} within the spread"

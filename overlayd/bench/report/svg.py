@@ -1,8 +1,8 @@
 """Three kinds of chart as SVG text: bars with their spread, stacks, lines.
 
 A chart is WIDTH units wide, which is a phone's width in pixels, so that its letters are readable there; elsewhere it
-grows. Colours are classes: c0, c1 ... are series, `ink` is text, `soft` what stands back. The page says what they look
-like by day and by night; `standalone` has the day's colours in it.
+grows. Colours are classes: c0, c1 ... are those of colours.py, `ink` is text, `soft` stands back. The page defines them
+for day and night; `standalone` has the day's colours in it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from overlayd.bench.report.colours import DAY
+
 WIDTH = 320.0
-COLOURS = 10
-DAY = ("#2f6db5", "#c8475a", "#2a8a57", "#a87600", "#7650a6", "#14808f", "#bd5217", "#5b6670", "#a53a74", "#648422")
-NIGHT = ("#79a8ea", "#f28b98", "#6ccf96", "#e2bd4e", "#bd9ce6", "#5ccada", "#f39d61", "#a8b3be", "#e38fba", "#b3d268")
 INK, SOFT, PAPER = "#1d2329", "#5a646e", "#ffffff"
 _DASHES = ("", "6 3", "2 2", "8 3 2 3", "12 4")
 _ROW, _BAR = 34.0, 12.0
@@ -35,11 +34,12 @@ class Bar:
 
 @dataclass(frozen=True)
 class Stack:
-    """Parts of a whole; the bar is as long as all others, and the text says how much the whole is."""
+    """Parts of a whole; the text says how much the whole is."""
 
     label: str
     text: str
     parts: Sequence[float]
+    """One for each kind."""
 
 
 @dataclass(frozen=True)
@@ -60,33 +60,34 @@ def bars(title: str, rows: Sequence[Bar]) -> str:
         low, median, high = (max(0.0, value) / most * WIDTH for value in (row.low, row.median, row.high))
         middle = top + 17 + _BAR / 2
         parts += [
-            _text(0, top + 12, row.label),
-            _text(WIDTH, top + 12, row.text, "soft", "end"),
-            _rect(0, top + 17, max(median, 1.0), _BAR, f"c{row.colour % COLOURS}"),
+            text(0, top + 12, row.label),
+            text(WIDTH, top + 12, row.text, "soft", "end"),
+            rect(0, top + 17, max(median, 1.0), _BAR, f"c{row.colour}"),
         ]
         if high - low > 1:
             ends = f"M{low:.1f} {middle - 4:.1f}v8M{low:.1f} {middle:.1f}H{high:.1f}M{high:.1f} {middle - 4:.1f}v8"
             parts.append(f'<path d="{ends}" class="spread"/>')
-    return _svg(title, len(rows) * _ROW, parts)
+    return drawing(title, len(rows) * _ROW, parts)
 
 
-def stacks(title: str, kinds: Sequence[str], rows: Sequence[Stack]) -> str:
-    """Horizontal bars of equal length, divided; below them what each colour is."""
+def stacks(title: str, kinds: Sequence[tuple[str, int]], rows: Sequence[Stack]) -> str:
+    """Horizontal bars on one scale, divided into kinds, each a name and a colour; below them what each colour is."""
     parts = []
+    most = max((sum(row.parts) for row in rows), default=0) or 1.0
     for number, row in enumerate(rows):
         top, at, whole = number * _ROW, 0.0, sum(row.parts) or 1.0
-        parts += [_text(0, top + 12, row.label), _text(WIDTH, top + 12, row.text, "soft", "end")]
+        parts += [text(0, top + 12, row.label), text(WIDTH, top + 12, row.text, "soft", "end")]
         for index, part in enumerate(row.parts):
-            width = part / whole * WIDTH
+            width = part / most * WIDTH
             if width > 0.2:
-                shown = f"{row.label}: {kinds[index]} {part / whole:.0%}"
-                parts.append(_rect(at, top + 17, width, _BAR, f"c{index % COLOURS}", shown))
+                shown = f"{row.label}: {kinds[index][0]} {part / whole:.0%}"
+                parts.append(rect(at, top + 17, width, _BAR, f"c{kinds[index][1]}", shown))
             at += width
     top = len(rows) * _ROW + 6
-    for index, kind in enumerate(kinds):
+    for index, (kind, colour) in enumerate(kinds):
         y = top + index * 17
-        parts += [_rect(0, y, 11, 11, f"c{index % COLOURS}"), _text(17, y + 10, kind)]
-    return _svg(title, top + len(kinds) * 17 + 2, parts)
+        parts += [rect(0, y, 11, 11, f"c{colour}"), text(17, y + 10, kind)]
+    return drawing(title, top + len(kinds) * 17 + 2, parts)
 
 
 def lines(title: str, rows: Sequence[Line], marks: Sequence[tuple[float, str]], unit: str, *, log: bool) -> str:
@@ -105,29 +106,26 @@ def lines(title: str, rows: Sequence[Line], marks: Sequence[tuple[float, str]], 
         share = math.log(max(value, low) / low) / math.log(high / low) if log else (value - low) / (high - low)
         return bottom - share * (bottom - top)
 
-    parts = [_text(0, 11, unit, "soft")]
+    parts = [text(0, 11, unit, "soft")]
     for tick in ticks:
         parts += [
             f'<path d="M{left} {y(tick):.1f}H{right}" class="rule"/>',
-            _text(left - 5, y(tick) + 4, short(tick), "soft", "end"),
+            text(left - 5, y(tick) + 4, short(tick), "soft", "end"),
         ]
     for at, mark in marks:
         anchor = "end" if at == last else "middle"
-        parts.append(_text(x(at) + (8 if at == last else 0), bottom + 15, mark, "soft", anchor))
+        parts.append(text(x(at) + (8 if at == last else 0), bottom + 15, mark, "soft", anchor))
     for number, row in enumerate(rows):
         path = "M" + "L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in row.points)
-        look = f'class="s{row.colour % COLOURS} line" stroke-dasharray="{_DASHES[number % len(_DASHES)]}"'
+        look = f'class="s{row.colour} line" stroke-dasharray="{_DASHES[number % len(_DASHES)]}"'
         key = bottom + 34 + number * 17
         parts += [
             f'<path d="{path}" {look}/>',
             f'<path d="M0 {key - 4}H26" {look}/>',
-            _text(33, key, row.label),
-            *(
-                f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="2.4" class="c{row.colour % COLOURS}"/>'
-                for a, b in row.points
-            ),
+            text(33, key, row.label),
+            *(f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="2.4" class="c{row.colour}"/>' for a, b in row.points),
         ]
-    return _svg(title, bottom + 26 + len(rows) * 17, parts)
+    return drawing(title, bottom + 26 + len(rows) * 17, parts)
 
 
 def short(value: float) -> str:
@@ -169,24 +167,24 @@ def style(colours: Sequence[str], ink: str, soft: str) -> str:
     return (
         "text{font:12px system-ui,'DejaVu Sans',sans-serif}"
         f"{series}.ink{{fill:{ink}}}.soft{{fill:{soft}}}.spread{{stroke:{ink};stroke-width:1.4;fill:none}}"
-        f".rule{{stroke:{soft};stroke-opacity:.3}}.line{{fill:none;stroke-width:2.4}}"
+        f".rule{{stroke:{soft};stroke-opacity:.3}}.line{{fill:none;stroke-width:2.4}}.wash{{fill-opacity:.3}}"
+        f".box{{fill:none;stroke:{soft}}}.arrow{{fill:none;stroke:{ink};stroke-width:1.4}}.strong{{fill:{ink};font-weight:600}}"
     )
 
 
-def _svg(title: str, height: float, parts: Sequence[str]) -> str:
+def drawing(title: str, height: float, parts: Sequence[str]) -> str:
+    """The SVG of these parts, as wide as any chart."""
     box = f"-2 0 {WIDTH + 4:g} {height:g}"
     said = escape(title)
     return f'<svg viewBox="{box}" role="img" aria-label="{said}"><title>{said}</title>{"".join(parts)}</svg>'
 
 
-def _rect(x: float, y: float, width: float, height: float, look: str, title: str = "") -> str:
+def rect(x: float, y: float, width: float, height: float, look: str, title: str = "") -> str:
+    """A box; the title shows where a pointer rests."""
     inner = f"<title>{escape(title)}</title>" if title else ""
     return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:g}" class="{look}">{inner}</rect>'
 
 
-def _point(x: float, y: float, look: str) -> str:
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.4" class="{look}"/>'
-
-
-def _text(x: float, y: float, text: str, look: str = "ink", anchor: str = "start") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" class="{look}" text-anchor="{anchor}">{escape(text)}</text>'
+def text(x: float, y: float, words: str, look: str = "ink", anchor: str = "start") -> str:
+    """A line of text."""
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{look}" text-anchor="{anchor}">{escape(words)}</text>'
