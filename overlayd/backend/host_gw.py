@@ -22,7 +22,7 @@ class HostGwMode(Mode[None]):
     summary = "no overlay"
     code = 3
 
-    def obstacle(self, node: Node, subnet: Network, public: Address) -> str | None:
+    def obstacle(self, node: Node, peer: Lease, subnet: Network, public: Address) -> str | None:
         if subnet.version > public.version:
             return f"{subnet} has no IPv6 next hop: host-gw needs public_ipv6 in every lease, or use udp or vxlan"
         if not node.underlay.on_link(public):

@@ -74,6 +74,6 @@ class ModeSpec(Generic[SectionT]):
         """The VXLAN ports to guard against hosts that hold no lease."""
         return ()
 
-    def obstacle(self, node: Node, subnet: Network, public: Address) -> str | None:
+    def obstacle(self, node: Node, peer: Lease, subnet: Network, public: Address) -> str | None:
         """Why a peer's subnet cannot be reached through its public IP in this mode; None when it can."""
         return None

@@ -110,7 +110,7 @@ class Node:
         if public is None:
             key = "public_ip" if underlay_family == 4 else "public_ipv6"
             return f"{subnet} is carried over IPv{underlay_family} from here and the lease has no {key}; add it"
-        return self.spec.obstacle(self, subnet, public)
+        return self.spec.obstacle(self, peer, subnet, public)
 
     def _vacant(self, peer: Lease) -> bool:
         """Whether the lease is a reservation that no host has taken up yet: nobody to reach, and nothing wrong."""

@@ -37,7 +37,7 @@ class Lease:
     probe_port: int | None = None
     """UDP port on which the host's overlayd answers probes; None where it does not, or where flannel runs."""
     data: Mapping[str, Any] | None = field(default=None, hash=False)
-    """BackendData of a udp lease; opaque here."""
+    """What its BackendData holds beside the fields here; the mode's own (`core.mode.ModeSpec`)."""
     reserved: bool = False
     """Whether it never expires. A reservation without any underlay address blocks the subnet."""
     # Computed once: with thousands of leases these are read all the time.
