@@ -3,6 +3,7 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/installed
+RUNTIME := $(VENV)/runtime
 NATIVE := setup.py $(wildcard overlayd/datapath/native/*.[ch])
 WARNINGS := -Wall -Wextra -Werror
 # -fno-wrapv: Python's own flags have -fwrapv, which takes signed overflow out of the sanitizer's sight.
@@ -10,10 +11,10 @@ SANITIZE := -g -O1 -fno-omit-frame-pointer -fno-wrapv -fsanitize=address,undefin
 CROSS := -O2 -fsanitize=undefined -fno-sanitize-recover=all
 NATIVE_TESTS := tests/unit/test_datapath_native.py tests/unit/test_datapath_engines.py \
 	tests/unit/test_datapath_refusals.py tests/unit/test_datapath_capabilities.py tests/unit/test_datapath_handover.py
-# iperf3 and tshark measure and look; iptables and curl are other people's programs that tests run beside overlayd.
-# gcc and python3-dev build the native packet engine. Tests and the lab start etcd for themselves.
-PACKAGES := python3-venv gcc libc6-dev python3-dev iproute2 nftables iptables ethtool iperf3 iputils-ping tshark curl \
-	etcd-server etcd-client
+# gcc and python3-dev build the native packet engine; iperf3 measures; tcpdump is what the lab's hints look at packets with.
+DEMO_PACKAGES := python3-venv gcc libc6-dev python3-dev iproute2 nftables ethtool iperf3 iputils-ping tcpdump
+# iptables, tshark and curl are other people's programs that tests run beside overlayd. Tests and the lab start etcd.
+PACKAGES := $(DEMO_PACKAGES) iptables tshark curl etcd-server etcd-client
 # Tests alone: systemd-nspawn boots what mmdebstrap makes, the machines that the service is tested on; chromium opens the
 # benchmarks' report; rsvg-convert, with a font, makes its PNG files.
 TEST_PACKAGES := systemd-container mmdebstrap chromium librsvg2-bin fonts-dejavu-core
@@ -34,10 +35,19 @@ packages:
 $(STAMP): pyproject.toml constraints.txt overlayd/__init__.py $(NATIVE)
 	python3 -m venv $(VENV)
 	OVERLAYD_CFLAGS="$(WARNINGS)" $(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@ $(RUNTIME)
+
+$(RUNTIME): pyproject.toml constraints.txt overlayd/__init__.py $(NATIVE)
+	python3 -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
 	@touch $@
 
+.PHONY: demo-packages
+demo-packages:
+	@./.ci/packages $(DEMO_PACKAGES)
+
 .PHONY: demo
-demo: setup ## see containers on two hosts talk in all three modes, side by side (root)
+demo: demo-packages $(RUNTIME) ## see containers on two hosts talk in all three modes, side by side (root)
 	@$(VENV)/bin/overlayctl demo
 
 JOBS := 2
@@ -202,7 +212,7 @@ soak: setup ## traffic for MINUTES while things go wrong, by a seeded schedule; 
 	PYTHONPATH=tests $(PYTHON) -m support.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 .PHONY: bench
-bench: setup ## measure decisions, sockets, netlink, clusters of thousands, every way between containers (root)
+bench: setup ## measure decisions, sockets, netlink, clusters of thousands, every data path between containers (root)
 	@./.ci/packages $(OTHERS)
 	$(PYTHON) benchmarks/decide.py
 	$(PYTHON) benchmarks/sockets.py

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
-IDLE = 0.8
-"""A machine that is less idle than this is busy with something else."""
+BUSY = 0.2
+"""A machine of which more than this is in use is busy with something else: figures from it are unreliable."""
 _IDLE_WINDOW = 0.2
 
 _COUNTERS = {
@@ -130,3 +131,11 @@ def busy() -> float:
     used = after.busy + after.steal - before.busy - before.steal
     total = used + after.idle - before.idle
     return min(1.0, max(0.0, used / total)) if total > 0 else 0.0
+
+
+def wait_idle(busy: Callable[[], float], patience: float) -> float:
+    """Wait until no more than BUSY is in use, for `patience` seconds at most; the share in use then."""
+    end = time.monotonic() + patience
+    while (share := busy()) > BUSY and time.monotonic() < end:
+        pass  # busy() takes its time
+    return share

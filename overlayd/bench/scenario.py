@@ -82,6 +82,10 @@ class Scenario:
         """Whether both endpoints are here, and one set of processors does all the work."""
         return isinstance(self.server, Local)
 
+    def busy(self) -> float:
+        """The share (0..1) in use now of the busier end's machine."""
+        return self.client.busy() if self.one_machine else max(self.client.busy(), self.server.busy())
+
     def memory(self) -> list[float]:
         """Resident MiB of each of its daemons."""
         return [round(counters.memory(one.pid), 1) for one in self.daemons]

@@ -10,13 +10,12 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
 from overlayd.bench import tools
-from overlayd.bench.counters import IDLE
+from overlayd.bench.counters import BUSY, wait_idle
 from overlayd.bench.errors import BenchError
 from overlayd.bench.metric import METRICS, Metric
 from overlayd.bench.result import Environment, PlanRecord, Result, Sample, ScenarioRecord
@@ -147,14 +146,14 @@ class Benchmark:
 
     def _sample(self, scenario: Scenario, metric: Metric, number: int, frames: Frames) -> Sample:
         scenario.prepare()
-        busy = wait_idle(scenario, self.plan.patience)
+        busy = wait_idle(scenario.busy, self.plan.patience)
         sample = Sample(
             frames=frames,
             scenario=scenario.name,
             metric=metric.name,
             round=number,
             busy=round(busy, 3),
-            unreliable=busy > 1 - IDLE,
+            unreliable=busy > BUSY,
         )
         try:
             seen = metric.run(scenario, self.plan.durations, self.result.environment.congestion_control)
@@ -165,15 +164,6 @@ class Benchmark:
         sample.figures = {name: float(f"{value:.6g}") for name, value in seen.figures.items()}
         sample.detail = seen.detail
         return sample
-
-
-def wait_idle(scenario: Scenario, patience: float) -> float:
-    """Wait until both ends' machines are idle, but not for ever; how busy the busier one is."""
-    end = time.monotonic() + patience
-    while True:
-        busy = scenario.client.busy() if scenario.one_machine else max(scenario.client.busy(), scenario.server.busy())
-        if busy <= 1 - IDLE or time.monotonic() > end:
-            return busy
 
 
 def _now() -> str:

@@ -2,7 +2,7 @@
 
  1. three labs at once, each of two hosts with one container, daemons started one lab after the other
  2. does ping cross, in both families?
- 3. rounds: in each, every mode gets its ping, its TCP throughput and its TCP request/response
+ 3. rounds: in each, every mode gets its ping, its TCP throughput and its TCP request/response, begun on an idle machine
  4. one table: medians with minimum and maximum, and ratios to vxlan
 Rounds are interleaved because a machine's speed drifts by more than the modes differ: what is compared was measured
 within the same seconds.
@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from overlayd.bench import tools
+from overlayd.bench import counters, tools
 from overlayd.bench.endpoint import Local
 from overlayd.bench.errors import BenchError
 from overlayd.cli.arguments import Parser
@@ -40,6 +40,10 @@ from overlayd.lab.spec import SpecError
 
 MODES: tuple[str, ...] = ("host-gw", "vxlan", "udp")
 BASELINE = "vxlan"
+
+
+PATIENCE = 4.0
+"""Seconds that a measurement waits for an idle machine."""
 
 
 @dataclass
@@ -55,8 +59,13 @@ class Result:
     transactions_per_second: list[float] = field(default_factory=list)
     p50_us: list[float] = field(default_factory=list)
     p99_us: list[float] = field(default_factory=list)
+    unreliable: int = 0
+    """Measurements that started on a busy machine."""
     error: str | None = None
     """Why there are no (further) figures."""
+
+
+Stage = Callable[[Lab, Result], None]
 
 
 def configure(parser: Parser) -> None:
@@ -110,7 +119,7 @@ def _demo(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Result]]:
         def step(text: str) -> None:
             progress.update(bar, description=text)
 
-        def each(stages: Sequence[tuple[str, Callable[[Lab, Result], None]]]) -> None:
+        def each(stages: Sequence[tuple[str, Stage]]) -> None:
             for result in results:
                 for text, stage in stages:
                     if result.error is None:
@@ -127,7 +136,7 @@ def _demo(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Result]]:
         each([("overlayd starts on two hosts", _start), ("ping in both families", _check)])
         for number in range(1, arguments.rounds + 1):
             at = f"(round {number} of {arguments.rounds})"
-            each([(f"{name} {at}", stage) for name, stage in _stages(arguments.seconds).items()])
+            each([(f"{name} {at}", on_idle_machine(stage)) for name, stage in _stages(arguments.seconds).items()])
         step("labs go down")
     return setup, results
 
@@ -137,7 +146,7 @@ def _lab(mode: str, offloads: bool) -> Lab:
     return Lab.up(spec, owned=True)
 
 
-def _failure(stage: Callable[[Lab, Result], None], labs: Mapping[str, Lab], result: Result) -> str | None:
+def _failure(stage: Stage, labs: Mapping[str, Lab], result: Result) -> str | None:
     try:
         stage(labs[result.mode], result)
     except (BenchError, LabError) as error:
@@ -158,7 +167,7 @@ def _check(lab: Lab, result: Result) -> None:
             raise LabError(f"{client.name} gets no answer to ping from {server.name} ({server.address(family)})")
 
 
-def _stages(seconds: float) -> dict[str, Callable[[Lab, Result], None]]:
+def _stages(seconds: float) -> dict[str, Stage]:
     def ping(lab: Lab, result: Result) -> None:
         client, server = (host.container(0) for host in lab.hosts)
         result.ping_ms.append(tools.ping(client, server.address()).average_ms)
@@ -178,6 +187,16 @@ def _stages(seconds: float) -> dict[str, Callable[[Lab, Result], None]]:
         result.p99_us.append(seen.p99_us)
 
     return {"ping": ping, "TCP throughput": tcp, "TCP request/response": request_response}
+
+
+def on_idle_machine(stage: Stage) -> Stage:
+    """The measurement, begun when the machine is idle, or marked when it stays busy."""
+
+    def measure(lab: Lab, result: Result) -> None:
+        result.unreliable += counters.wait_idle(counters.busy, PATIENCE) > counters.BUSY
+        stage(lab, result)
+
+    return measure
 
 
 def _setup(lab: Lab, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -232,8 +251,14 @@ def _show(setup: Mapping[str, Any], results: Sequence[Result]) -> None:
         markup=False,
         highlight=False,
     )
+    if unreliable := sum(result.unreliable for result in results):
+        count = len(results) * len(_stages(0)) * setup["rounds"]
+        text = f"{unreliable} of {count} measurements started on a busy machine and are unreliable"
+        console.print(f"{text}; end other programs and repeat.", style="yellow", markup=False, soft_wrap=True)
     console.print("\n[bold]What to try next[/]")
     for command, what in (
+        (f"{invocation()} bench --quick --output quick.json", "more data paths and metrics, in a minute"),
+        (f"{invocation()} bench report quick.json", "what these figures say, as a page: quick.html"),
         (f"{invocation()} lab up --mode udp", "a lab of your own, with what to type in it"),
         (f"{invocation()} demo --offloads off", "with no frame above 1500 bytes anywhere on the path"),
     ):
