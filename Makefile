@@ -130,22 +130,26 @@ fuzz-merge: fuzz-build ## make the committed corpus anew: seeds, what it was and
 # --- packages ----------------------------------------------------------------------------------------------------------
 
 DIST := dist
+# setuptools leaves files in the source tree: one build of it at a time
+ALONE := flock setup.py
 .PHONY: wheel
 wheel: $(STAMP) ## build the source distribution, and the wheel from it, into DIST
-	OVERLAYD_CFLAGS="$(WARNINGS)" $(PYTHON) -m build --no-isolation --outdir $(DIST) .
+	OVERLAYD_CFLAGS="$(WARNINGS)" $(ALONE) $(PYTHON) -m build --no-isolation --outdir $(DIST) .
 
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' overlayd/__init__.py)
 DEB = build/deb/overlayd-$(VERSION)
 .PHONY: deb
-deb: setup wheel ## build a Debian package for this release of Debian, into DIST
+deb: setup ## build a Debian package for this release of Debian, into DIST
 	@./.ci/packages debhelper lintian
-	rm -rf build/deb && mkdir -p build/deb && tar -xf $(DIST)/overlayd-$(VERSION).tar.gz -C build/deb
+	rm -rf build/deb
+	$(ALONE) $(PYTHON) -m build --sdist --no-isolation --outdir build/deb .
+	tar -xf $(DEB).tar.gz -C build/deb
 	cp -r systemd/debian $(DEB)/debian
 	printf 'overlayd (%s) unstable; urgency=medium\n\n  * See CHANGELOG.md.\n\n -- %s  %s\n' $(VERSION) \
 		"$$(sed -n 's/^Maintainer: //p' $(DEB)/debian/control)" "$$(date -R)" >$(DEB)/debian/changelog
 	cd $(DEB) && dpkg-buildpackage --build=binary --no-sign
 	lintian --fail-on error build/deb/overlayd_*.deb
-	cp build/deb/overlayd_*.deb $(DIST)
+	mkdir -p $(DIST) && cp build/deb/overlayd_*.deb $(DIST)
 
 # --- as a service ------------------------------------------------------------------------------------------------------
 
@@ -162,9 +166,9 @@ LIVE := [ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] ||
 
 .PHONY: install
 install: ## install the service: a virtual environment, commands, units (root; DESTDIR=, PREFIX=/usr/local)
-	rm -rf build/lib* build/bdist*
 	$(SYSTEM_PYTHON) -m venv --clear $(DESTDIR)$(SHARE)
-	$(DESTDIR)$(SHARE)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt .
+	$(ALONE) sh -c 'rm -rf build/lib* build/bdist* && $(DESTDIR)$(SHARE)/bin/python -m pip install --quiet \
+		--disable-pip-version-check --no-compile --constraint constraints.txt .'
 	$(DESTDIR)$(SHARE)/bin/python -m pip uninstall --quiet --yes pip setuptools
 	# Paths of the place where it will run, not of the one where it was made
 	rm -f $(DESTDIR)$(SHARE)/lib/*/site-packages/overlayd-*.dist-info/direct_url.json

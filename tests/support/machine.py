@@ -123,6 +123,12 @@ class Machine(Namespace):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
 
+    def put(self, file: Path) -> str:
+        """Copy a file of this machine's onto its disk; where it is there."""
+        copied = self._root / "root" / file.name
+        shutil.copyfile(file, copied)
+        return f"/root/{file.name}"
+
     def configure(self) -> None:
         """Put overlayd's configuration onto its disk."""
         self.write("/etc/overlayd/overlayd.yaml", OVERLAYD_YAML)
