@@ -136,7 +136,8 @@ class ControlServer:
 
     async def _post_reload(self, _: web.Request) -> web.Response:
         error = await self.service.reload()
-        return web.json_response({"error": error}, status=400 if error else 200)
+        overridden = [] if error else list(self._lifecycle.overridden)
+        return web.json_response({"error": error, "overridden": overridden}, status=400 if error else 200)
 
     async def _get_health(self, _: web.Request) -> web.Response:
         report = self._health()

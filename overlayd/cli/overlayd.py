@@ -73,6 +73,8 @@ def _main(arguments: Sequence[str], manager: ServiceManager) -> int:
 
 def _serve(sources: Sources, loaded: Loaded, manager: ServiceManager) -> int:
     faulthandler.enable()  # systemd ends a daemon that hangs with SIGABRT: the journal then says where it hung
+    for line in loaded.overridden if manager else ():  # flags by hand are meant; a unit's are not the operator's
+        structlog.get_logger().warning("overridden", setting=line)
     try:
         uvloop.run(run(sources, loaded, manager))
     except HostError as error:

@@ -23,5 +23,5 @@ def _run(given: argparse.Namespace) -> int:
         return 1 if answer["error"] else 0
     if answer["error"]:
         raise ControlError(f"reload refused, the old configuration stays in force\n{answer['error']}")
-    print("reloaded")
+    print("\n".join(["reloaded", *answer["overridden"]]))
     return 0

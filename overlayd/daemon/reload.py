@@ -91,6 +91,9 @@ class Reloader:
         except (ConfigError, HostError, RegistryError) as error:
             return str(error)
         self._files = loaded.files
+        self._lifecycle.overridden = loaded.overridden
+        for line in loaded.overridden:
+            log.warning("overridden", setting=line)
         return None
 
     async def follow_registry(self, reason: str) -> None:

@@ -21,3 +21,5 @@ class Lifecycle:
     """Configurations applied since the start."""
     reload_error: str | None = None
     """Why the last reload was refused."""
+    overridden: tuple[str, ...] = ()
+    """What the last reload read and a flag replaces, one line for each."""

@@ -49,6 +49,8 @@ class Loaded:
 
     settings: Settings
     files: tuple[Path, ...]
+    overridden: tuple[str, ...] = ()
+    """Values that a flag replaces with others, one line for each."""
 
 
 def load(sources: Sources, model: type[Settings]) -> Loaded:
@@ -62,8 +64,12 @@ def load(sources: Sources, model: type[Settings]) -> Loaded:
         raw = _read_yaml(sources.file, places, errors)
     known = {option.path: option for option in options(model)}
     _overlay_environment(sources.environment, known, raw, places, errors)
+    overridden: list[str] = []
     for option_path, value in sources.flags.items():
-        _put(raw, option_path, value)
+        former = _put(raw, option_path, value)
+        if former and former != value:
+            name, flag = dotted(option_path), known[option_path].flag
+            overridden.append(printable(f"{places[option_path]}: {name}: {former} is not used; {flag} is {value}"))
         places[option_path] = known[option_path].flag
     leases_file = raw.get("leases_file")
     if isinstance(leases_file, str) and leases_file not in ("", "null", "~"):
@@ -78,7 +84,7 @@ def load(sources: Sources, model: type[Settings]) -> Loaded:
         raise ConfigError(errors)
     result = validate(raw, model)
     if isinstance(result, Settings):
-        return Loaded(result, tuple(files))
+        return Loaded(result, tuple(files), tuple(overridden))
     raise ConfigError([_line(problem, places, known) for problem in result])
 
 
@@ -133,12 +139,14 @@ def _overlay_environment(
         places[variables[name]] = name
 
 
-def _put(raw: dict[str, Any], path: tuple[str, ...], value: str) -> None:
+def _put(raw: dict[str, Any], path: tuple[str, ...], value: str) -> Any:
+    """Set the value; the former one."""
     for key in path[:-1]:
         if not isinstance(raw.get(key), dict):  # nothing, or a mistake of the file's that the flag replaces
             raw[key] = {}
         raw = raw[key]
-    raw[path[-1]] = value
+    former, raw[path[-1]] = raw.get(path[-1]), value
+    return former
 
 
 def _read_yaml(path: Path, places: dict[Place, str], errors: list[str]) -> dict[str, Any]:

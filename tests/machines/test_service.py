@@ -209,6 +209,16 @@ def test_reload(running: Pair, mode: str) -> None:
     assert a.show(service(mode), "MainPID") == process
 
 
+def test_a_mode_in_the_file_that_is_not_the_units(running: Pair, mode: str) -> None:
+    a = running.a
+    a.write("/etc/overlayd/overlayd.yaml", OVERLAYD_YAML + "mode: vxlna\n")
+    line = f"/etc/overlayd/overlayd.yaml:4: mode: vxlna is not used; --mode is {mode}"
+    assert a.sh("overlayctl", "reload").stdout == f"reloaded\n{line}\n"
+    restart(a, mode)
+    assert line in a.journal(service(mode)).split("overridden")[-1]
+    a.write("/etc/overlayd/overlayd.yaml", OVERLAYD_YAML)
+
+
 # --- modes, and the end -----------------------------------------------------------------------------------------------
 
 

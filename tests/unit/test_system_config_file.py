@@ -67,6 +67,15 @@ def test_what_is_overruled_need_not_be_right(file: Path) -> None:
     assert loaded(file, GOOD, {("mtu",): "1400"}, {"OVERLAYD_MTU": "big"}).settings.mtu == 1400
 
 
+def test_what_is_overruled_by_a_flag_is_named(file: Path) -> None:
+    text = "network: 10.1.0.0/16\nmode: vxlna\nudp:\n  port: 9000\nvxlan:\n  vni: 7\n"
+    flags = {("mode",): "udp", ("udp", "port"): "9000", ("vxlan", "vni"): "8"}
+    assert loaded(file, text, flags).overridden == (
+        f"{file}:2: mode: vxlna is not used; --mode is udp",
+        f"{file}:6: vxlan.vni: 7 is not used; --vxlan-vni is 8",
+    )
+
+
 def test_no_file_is_needed() -> None:
     found = loaded(None, environment={"OVERLAYD_NETWORK": "10.1.0.0/16", "HOME": "/root", "OVERLAYD_CONFIG": "x"})
     assert str(found.settings.network) == "10.1.0.0/16"
