@@ -870,6 +870,38 @@ async def test_what_cannot_be_reserved(
     assert subnet_keys(etcd) == {}
 
 
+async def test_a_lease_that_flannel_took_over_is_flannels(etcd: Etcd, make: Make, client: EtcdClient) -> None:
+    """overlayd is stopped and flanneld started on its host: flannel finds the lease by its address and binds it to an
+    etcd lease of its own; our record stays on the former one."""
+    other = await make("b", "192.0.2.2").run()
+    node = await make("a", "192.0.2.1").run()
+    await eventually_async(lambda: len(other.subnets) == 2, "the node is known")
+    assert sorted(lease.probe_port or 0 for lease in other.table) == [8286, 8286]
+    await node.stop()
+    etcd.put(key_of(node.lease), flannels("192.0.2.1"), lease=etcd.grant(500))
+    await eventually_async(lambda: sorted(lease.probe_port or 0 for lease in other.table) == [0, 8286], "never probed")
+    assert [held.host for held in other.registry.view.held.values() if held.lease.subnets == node.lease.subnets] == [
+        None
+    ]
+    text = await admin.release(client, PREFIX, [], node.registry._holder.id, SETTINGS)
+    assert text.startswith("overlayd's record of this host is deleted; ")
+    assert text.endswith("@192.0.2.1 belongs to another daemon (flanneld?) and stays")
+    assert etcd.get(key_of(node.lease)) == flannels("192.0.2.1")
+    assert list(records(etcd)) == ["192.0.2.2"]
+    with pytest.raises(RegistryError, match="this host has no lease"):
+        await admin.release(client, PREFIX, [], node.registry._holder.id, SETTINGS)
+    back = await make("a", "192.0.2.1").acquire()
+    assert back.subnets == node.lease.subnets, "overlayd started again takes the lease over"
+
+
+async def test_a_lease_bound_to_another_etcd_lease_takes_our_record_along(etcd: Etcd, make: Make) -> None:
+    node = await make().run()
+    for bound in (etcd.grant(500), 0):
+        etcd.put(key_of(node.lease), etcd.get(key_of(node.lease)) or "", lease=bound)
+        await eventually_async(lambda: etcd.lease_of(f"{PREFIX}/overlayd/hosts/192.0.2.1") == bound, "it is")  # noqa: B023
+        await eventually_async(lambda: etcd.leases() == ({bound} - {0}), "the other one ends")  # noqa: B023
+
+
 async def test_a_lease_is_given_up_with_its_etcd_lease(
     etcd: Etcd, make: Make, client: EtcdClient, tmp_path: Path
 ) -> None:

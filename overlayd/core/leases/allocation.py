@@ -32,6 +32,9 @@ class Held:
     host: HostRecord | None
     """Our record of the node that holds it; None where flannel runs, or for an unused reservation."""
 
+    def __str__(self) -> str:
+        return f"{self.host.name or self.host.id} {self.lease}" if self.host is not None else str(self.lease)
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:

@@ -103,6 +103,8 @@ async def release(
     else:
         held = next((one for one in view.held.values() if one.host is not None and one.host.id == node), None)
         missing = "this host has no lease"
+        if held is None and (report := await _release_records(client, view, node)):
+            return report
     if held is None:
         raise RegistryError(missing)
     keys = _keys(view, prefix, held)
@@ -112,6 +114,22 @@ async def release(
     if held.etcd_lease and await client.is_empty(held.etcd_lease):
         await client.revoke(held.etcd_lease)
     return f"{held.lease} is released"
+
+
+async def _release_records(client: EtcdClient, view: View, node: str | None) -> str | None:
+    """Delete the records of a node whose lease flannel has taken over; returns a report, None when there are none."""
+    found = [(record, kv) for record, kv in view.hosts.values() if record.id == node]
+    if not found:
+        return None
+    conditions = [Unchanged(kv.key, kv.mod_revision) for _, kv in found]
+    if await client.transact(conditions, *(Delete(kv.key) for _, kv in found)) is None:
+        raise RegistryError(f"{found[0][1].key}: {_CHANGED}")
+    for etcd_lease in {kv.lease for _, kv in found} - {0}:
+        if await client.is_empty(etcd_lease):
+            await client.revoke(etcd_lease)
+    held = view.held.get(found[0][0].subnet)
+    now = f"{held.lease} belongs to another daemon (flanneld?) and stays" if held is not None else "it had no lease"
+    return f"overlayd's record of this host is deleted; {now}"
 
 
 async def _read(client: EtcdClient, prefix: str, model: type[Settings]) -> View:

@@ -54,6 +54,21 @@ class LeaseRequest:
         return cls(settings, tuple(public for public in publics if public.version in families) or tuple(publics))
 
 
+@dataclass(frozen=True, slots=True)
+class Acquired:
+    """The lease that this node has."""
+
+    lease: Lease
+    etcd_lease: int
+    confirmed: bool
+    """False for a lease from the copy on disk, which this session has not written to etcd."""
+
+    @property
+    def key(self) -> str:
+        """Its key in etcd without the prefix."""
+        return key_of(self.lease)
+
+
 def choose_for(
     request: LeaseRequest, view: View, holder: Holder, own: Lease | None, former: Sequence[Network]
 ) -> Choice:

@@ -12,43 +12,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import structlog
 
 from overlayd.core.address import Network
-from overlayd.core.flannel.lease import key_of, lease_text
+from overlayd.core.flannel.lease import lease_text
 from overlayd.core.leases.allocation import AllocationError, Choice, Held
 from overlayd.core.leases.host_record import HostRecord
 from overlayd.core.leases.lease import Lease
 from overlayd.registry.base import RegistryError
-from overlayd.registry.etcd.claim import Holder, LeaseRequest, choose_for, claim, is_intact, lease_for
+from overlayd.registry.etcd.claim import Acquired, Holder, LeaseRequest, choose_for, claim, is_intact, lease_for
 from overlayd.registry.etcd.client import EtcdClient
 from overlayd.registry.etcd.connectivity import Sleep, backoff, nap
 from overlayd.registry.etcd.etcd_lease import EtcdLease
 from overlayd.registry.etcd.local_copy import LocalCopy
-from overlayd.registry.etcd.messages import EtcdError, UnavailableError
+from overlayd.registry.etcd.messages import EtcdError, Put, UnavailableError, Unchanged
 from overlayd.registry.etcd.replica import Replica
 
 log = structlog.get_logger()
 
 _RACES = 100  # lost in a row before something else must be wrong
 _NAP = 300.0  # seconds; a host that was suspended checks its clock at least this often
-
-
-@dataclass(frozen=True, slots=True)
-class Acquired:
-    """The lease that this node has."""
-
-    lease: Lease
-    etcd_lease: int
-    confirmed: bool
-    """False for a lease from the copy on disk, which this session has not written to etcd."""
-
-    @property
-    def key(self) -> str:
-        """Its key in etcd without the prefix."""
-        return key_of(self.lease)
 
 
 class OwnLease:
@@ -182,15 +167,15 @@ class OwnLease:
             record = found[0] if found is not None else None
             if own.confirmed and held is not None and is_intact(self._view, self._holder, own.lease, held, record):
                 if held.etcd_lease != own.etcd_lease:
-                    await self._rebind(own, held)
+                    await self._rebind(own, request, held)
                 return
             if own.confirmed:
                 self._not_a_clone(record if self._holder.owns(record) else held.host if held is not None else None)
-                log.error("own lease was changed by someone else", lease=str(own.lease), now=_seen(held))
+                log.error("own lease was changed by someone else", lease=str(own.lease), now=str(held or "nobody"))
             subnets = own.lease.subnets
             lease = await self._acquire(request, subnets)
             if lease.subnets != subnets:
-                self._replica.moved(f"{subnets[0]} is held by {_seen(held)}; this host now has {lease.subnets[0]}")
+                self._replica.moved(f"{subnets[0]} is held by {held or 'nobody'}; this host now has {lease.subnets[0]}")
             elif own.confirmed:
                 log.warning("own lease restored", lease=str(lease))
 
@@ -205,9 +190,19 @@ class OwnLease:
             )
         log.error("a clone runs with this node's identity; it will stop", name=record.name)
 
-    async def _rebind(self, own: Acquired, held: Held) -> None:
-        """An operator made this node's lease a reservation, or bound it to another etcd lease."""
+    async def _rebind(self, own: Acquired, request: LeaseRequest, held: Held) -> None:
+        """An operator made this node's lease a reservation, or bound it to another etcd lease: our record follows."""
         lease = replace(own.lease, reserved=held.lease.reserved)
+        record = self._view.keys[self._view.host_key(request.publics[0])]
+        put = Put(record.key, record.value, held.etcd_lease)
+        conditions = (
+            Unchanged(record.key, record.mod_revision),
+            Unchanged(self._view.subnet_key(own.key), held.mod_revision),
+        )
+        revision = await self._client.transact(conditions, put)
+        if revision is None:
+            return  # the watch brings what has changed, and this is done again
+        self._replica.wrote([put], revision)
         self._have(Acquired(lease, held.etcd_lease, confirmed=True))
         log.info("own lease is bound to another etcd lease", lease=str(lease), reservation=lease.reserved)
         if own.etcd_lease:
@@ -241,9 +236,3 @@ class OwnLease:
                 log.debug("lease not renewed", lease=str(own.lease), error=str(error))
                 await sleep(backoff(failures))
                 failures += 1
-
-
-def _seen(held: Held | None) -> str:
-    if held is None:
-        return "nobody"
-    return f"{held.host.name or held.host.id} {held.lease}" if held.host is not None else str(held.lease)

@@ -169,7 +169,7 @@ class View:
             if first != key:
                 self.invalid[kv.key] = f"{subnet} is leased by the key {first} already; delete one of them"
                 return
-        host = self._host_of(key, lease)
+        host = self._host_of(key, lease, kv.lease)
         if host is not None or kv.lease == 0:
             name, port, probe = (host.name, host.port, host.probe) if host is not None else ("", None, None)
             lease = replace(lease, name=name, port=port, probe_port=probe, reserved=kv.lease == 0)
@@ -188,10 +188,14 @@ class View:
         for subnet in subnets:
             self._claims[subnet] = sorted([*self._claims.get(subnet, ()), key])
 
-    def _host_of(self, key: str, lease: Lease) -> HostRecord | None:
-        """Our record of the node that holds the lease, unless the lease has moved to another address since."""
-        records = (self.hosts.get(str(public)) for public in (lease.public_ip, lease.public_ipv6) if public is not None)
-        return next((found[0] for found in records if found is not None and found[0].subnet == key), None)
+    def _host_of(self, key: str, lease: Lease, etcd_lease: int) -> HostRecord | None:
+        """Our record of the node that holds the lease, unless the lease has moved to another address since, or flannel
+        has taken it over: then the two are bound to different etcd leases. (An operator's reservation unbinds one.)"""
+        for public in (lease.public_ip, lease.public_ipv6):
+            record, kv = self.hosts.get(str(public), (None, None))
+            if record is not None and kv is not None and record.subnet == key and etcd_lease in (0, kv.lease):
+                return record
+        return None
 
     def _check(self, lease: Lease) -> None:
         """Raises FormatError for a lease that must not become a route here."""
