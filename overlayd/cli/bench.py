@@ -81,8 +81,12 @@ def _add_options(parser: Parser) -> None:
         choices=("any", "1500", "both"),
         help="whether the underlay carries superpackets, or frames of its MTU (default: both; quick: any)",
     )
-    parser.add_argument("--family", type=int, choices=(4, 6), default=4, help="of the containers (default: 4)")
-    parser.add_argument("--underlay", type=int, choices=(4, 6), default=4, help="between the hosts (default: 4)")
+    parser.add_argument(
+        "--family", type=int, choices=(4, 6), default=4, help="IP version of the containers (default: 4)"
+    )
+    parser.add_argument(
+        "--underlay", type=int, choices=(4, 6), default=4, help="IP version between the hosts (default: 4)"
+    )
     parser.add_argument(
         "--patience", type=float, metavar="N", help="seconds to wait for an idle machine before each run"
     )

@@ -39,39 +39,54 @@ def configure(parser: Parser) -> None:
             Command("up", "build a lab; it stays up until `lab down`", __name__, "_add_up"),
             Command("exec", "run a command in a host or a container", __name__, "_add_exec"),
             Command("status", "the state of each host's daemon", __name__, "_add_status"),
-            Command("down", "end a lab: its daemons, whatever else runs in it, its namespaces", __name__, "_add_down"),
+            Command(
+                "down", "take a lab down: its daemons, every other process in it, its namespaces", __name__, "_add_down"
+            ),
             Command("list", "the labs on this machine", __name__, "_add_list"),
         ),
     )
 
 
 def _add_up(up: Parser) -> None:
-    up.add_argument("--hosts", type=int, default=2, metavar="N", help="default: 2")
-    up.add_argument("--containers", type=int, default=1, metavar="N", help="on each host (default: 1)")
+    up.add_argument("--hosts", type=int, default=2, metavar="N", help="number of hosts (default: 2)")
+    up.add_argument("--containers", type=int, default=1, metavar="N", help="containers on each host (default: 1)")
     up.add_argument("--mode", choices=_MODES, default="udp", help="none: do not start overlayd (default: udp)")
-    up.add_argument("--family", choices=_STACKS, default="ipv4", help="of the containers (default: ipv4)")
-    up.add_argument("--underlay", choices=_STACKS, default="ipv4", help="between the hosts (default: ipv4)")
-    up.add_argument("--underlay-mtu", type=int, default=1500, metavar="BYTES", help="default: 1500")
     up.add_argument(
-        "--wire", choices=("flannel", "overlayd"), default="flannel", help="what the leases announce for udp mode"
+        "--family", choices=_STACKS, default="ipv4", help="address families of the containers (default: ipv4)"
+    )
+    up.add_argument(
+        "--underlay", choices=_STACKS, default="ipv4", help="address families between the hosts (default: ipv4)"
+    )
+    up.add_argument(
+        "--underlay-mtu", type=int, default=1500, metavar="BYTES", help="MTU between the hosts (default: 1500)"
+    )
+    up.add_argument(
+        "--wire",
+        choices=("flannel", "overlayd"),
+        default="flannel",
+        help="wire formats that the leases announce in udp mode (default: flannel)",
     )
     up.add_argument(
         "--registry",
         choices=("static", "etcd"),
         default="static",
-        help="leases from a table, or from an etcd of the lab's own (default: static)",
+        help="source of the leases: a table, or the lab's own etcd (default: static)",
     )
     up.add_argument(
-        "--etcd-members", type=int, default=1, metavar="N", help="of that etcd, each in a namespace (default: 1)"
+        "--etcd-members",
+        type=int,
+        default=1,
+        metavar="N",
+        help="members of the lab's etcd, each in a namespace (default: 1)",
     )
-    up.add_argument("--etcd-secure", action="store_true", help="that etcd asks for certificates and passwords")
+    up.add_argument("--etcd-secure", action="store_true", help="the lab's etcd requires certificates and passwords")
     up.add_argument("--offloads", choices=("on", "off"), default="on", help="TSO, GSO and GRO (default: on)")
     up.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a setting of overlayd's on every host, as vxlan.port=4789; may be repeated",
+        help="a setting of overlayd on every host, such as vxlan.port=4789; may be repeated",
     )
     up.add_argument("--verbose", action="store_true", help="show every command that is run")
     _add_name(up)
@@ -136,7 +151,7 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         path, equals, value = pair.partition("=")
         if not equals or not path:
-            raise SpecError(f"--set {pair}: write KEY=VALUE, as vxlan.port=4789")
+            raise SpecError(f"--set {pair}: write KEY=VALUE, such as vxlan.port=4789")
         nested: Any = yaml.load(value, yaml.BaseLoader)  # noqa: S506  # makes strings, lists and mappings only
         for key in reversed(path.split(".")):
             nested = {key: nested}
@@ -195,19 +210,19 @@ def _hints(lab: Lab) -> list[tuple[str, str]]:
         hints += [
             (
                 f"{invocation()} lab exec{name} h1 -- tcpdump -ni eth0 {_WATCH[lab.spec.mode]}",
-                "what goes over the wire",
+                "packets on the wire",
             ),
-            (f"{invocation()} lab exec{name} h1 -- ip route", "what overlayd told the kernel"),
+            (f"{invocation()} lab exec{name} h1 -- ip route", "the routes that overlayd has set"),
         ]
     elif last is not first:
         hints.append((f"{invocation()} lab exec{name} h1 -- ping {last.public_ip}", "across the underlay"))
     if lab.etcd is not None:
         member = lab.etcd.members[0].name
-        hints.append((f"{invocation()} lab exec{name} {member} -- etcdctl get --prefix /", "leases as etcd has them"))
+        hints.append((f"{invocation()} lab exec{name} {member} -- etcdctl get --prefix /", "the leases in etcd"))
     hints += [
         (f"{invocation()} lab exec{name} h1", "a shell on a host"),
-        (f"{invocation()} lab status{name}", "what each daemon says"),
-        (f"{invocation()} lab down{name}", "end it"),
+        (f"{invocation()} lab status{name}", "the state of each daemon"),
+        (f"{invocation()} lab down{name}", "take it down"),
     ]
     return hints
 

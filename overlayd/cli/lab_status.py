@@ -1,4 +1,4 @@
-"""`overlayctl lab status`: what the daemons and the etcd of a lab say."""
+"""`overlayctl lab status`: the state of a lab's daemons and etcd."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     console = Console()
     wanted = Measurement.get(console, console.options.update(max_width=200), table).maximum
-    console.width = max(console.width, wanted)  # better cut by the terminal than by us
+    console.width = max(console.width, wanted)  # the terminal truncates better than we do
     console.print(table)
     for one in members:
         console.print(

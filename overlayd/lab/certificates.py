@@ -1,6 +1,6 @@
 """Certificates for a lab's etcd, made with the openssl command: one authority, and what it has signed.
 
-Subjects hold no common name: etcd takes the CN of a client certificate for a user's name, and its JSON gateway refuses
+Subjects hold no common name: etcd uses the CN of a client certificate as a user name, and its JSON gateway refuses
 such a certificate altogether (etcd, api/v3rpc/interceptor.go and auth/store.go, AuthInfoFromTLS).
 """
 
@@ -43,7 +43,7 @@ class Authority:
         """What a client trusts."""
         return self.own.cert
 
-    def found(self) -> None:
+    def create(self) -> None:
         """Make the authority's own certificate. Raises LabError."""
         need_tools("openssl")
         self.directory.mkdir(parents=True, exist_ok=True)

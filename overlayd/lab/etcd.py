@@ -61,7 +61,7 @@ class Etcd(Etcdctl):
         """
         authority = Authority(self.directory / "tls")
         if make:
-            authority.found()
+            authority.create()
             for member in self.members:
                 authority.issue(member.name, [member.endpoint.address])
             authority.issue("client")

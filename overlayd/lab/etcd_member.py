@@ -135,7 +135,7 @@ class Member:
         self.process = None
 
     def health(self) -> bool:
-        """Whether GET /health says that it serves, which takes a leader."""
+        """Whether GET /health answers that it serves, which requires a leader."""
 
         def ask() -> bool:
             connection = self._connection()

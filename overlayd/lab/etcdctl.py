@@ -1,4 +1,4 @@
-"""What is in an etcd, by way of etcdctl: a second opinion on what overlayd's own client reads and writes."""
+"""The content of an etcd, through etcdctl: a second opinion on what overlayd's own client reads and writes."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Etcdctl(ABC):
     def environment(
         self, user: tuple[str, str] | None = None, endpoints: Sequence[str] | None = None
     ) -> dict[str, str]:
-        """What etcdctl is told: endpoints (by default all), certificates, and the user, by default root."""
+        """etcdctl's settings: endpoints (by default all), certificates, and the user, by default root."""
         found = {"ETCDCTL_API": "3", "ETCDCTL_ENDPOINTS": ",".join(endpoints or self.endpoints)}
         if self.tls is not None:
             files = {"CACERT": self.tls.authority.cafile, "CERT": self.tls.client.cert, "KEY": self.tls.client.key}
@@ -133,7 +133,7 @@ class Etcdctl(ABC):
         return found
 
     def leads(self, url: str) -> bool:
-        """Whether the member with this URL says that it leads."""
+        """Whether the member with this URL is the leader."""
         done = self._etcdctl(["endpoint", "status", "--write-out=json"], endpoints=[url], check=False)
         if done.returncode:
             return False

@@ -118,7 +118,7 @@ class Host(Namespace):
 
     @property
     def process(self) -> Process | None:
-        """The daemon's process while it runs, whoever started it."""
+        """The daemon's process while it runs, also when another process started it."""
         if self._daemon is not None:
             self._daemon.poll()  # collects it if it has ended
         recorded = self._state.daemons.get(self.name)
@@ -197,7 +197,7 @@ class Host(Namespace):
         return self.directory / "overlayd.log"
 
     def log(self) -> str:
-        """What the daemon has logged so far, over all its runs."""
+        """The log of all the daemon's runs."""
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     def status(self) -> dict[str, Any]:

@@ -125,7 +125,7 @@ class Lab(LabResources):
             yield from host.containers
 
     def find(self, name: str) -> Host | Container | Namespace:
-        """The host, container, switch or etcd member that people call `name`. Raises LabError with those that exist."""
+        """The host, container, switch or etcd member of that name. Raises LabError that lists the names there are."""
         everything: list[Host | Container | Namespace] = [*self.nodes(), *([self.switch] if self.switch else [])]
         members = self.etcd.members if self.etcd is not None else ()
         everything += [one.namespace for one in members if one.namespace is not None]

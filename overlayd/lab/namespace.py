@@ -1,4 +1,4 @@
-"""A network namespace and what is done inside one: commands, sockets, kernel settings, batches of `ip`.
+"""A network namespace, and commands, sockets, kernel settings and batches of `ip` inside it.
 
 Commands enter through nsenter: `ip netns exec` would remount /sys, which hides /sys/fs/cgroup from what runs there.
 A user's command gets a /sys of the namespace with the machine's cgroups in it: `enter_with_sys`.
@@ -54,7 +54,7 @@ was opened by, which the new /sys hides."""
 
 
 def silent(line: str) -> None:
-    """The echo that shows nothing."""
+    """An echo that prints nothing."""
 
 
 def need_root() -> None:
@@ -115,7 +115,7 @@ class Namespace:
 
     def __init__(self, name: str, namespace: str, echo: Echo = silent) -> None:
         self.name = name
-        """What people call it: h1, h1c1, switch."""
+        """Its name on the command line: h1, h1c1, switch."""
         self.namespace = namespace
         """Its name on this machine."""
         self._echo = echo

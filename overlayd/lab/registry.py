@@ -1,9 +1,9 @@
-"""The etcd of a lab: members on the underlay, the network's configuration in it, and the hosts' way to it.
+"""The etcd of a lab: members on the underlay, the network's configuration in it, and how hosts use it.
 
 1. describe   members, certificates and processes, as the state on disk knows them
 2. start      certificates, processes, PREFIX/config, and users where the lab is a secure one
-3. hosts      each has `registry: etcd` and nothing about the network, which it reads from etcd; the subnet.env of an
-              earlier run asks for the subnet that the lab has planned its containers in
+3. hosts      each has `registry: etcd` and nothing about the network, which it reads from etcd; a subnet.env, as of an
+              earlier run, requests the subnet that the lab has planned its containers in
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a lab is made of: the specification, and the plan of names, addresses and settings that follows from it.
+"""The specification of a lab, and the plan of names, addresses and settings that follows from it.
 
 All of it is pure: nothing here touches the machine. For two hosts with one container each the plan reads
 
@@ -41,7 +41,7 @@ _PARTS = r"h\d+(c\d+)?|switch|etcd\d*"
 
 
 class LabError(ReportedError):
-    """A lab cannot be built, found or used; the text says why and what to do."""
+    """A lab cannot be built, found or used; the text gives the reason and the remedy."""
 
 
 class SpecError(LabError, UsageError):
@@ -74,11 +74,11 @@ class LabSpec:
     offloads: bool = True
     """False turns TSO, GSO and GRO off, so that the wire carries frames of at most the MTU."""
     wire: Wire = "flannel"
-    """What the hosts' leases announce for udp mode."""
+    """Wire formats that the hosts' leases announce for udp mode."""
     start: bool = True
     """False leaves the daemons, whose configuration is written, to be started by hand: `host.start()`."""
     registry: LabRegistry = "static"
-    """Where the daemons have their leases from: the table that the lab writes, or an etcd of the lab's own."""
+    """The source of the daemons' leases: a table that the lab writes, or the lab's own etcd."""
     etcd_members: int = 1
     """Of the etcd, each in a namespace of its own."""
     etcd_secure: bool = False
@@ -88,7 +88,9 @@ class LabSpec:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,30}", self.name):
-            raise SpecError(f"name: {self.name!r} is no lab name; use up to 31 of a-z, 0-9 and -, no - in front")
+            raise SpecError(
+                f"name: {self.name!r} is not a valid lab name; use up to 31 of a-z, 0-9 and -, not beginning with -"
+            )
         for key, low, high in (
             ("hosts", 1, HOSTS_MAX),
             ("containers", 0, 200),
@@ -112,7 +114,7 @@ class LabSpec:
             )
 
     def namespace(self, part: str) -> str:
-        """The machine-wide name of the namespace that people call `part`: h1c1 is ovl-lab-h1c1."""
+        """The machine-wide name of the namespace of `part`: h1c1 is ovl-lab-h1c1."""
         return f"ovl-{self.name}-{part}"
 
     def mapping(self) -> dict[str, Any]:
@@ -190,7 +192,7 @@ def configuration(spec: LabSpec) -> dict[str, Any]:
 
 
 def merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `extra` over it; mappings inside are merged likewise, everything else is replaced."""
+    """`base` with `extra` over it; nested mappings are merged as well, everything else is replaced."""
     result = dict(base)
     for key, value in extra.items():
         old = result.get(key)

@@ -33,7 +33,7 @@ _NO_OFFLOADS = ("tso", "off", "gso", "off", "gro", "off", "tx-udp-segmentation",
 
 def build(spec: LabSpec, hosts: Sequence[HostPlan], etcd: Sequence[EtcdPlan], echo: Echo) -> None:
     """Create it all. Raises LabError at the first command that fails, and leaves to the caller what exists by then."""
-    stations: list[HostPlan | EtcdPlan] = [*hosts, *etcd]
+    nodes: list[HostPlan | EtcdPlan] = [*hosts, *etcd]
     switch = Namespace("switch", spec.namespace("switch"), echo)
     parts = [Namespace(host.name, host.namespace, echo) for host in hosts]
     inner = [Namespace(one.name, one.namespace, echo) for host in hosts for one in host.containers]
@@ -45,8 +45,8 @@ def build(spec: LabSpec, hosts: Sequence[HostPlan], etcd: Sequence[EtcdPlan], ec
     if has_cable(spec):
         parts[0].ip(f"link add eth0 type veth peer name eth0 netns {hosts[1].namespace}")
     else:
-        switch.ip(*_switch(spec, stations))
-        _offloads(spec, switch, *(one.name for one in stations))
+        switch.ip(*_switch(spec, nodes))
+        _offloads(spec, switch, *(one.name for one in nodes))
     containers = iter(inner)
     for part, host in zip(parts, hosts, strict=True):
         part.ip(*_host(spec, host))
@@ -56,7 +56,7 @@ def build(spec: LabSpec, hosts: Sequence[HostPlan], etcd: Sequence[EtcdPlan], ec
             container.ip(*_container(host, planned))
             _offloads(spec, container, "eth0")
     for member, reached in zip(members, etcd, strict=True):
-        member.ip(*_station(spec, reached))
+        member.ip(*_node(spec, reached))
         _offloads(spec, member, "eth0")
 
 
@@ -65,24 +65,24 @@ def has_cable(spec: LabSpec) -> bool:
     return spec.hosts == 2 and spec.registry == "static"
 
 
-def _switch(spec: LabSpec, stations: Sequence[HostPlan | EtcdPlan]) -> Iterator[str]:
+def _switch(spec: LabSpec, nodes: Sequence[HostPlan | EtcdPlan]) -> Iterator[str]:
     yield "link set lo up"
     yield f"link add br0 mtu {spec.underlay_mtu} type bridge stp_state 0 forward_delay 0"
     yield "link set br0 up"
-    for one in stations:
+    for one in nodes:
         yield f"link add {one.name} type veth peer name eth0 netns {one.namespace}"
         yield f"link set {one.name} mtu {spec.underlay_mtu} master br0 up"
 
 
-def _station(spec: LabSpec, station: HostPlan | EtcdPlan) -> Iterator[str]:
+def _node(spec: LabSpec, node: HostPlan | EtcdPlan) -> Iterator[str]:
     yield "link set lo up"
     yield f"link set eth0 mtu {spec.underlay_mtu} up"
-    for address in station.underlay:
+    for address in node.underlay:
         yield _address(f"{address}", "eth0")
 
 
 def _host(spec: LabSpec, host: HostPlan) -> Iterator[str]:
-    yield from _station(spec, host)
+    yield from _node(spec, host)
     # A bridge with no MAC of its own takes the lowest of its ports', and changes it when one comes or goes.
     mac = derive_mac(f"{host.namespace} br0")
     yield f"link add br0 address {mac} type bridge stp_state 0 forward_delay 0"
