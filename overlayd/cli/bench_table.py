@@ -32,7 +32,7 @@ def show(result: Result, console: Console) -> None:
             cells = [
                 cell(
                     result.spread(frames, scenario.name, metric.name, "rate"),
-                    result.ratio(frames, scenario.name, metric.name, "rate", base),
+                    result.ratio(frames, scenario.name, metric.name, "rate", base) if scenario.name != base else None,
                     metric.figures["rate"].digits,
                 )
                 for metric in chosen

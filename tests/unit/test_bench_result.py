@@ -258,6 +258,7 @@ def test_a_difference_inside_the_spread_is_not_shown_as_one(result: Result) -> N
     said = console.export_text()
     assert re.search(r"10\.50 +≈", said)
     assert "1.05x" not in said
+    assert re.search(r"vxlan +│ +10\.00 │", said), "the base has no ratio to itself"
 
 
 def test_the_drawings_count_copies_and_wakeups(result: Result) -> None:

@@ -56,7 +56,7 @@ def test_containers_get_the_overlay_mtu(spec: dict[str, Any], mtu: int) -> None:
 @pytest.mark.parametrize(
     ("spec", "text"),
     [
-        ({"name": "Über"}, "name: 'Über' is not a valid lab name; use up to 31 of a-z, 0-9 and -, not beginning with -"),
+        ({"name": "Über"}, "'Über' is not a valid lab name; use up to 31 of a-z, 0-9 and -, not beginning with -"),
         ({"name": "../x"}, "name: '../x' is not a valid lab name"),
         ({"registry": "consul"}, "registry: consul is not one of static, etcd"),
         ({"registry": "etcd", "etcd_members": 4}, "etcd_members: 4 is out of range; use 1 to 3"),
