@@ -16,8 +16,8 @@ DEMO_PACKAGES := python3-venv gcc libc6-dev python3-dev iproute2 nftables ethtoo
 # iptables, tshark and curl are other people's programs that tests run beside overlayd. Tests and the lab start etcd.
 PACKAGES := $(DEMO_PACKAGES) iptables tshark curl etcd-server etcd-client
 # Tests alone: systemd-nspawn boots what mmdebstrap makes, the machines that the service is tested on; chromium opens the
-# benchmarks' report; rsvg-convert, with a font, makes its PNG files.
-TEST_PACKAGES := systemd-container mmdebstrap chromium librsvg2-bin fonts-dejavu-core
+# benchmarks' report; rsvg-convert, with a font, makes its PNG files; zsh and man read what is made for them.
+TEST_PACKAGES := systemd-container mmdebstrap chromium librsvg2-bin fonts-dejavu-core zsh man-db
 # What the benchmark compares with; wg recommends a kernel.
 OTHERS := --no-install-recommends nebula wireguard-go wireguard-tools
 
@@ -159,6 +159,7 @@ SYSCONFDIR := /etc
 SYSTEM_PYTHON := python3
 BYTECODE := yes
 SHARE := $(PREFIX)/lib/overlayd
+ZSH := zsh/site-functions
 UNITS := $(PREFIX)/lib/systemd/system
 MODES := udp vxlan host-gw
 # Only where the system that is installed to is the one that runs
@@ -168,8 +169,9 @@ LIVE := [ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] ||
 install: ## install the service: a virtual environment, commands, units (root; DESTDIR=, PREFIX=/usr/local)
 	$(SYSTEM_PYTHON) -m venv --clear $(DESTDIR)$(SHARE)
 	$(ALONE) sh -c 'rm -rf build/lib* build/bdist* && $(DESTDIR)$(SHARE)/bin/python -m pip install --quiet \
-		--disable-pip-version-check --no-compile --constraint constraints.txt .'
-	$(DESTDIR)$(SHARE)/bin/python -m pip uninstall --quiet --yes pip setuptools
+		--disable-pip-version-check --no-compile --constraint constraints.txt ".[documents]"'
+	$(DESTDIR)$(SHARE)/bin/python -B tools/documents.py $(DESTDIR)$(PREFIX)/share $(ZSH)
+	$(DESTDIR)$(SHARE)/bin/python -m pip uninstall --quiet --yes argparse-manpage shtab pip setuptools
 	# Paths of the place where it will run, not of the one where it was made
 	rm -f $(DESTDIR)$(SHARE)/lib/*/site-packages/overlayd-*.dist-info/direct_url.json
 	sed -i 's|$(DESTDIR)$(SHARE)|$(SHARE)|g' $$(grep -rIl '$(DESTDIR)$(SHARE)' $(DESTDIR)$(SHARE)/bin $(DESTDIR)$(SHARE)/pyvenv.cfg)
@@ -193,6 +195,8 @@ uninstall: ## stop and remove the service and all it made; the configuration, if
 	[ -n "$(DESTDIR)" ] || [ ! -x $(SHARE)/bin/overlayd ] || $(SHARE)/bin/overlayd --cleanup
 	rm -rf $(DESTDIR)$(SHARE) $(DESTDIR)$(PREFIX)/share/doc/overlayd $(MODES:%=$(DESTDIR)$(UNITS)/overlayd@%.service.d)
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/overlayd bin/overlayctl lib/sysusers.d/overlayd.conf lib/tmpfiles.d/overlayd.conf)
+	rm -f $(foreach name,overlayd overlayctl,$(addprefix $(DESTDIR)$(PREFIX)/share/,man/man8/$(name).8 \
+		bash-completion/completions/$(name) $(ZSH)/_$(name)))
 	rm -f $(addprefix $(DESTDIR)$(UNITS)/,overlayd@.service overlayd-cleanup.service)
 	! cmp -s config/overlayd.yaml $(DESTDIR)$(SYSCONFDIR)/overlayd/overlayd.yaml || rm $(DESTDIR)$(SYSCONFDIR)/overlayd/overlayd.yaml
 	rmdir $(DESTDIR)$(SYSCONFDIR)/overlayd 2>/dev/null || true
