@@ -153,7 +153,7 @@ def test_another_network_is_told_and_harms_nobody(two: Two) -> None:
     with pinging(a.container(0), b.container(0).address()):
         etcd.put(CONFIG, before.replace("10.1.0.0/16", "10.200.0.0/16"))
         for host in two:
-            told = f"subnet {host.subnet} is no part of it; takes effect at the next start"
+            told = f"subnet {host.subnet} is not part of it; it takes effect at the next start"
             eventually(lambda host=host, told=told: lines(host, "level=error", told), f"{host.name} tells of it")
         await_agreement(two)
         etcd.put(CONFIG, before)

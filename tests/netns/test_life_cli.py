@@ -211,7 +211,7 @@ def test_flannels_flags_are_accepted(idle: Host, tmp_path: Path) -> None:
     flags += ["--healthz-port=9123", "--iptables-forward-rules=false", "--iptables-resync=5", "-v=4"]
     found = checked(idle, *flags)
     assert found["underlay"] == "eth0, MTU 1500"
-    assert checked(idle, *(flag.removeprefix("-") for flag in flags)) == found, "Go's flags have one dash or two"
+    assert checked(idle, *(flag.replace("--", "-") for flag in flags)) == found, "Go's flags have one dash or two"
     assert not file.exists(), "--check writes nothing"
     masquerade = "+ nft table inet overlayd, "
     rules = {
