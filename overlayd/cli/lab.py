@@ -124,18 +124,15 @@ def _add_name(parser: Any) -> None:
 
 
 def _guarded(run: Run) -> Run:
-    """The verb with LabError shown as one line (and the daemon's log, if it has one to show) and status 1."""
+    """The verb with SIGTERM as Ctrl-C: a lab that is half built is taken down."""
 
     def guarded(arguments: argparse.Namespace) -> int:
         def interrupt(number: int, frame: object) -> None:
             raise KeyboardInterrupt
 
-        before = signal.signal(signal.SIGTERM, interrupt)  # a lab that is half built is taken down, as on Ctrl-C
+        before = signal.signal(signal.SIGTERM, interrupt)
         try:
             return run(arguments)
-        except LabError as error:
-            print(f"overlayctl lab: {error}", file=sys.stderr)
-            return error.exit_status
         except KeyboardInterrupt:
             print("overlayctl lab: interrupted", file=sys.stderr)
             return 130

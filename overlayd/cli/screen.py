@@ -15,6 +15,7 @@ from overlayd.cli.terminal import Block, Terminal
 
 # The alternate screen, without a cursor, lines cut at its edge (xterm's control sequences); and all of it undone
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"
+_HEIGHT = 50  # lines, where it is unknown
 
 
 class Screen:
@@ -28,7 +29,8 @@ class Screen:
     @property
     def height(self) -> int:
         """How many lines are shown at once."""
-        return os.get_terminal_size(self._output.fileno()).lines if self._drawn_on else 50
+        lines = os.get_terminal_size(self._output.fileno()).lines if self._drawn_on else 0
+        return lines or _HEIGHT  # some terminals do not say
 
     def __enter__(self) -> Screen:
         if self._keys.isatty():

@@ -33,7 +33,7 @@ def test_a_setting_without_key_or_value_is_refused(pair: str) -> None:
 def test_an_impossible_lab_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("lab", "up", "--hosts", "999") == 2
     seen = capsys.readouterr()
-    assert seen.err == "overlayctl lab: hosts: 999 is out of range; use 1 to 250\n"
+    assert seen.err == "overlayctl: hosts: 999 is out of range; use 1 to 250\n"
     assert seen.out == ""
 
 
@@ -60,7 +60,7 @@ def test_a_missing_tool_is_told_with_its_package(
 @pytest.mark.parametrize("flags", [["--rounds", "0"], ["--seconds", "0"], ["--seconds", "-1"], ["--seconds", "nan"]])
 def test_a_demo_of_nothing_is_refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run("demo", *flags) == 2
-    assert "overlayctl demo: --rounds" in capsys.readouterr().err
+    assert "overlayctl: --rounds" in capsys.readouterr().err
 
 
 def test_a_cell_shows_median_ratio_and_range() -> None:
