@@ -58,7 +58,7 @@ class Screen:
         """Show the blocks in place of those before."""
         lines = Terminal.of(self._output).lines(blocks)
         if self._drawn_on:
-            page = "\x1b[K\r\n".join(lines[: self.height])
+            page = "\x1b[K\n".join(lines[: self.height])
             print(f"\x1b[H{page}\x1b[J", end="", file=self._output, flush=True)
         else:
             print("\n".join([*lines, ""]), file=self._output, flush=True)
