@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import structlog
@@ -16,6 +16,7 @@ import structlog
 from overlayd.backend.base import Backend
 from overlayd.backend.modes import SETTINGS, make_backend
 from overlayd.core.leases.lease import Lease
+from overlayd.core.leases.table import LeaseEvent
 from overlayd.core.node import Node
 from overlayd.core.settings.model import Settings
 from overlayd.daemon.discovery import discover
@@ -56,10 +57,12 @@ class Reloader:
         loaded: Loaded,
         netlink: Netlink,
         manager: ServiceManager,
+        publish: Callable[[Iterable[LeaseEvent]], None],
     ) -> None:
-        """`loaded`: the configuration that `overlay` was made from, before the registry had its say."""
+        """`loaded`: the configuration that `overlay` was made from, without what the registry decides. `publish` gets
+        each change of the lease table."""
         self._lifecycle, self._overlay, self._sources = lifecycle, overlay, sources
-        self._netlink, self._manager = netlink, manager
+        self._netlink, self._manager, self._publish = netlink, manager, publish
         self._given = loaded.settings
         self._files = loaded.files
 
@@ -139,35 +142,40 @@ class Reloader:
         return given.model_copy(update={"registry": self._given.registry, "probe": self._given.probe})
 
     async def _change_in_place(self, settings: Settings, node: Node, leases: Iterable[Lease]) -> None:
-        overlay, table = self._overlay, self._overlay.reconciler.table
-        old_settings, old_node, old_leases = overlay.settings, overlay.node, list(table)
+        overlay = self._overlay
+        old_settings, old_node, old_leases = overlay.settings, overlay.node, list(overlay.reconciler.table)
         try:
             overlay.use(settings, overlay.backend, node)
-            await overlay.reconciler.apply_events(table.replace(leases))
+            await overlay.reconciler.apply_events(self._replace_leases(leases))
             await self._bring_into_force()
         except HostError:
             overlay.use(old_settings, overlay.backend, old_node)
-            table.replace(old_leases)
+            self._replace_leases(old_leases)
             await self._bring_into_force()
             raise
 
     async def _replace_backend(self, settings: Settings, node: Node, leases: Iterable[Lease]) -> None:
-        overlay, table = self._overlay, self._overlay.reconciler.table
-        old_settings, old_backend, old_leases = overlay.settings, overlay.backend, list(table)
+        overlay = self._overlay
+        old_settings, old_backend, old_leases = overlay.settings, overlay.backend, list(overlay.reconciler.table)
         try:
             self._stop_data_path()
             overlay.use(settings, make_backend(node, self._manager), node)
             _open(overlay.backend)
-            table.replace(leases)
+            self._replace_leases(leases)
             log.info("data path rebuilt for the new configuration", mode=node.mode, lease=str(node.lease))
             await self._bring_into_force()
         except HostError:
             self._stop_data_path()
             overlay.use(old_settings, old_backend, old_backend.node)
-            table.replace(old_leases)
+            self._replace_leases(old_leases)
             _open(old_backend)
             await self._bring_into_force()
             raise
+
+    def _replace_leases(self, leases: Iterable[Lease]) -> list[LeaseEvent]:
+        events = self._overlay.reconciler.table.replace(leases)
+        self._publish(events)
+        return events
 
     def _stop_data_path(self) -> None:
         if (data_path := self._overlay.backend.data_path) is not None:

@@ -51,7 +51,8 @@ class Running:
         prober = Prober(loaded.settings.probe, self._sender, {mode.code: mode.name for mode in settings.modes.values()})
         reconciler = Reconciler(Kernel(netlink), monitor)
         self.overlay = overlay = Overlay(settings, backend, registry, reconciler, prober)
-        self._reloader = Reloader(lifecycle, overlay, sources, loaded, netlink, manager)
+        self._feed = LeaseFeed(overlay)
+        self._reloader = Reloader(lifecycle, overlay, sources, loaded, netlink, manager, self._feed.publish)
         self._underlay = UnderlayFollower(
             netlink, lambda: overlay.node, self._reloader.follow_underlay, lambda: repair(overlay)
         )
@@ -59,7 +60,6 @@ class Running:
         self._watcher = Watcher(monitor, reconciler.repair_notified, lambda: repair(overlay), self._underlay.follow)
         reconciler.wake = self._watcher.look
         self._paths = PathFollower(netlink, lambda: overlay.backend, reconciler, prober.narrow_paths)
-        self._feed = LeaseFeed(overlay)
         self._lease_follower = LeaseFollower(overlay, self._feed, self._reloader.follow_registry, self._watcher.compare)
         self._watchdog = Watchdog(manager, lambda: overlay.backend, self.status_line)
         self._config_watcher = ConfigWatcher(self._reloader.files, self.reload)

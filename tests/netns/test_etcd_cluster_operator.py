@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 
 import pytest
 
 from overlayd.lab import Host, hosts
 from overlayd.lab.etcdctl import PREFIX
-from overlayd.lab.host import ROOT
-from support.commands import one_line, overlayctl
+from support.commands import one_line, overlayctl, watching_leases
 from support.etcd_cluster import SUBNETS, await_agreement, etcd_of, key_of, lines, own_subnet, routes, written
 from support.pings import pinging
 from support.waiting import eventually
@@ -43,15 +40,7 @@ def reserved(host: Host) -> dict[str, bool]:
 def test_a_subnet_is_reserved_and_released(two: Two) -> None:
     a, b = two
     etcd, subnet = etcd_of(a), "10.1.77.0/24"
-    with tempfile.TemporaryFile("w+") as output:
-        environment = [f"PYTHONPATH={ROOT}", f"OVERLAYD_CONTROL_SOCKET={b.socket_path}"]
-        argv = ["env", *environment, sys.executable, "-m", "overlayd.cli.overlayctl", "lease", "watch"]
-        watch = b.popen(*argv, stdout=output, stderr=output)
-
-        def shown() -> str:
-            output.seek(0)
-            return output.read()
-
+    with watching_leases(b) as shown:
         eventually(lambda: str(a.subnet) in shown(), "the watch begins with what there is")
         assert command(a, "lease", "reserve", subnet).returncode == 0
         assert etcd.lease_of(key_of(subnet)) == 0
@@ -63,8 +52,6 @@ def test_a_subnet_is_reserved_and_released(two: Two) -> None:
         assert command(b, "lease", "release", subnet).returncode == 0
         assert etcd.get(key_of(subnet)) is None
         eventually(lambda: f"-  {subnet}" in shown(), "the watch shows its end")
-        watch.terminate()
-        watch.wait(10)
     gone = command(b, "lease", "release", subnet)
     assert gone.returncode == 1
     assert subnet in one_line(gone.stderr)

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from overlayd.lab import Host, hosts, merged
-from support.commands import overlayctl, reloaded
+from support.commands import overlayctl, reloaded, watching_leases
 from support.dump import assert_same, devices, dump
 from support.pings import pinging
 from support.waiting import eventually
@@ -60,6 +60,18 @@ def good(host: Host) -> None:
 def changed(host: Host, **extra: Any) -> str:
     """The host's configuration with something else in it, as text."""
     return yaml.safe_dump(merged(host.config, extra))
+
+
+def test_whoever_watches_leases_sees_a_reloaded_table(pair: Pair) -> None:
+    a, b = pair
+    leases = a.lab.leases()
+    third = {"name": "h3", "subnet": "10.1.3.0/24", "public_ip": "192.0.2.3"}
+    with watching_leases(a) as shown:
+        eventually(lambda: str(b.subnet) in shown(), "the watch begins with the leases known")
+        reloaded(a, lambda: a.lab.write_leases([*leases, third]), b)
+        eventually(lambda: "+  10.1.3.0/24" in shown(), "the new row is shown")
+        reloaded(a, lambda: a.lab.write_leases(leases), b)
+        eventually(lambda: "-  10.1.3.0/24" in shown(), "its end is shown")
 
 
 def test_sighup_reloads(pair: Pair) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from overlayd.lab import Host
 from overlayd.lab.host import ROOT
@@ -22,6 +24,25 @@ def overlayctl(host: Host, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the real `overlayctl` on the host, which has wide terminal lines and asks the host's own daemon."""
     variables = [f"PYTHONPATH={ROOT}", f"OVERLAYD_CONTROL_SOCKET={host.socket_path}", "COLUMNS=200"]
     return host.run("env", *variables, sys.executable, "-m", "overlayd.cli.overlayctl", *arguments, check=False)
+
+
+@contextmanager
+def watching_leases(host: Host) -> Iterator[Callable[[], str]]:
+    """`overlayctl lease watch` meanwhile; gives a function that returns what it has printed so far."""
+    environment = [f"PYTHONPATH={ROOT}", f"OVERLAYD_CONTROL_SOCKET={host.socket_path}"]
+    argv = ["env", *environment, sys.executable, "-m", "overlayd.cli.overlayctl", "lease", "watch"]
+    with tempfile.TemporaryFile("w+") as output:
+        watch = host.popen(*argv, stdout=output, stderr=output)
+
+        def shown() -> str:
+            output.seek(0)
+            return output.read()
+
+        try:
+            yield shown
+        finally:
+            watch.terminate()
+            watch.wait(10)
 
 
 def one_line(text: str) -> str:
