@@ -2,13 +2,13 @@
 
 GET  /v1/status      the daemon's state as JSON
 GET  /v1/counters    its counters alone
-GET  /v1/leases      every lease, then every change of one, a JSON object a line, for as long as the reader stays
+GET  /v1/leases      every lease, then every change of one, one JSON object per line, until the client disconnects
 POST /v1/reload      reads the configuration again; 400 with the error when it is refused
-GET  /healthz        503 while packets do not move here though they should, with what is wrong in words; else 200
+GET  /healthz        503 while packets are not being forwarded here, with the reasons; else 200
 GET  /readyz         200 when ready and nothing is broken, else 503
 GET  /metrics        in Prometheus' text format
 
-On TCP there are the last three, and nothing else, on a bounded number of connections.
+TCP has the last three only. The number of clients of either is limited (clients.py).
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from aiohttp import web
 
+from overlayd.api.clients import IDLE, ClientLimit
 from overlayd.observe.lifecycle import Lifecycle
 from overlayd.observe.metrics import CONTENT_TYPE
 from overlayd.system.errors import HostError
 
-_FRESH = 1.0  # seconds
-_CONNECTIONS = 64  # on TCP, where anybody may open them; the daemon has other uses for its descriptors
+_FRESH = 1.0  # seconds for which an answer is given again
 
 
 class Service(Protocol):
@@ -69,16 +69,19 @@ class ControlServer:
 
     async def open(self, path: Path) -> None:
         """Serve the whole API on a unix socket that only root and the daemon's user may use. Raises HostError."""
-        application = web.Application()
+        clients = ClientLimit("control socket")
+        application = web.Application(middlewares=[clients.middleware])
         application.router.add_get("/v1/status", self._get_status)
         application.router.add_get("/v1/counters", self._get_counters)
         application.router.add_get("/v1/leases", self._get_leases)
         application.router.add_post("/v1/reload", self._post_reload)
         self._add_health(application)
-        runner = await self._runner(application)
+        connect = clients.protocols(await self._serve(application))
         try:
             path.unlink(missing_ok=True)  # noqa: ASYNC240  # a killed daemon's; the lock says that none is alive
-            await web.UnixSite(runner, str(path)).start()
+            loop = asyncio.get_running_loop()
+            listener = await loop.create_unix_server(connect, str(path), backlog=clients.connections)
+            self._listeners.append(listener)
             path.chmod(0o660)  # noqa: ASYNC240
         except OSError as error:
             raise HostError(f"{path}: {error.strerror or error}; check the directory, or set control_socket") from None
@@ -86,13 +89,13 @@ class ControlServer:
 
     async def open_health(self, host: str, port: int) -> None:
         """Serve the health checks and metrics, and nothing else, on TCP. Raises HostError."""
-        application = web.Application()
+        clients = ClientLimit("health port")
+        application = web.Application(middlewares=[clients.middleware])
         self._add_health(application)
-        runner = await self._runner(application)
+        connect = clients.protocols(await self._serve(application))
         try:
-            assert runner.server is not None
-            listener = await asyncio.get_running_loop().create_server(_bounded(runner.server), host, port)
-            self._listeners.append(listener)
+            loop = asyncio.get_running_loop()
+            self._listeners.append(await loop.create_server(connect, host, port, backlog=clients.connections))
         except OSError as error:
             raise HostError(f"health check on {host} port {port}: {error.strerror}; set healthz_port") from None
 
@@ -101,11 +104,15 @@ class ControlServer:
         application.router.add_get("/readyz", self._get_ready)
         application.router.add_get("/metrics", self._get_metrics)
 
-    async def _runner(self, application: web.Application) -> web.AppRunner:
-        runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=0.5)
+    async def _serve(self, application: web.Application) -> web.Server:
+        """Set up the application; its server makes the protocols of connections."""
+        runner = web.AppRunner(
+            application, access_log=None, handle_signals=False, shutdown_timeout=0.5, keepalive_timeout=IDLE
+        )
         await runner.setup()
         self._runners.append(runner)
-        return runner
+        assert runner.server is not None
+        return runner.server
 
     async def close(self) -> None:
         """Stop serving and remove the socket."""
@@ -164,15 +171,3 @@ class ControlServer:
                 text = await self.service.metrics()
                 self._metrics = time.monotonic(), text
         return web.Response(text=text, headers={"Content-Type": CONTENT_TYPE})
-
-
-def _bounded(server: web.Server) -> Callable[[], asyncio.Protocol]:
-    """Makes its connections, and closes the oldest for each that is one too many: who is new may be Prometheus."""
-
-    def connect() -> asyncio.Protocol:
-        known = server.connections
-        for oldest in known[: max(0, len(known) + 1 - _CONNECTIONS)]:
-            oldest.force_close()
-        return server()
-
-    return connect

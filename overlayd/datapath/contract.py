@@ -164,9 +164,9 @@ def path_mtu(peer: Peer) -> int:
     """What the kernel has learnt about the path (ip(7), IP_MTU on a connected socket); a rare question."""
     ipv4 = peer.underlay_family == 4
     level, option = (socket.IPPROTO_IP, 14) if ipv4 else (socket.IPPROTO_IPV6, 24)  # IP_MTU, IPV6_MTU
-    with socket.socket(socket.AF_INET if ipv4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-        try:
+    try:
+        with socket.socket(socket.AF_INET if ipv4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
             probe.connect((peer.host, peer.port))
             return probe.getsockopt(level, option)
-        except OSError:
-            return 576 if ipv4 else 1280
+    except OSError:
+        return 576 if ipv4 else 1280

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -22,7 +23,7 @@ from overlayd.datapath.stall import PERIOD, Refusals
 from overlayd.observe.lifecycle import Lifecycle
 from overlayd.observe.overlay import Overlay
 from overlayd.registry.base import RegistryState
-from overlayd.system import device
+from overlayd.system import descriptors, device
 from overlayd.system.files import read_sysctl
 
 log = structlog.get_logger()
@@ -41,6 +42,7 @@ class Health:
         self._one_way = Refusals()
         self.broken: list[str] = []
         """What keeps packets from moving, as of the last poll."""
+        self._shortage: str | None = None
 
     async def run(self) -> None:
         """Poll without end."""
@@ -50,7 +52,13 @@ class Health:
 
     def poll(self, now: float) -> None:
         """Find what is broken now, and log when that begins and ends. `now`: seconds, from any steady clock."""
-        before, self.broken = self.broken, list(self._faults(now))
+        before = self.broken
+        shortage = descriptors.shortage()
+        if shortage is not None and self._shortage is None:
+            log.error("resources run out", reason=shortage)
+        self._shortage = shortage
+        with suppress(OSError):  # without a descriptor nothing can be read: what was known stands
+            self.broken = list(self._faults(now))
         for text in self.broken if not before else ():
             log.error("data path is broken", reason=text)
         if before and not self.broken:
@@ -67,7 +75,7 @@ class Health:
         elif (text := device.ailment(node.underlay.name, carrier=True)) is not None:
             yield f"underlay {text}"
         for family in node.families:
-            if read_sysctl(_FORWARDING[family]) != "1":
+            if read_sysctl(_FORWARDING[family]) == "0":
                 name = _FORWARDING[family].replace("/", ".")
                 yield f"{name} is off: containers reach nobody (sysctl -w {name}=1)"
         yield from (str(failure) for failure in overlay.reconciler.failures if failure.fatal)
@@ -87,6 +95,8 @@ class Health:
         overlay, reconciler = self._overlay, self._overlay.reconciler
         yield from self.broken
         yield from (text for failure in reconciler.failures if (text := str(failure)) not in self.broken)
+        if self._shortage is not None:
+            yield self._shortage
         yield from registry_problems(overlay.registry.state())
         for key, text in (*reconciler.problems.items(), *overlay.prober.problems()):
             lease = reconciler.table.get(key)

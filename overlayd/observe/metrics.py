@@ -10,7 +10,6 @@ and `overlayctl peer list` and `top` say which peer it is.
 
 from __future__ import annotations
 
-import os
 import platform
 import resource
 from collections import Counter
@@ -32,7 +31,7 @@ from overlayd.observe.probe_counters import BUCKETS, DROP_REASONS, ProbeCounters
 from overlayd.observe.prober import Prober
 from overlayd.observe.status import firewall_drops
 from overlayd.registry.base import RegistryState
-from overlayd.system import device
+from overlayd.system import descriptors, device
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -88,7 +87,7 @@ def _process() -> Iterator[Family]:
     cpu = resource.getrusage(resource.RUSAGE_SELF)
     yield _one("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", resident)
     yield _one("process_cpu_seconds_total", "counter", "Processor time, user and system.", cpu.ru_utime + cpu.ru_stime)
-    yield _one("process_open_fds", "gauge", "Open file descriptors.", len(os.listdir("/proc/self/fd")))  # noqa: PTH208
+    yield _one("process_open_fds", "gauge", "Open file descriptors.", descriptors.open_count())
 
 
 def _build() -> Iterator[Family]:

@@ -119,9 +119,12 @@ class ErrorSockets:
         return found
 
     def _send(self, endpoint: Endpoint, now: float) -> None:
-        sock = socket.socket(socket.AF_INET if endpoint.underlay_family == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
+        family = socket.AF_INET if endpoint.underlay_family == 4 else socket.AF_INET6
         try:
-            sock.setblocking(False)
+            sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        except OSError:  # out of descriptors
+            return
+        try:
             sock.connect((endpoint.host, endpoint.port))
             sock.send(b"")
         except OSError:

@@ -38,12 +38,15 @@ async def _nft(*arguments: str, script: str | None = None) -> tuple[int, str, st
     if not available():
         raise HostError("nft: not found; install nftables (apt install nftables)")
     # nft opens /dev/stdin by name, which fails on the socket that uvloop makes of a pipe: give it a file in memory.
-    with os.fdopen(os.memfd_create("nft"), "wb+") as stdin:
-        stdin.write((script or "").encode())
-        stdin.flush()
-        process = await asyncio.create_subprocess_exec(
-            "nft", *arguments, stdin=stdin, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-        )
+    try:
+        with os.fdopen(os.memfd_create("nft"), "wb+") as stdin:
+            stdin.write((script or "").encode())
+            stdin.flush()
+            process = await asyncio.create_subprocess_exec(
+                "nft", *arguments, stdin=stdin, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            )
+    except OSError as error:  # out of descriptors or processes
+        raise HostError(f"nft {' '.join(arguments)}: cannot be run: {error.strerror}") from None
     _own.append(process.pid)
     try:
         async with asyncio.timeout(_TIMEOUT):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from dataclasses import replace
@@ -240,6 +241,20 @@ def test_what_is_broken_and_what_is_only_a_problem(daemon: Daemon, monkeypatch: 
         "key: is no lease",
         "the last reload was refused: mode: vxlam is not one of",
     ]
+
+
+def test_a_shortage_of_descriptors_is_a_problem_and_ends_nothing(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: str, *, carrier: bool) -> str:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(health.descriptors, "limit", lambda: 10)
+    monkeypatch.setattr(health.device, "ailment", refuse)
+    daemon.health.poll(0.0)
+    report = daemon.health.report()
+    assert report["broken"] == []
+    assert re.fullmatch(r"file descriptors run out: \d+ of 10 are open .*", report["problems"][0])
 
 
 def test_packets_that_go_out_and_never_come_back(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
