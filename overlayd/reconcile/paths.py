@@ -1,9 +1,9 @@
 """Paths to peers that are narrower than the underlay interface.
 
-In udp mode the engine meets EMSGSIZE and answers with ICMP, packet by packet; in host-gw mode the router that is in the
-way answers the container itself. In vxlan mode neither happens: the kernel learns the path's MTU from ICMP, and yet
-forwards containers' packets by the MTU of the route, into nowhere (ip_forward_use_pmtu is off, and the host's to set).
-So what it has learnt goes into the routes to that peer's subnets, by which containers are told.
+In udp mode the engine gets EMSGSIZE and answers with ICMP, packet by packet; in host-gw mode the router with the narrow
+link answers the container itself. In vxlan mode neither happens: the kernel learns the path MTU from ICMP, and yet
+forwards containers' packets by the MTU of the route, and they are lost (ip_forward_use_pmtu is off, and the host's to
+set). So what it has learnt goes into the routes to that peer's subnets, by which it tells containers.
 
 What probes have found, where no ICMP comes back, goes there too, in any mode.
 """
@@ -26,12 +26,12 @@ from overlayd.system.netlink import Netlink
 
 log = structlog.get_logger()
 
-_EVERY = 1.0  # seconds between looks at the counters of ICMP, which cost next to nothing
-_ANEW = 30.0  # seconds after which a path that was narrow is looked at again: the kernel forgets (mtu_expires)
+_POLL_EVERY = 1.0  # seconds between reading the ICMP counters, which costs next to nothing
+_REREAD_AFTER = 30.0  # seconds after which a narrow path is read again: the kernel forgets it (mtu_expires)
 
 
 class PathFollower:
-    """What is known of paths, and who makes use of it."""
+    """Path MTUs from ICMP and probes, given to the backend."""
 
     def __init__(
         self,
@@ -44,19 +44,19 @@ class PathFollower:
         self._netlink, self._backend, self._reconciler, self._probed = netlink, backend, reconciler, probed
         self._learnt: dict[Address, int] = {}
         self._counted: tuple[str, ...] = ()
-        self._looked = 0.0
+        self._read_at = 0.0
 
     async def run(self) -> None:
         """Follow without end."""
         while True:
-            await asyncio.sleep(_EVERY)
+            await asyncio.sleep(_POLL_EVERY)
             try:
                 await self.follow()
             except HostError as error:
-                log.error("paths to peers are not followed", error=str(error))
+                log.error("path MTUs cannot be read", error=str(error))
 
     async def follow(self) -> None:
-        """Look once, and use what is new. Raises HostError."""
+        """Poll once, and apply what has changed. Raises HostError."""
         backend = self._backend()
         if backend.node.spec.routes_carry_path_mtu and self._is_due():
             self._learnt = await self._netlink.paths()
@@ -69,9 +69,9 @@ class PathFollower:
 
     def _is_due(self) -> bool:
         counted, now = _icmp_counters(), time.monotonic()
-        if counted == self._counted and not (self._learnt and now > self._looked + _ANEW):
+        if counted == self._counted and not (self._learnt and now > self._read_at + _REREAD_AFTER):
             return False
-        self._counted, self._looked = counted, now
+        self._counted, self._read_at = counted, now
         return True
 
     def _narrow(self, backend: Backend) -> dict[Address, int]:
@@ -84,7 +84,7 @@ class PathFollower:
 
 
 def _icmp_counters() -> tuple[str, ...]:
-    """How many ICMP errors of the kind that tells of paths have come in: Destination Unreachable, Packet Too Big."""
+    """ICMP errors received of the kinds that carry a path MTU: Destination Unreachable, Packet Too Big."""
     found = []
     with suppress(OSError, ValueError, IndexError):
         names, values = (line.split() for line in Path("/proc/net/snmp").read_text().splitlines() if "Icmp:" in line)

@@ -1,9 +1,9 @@
-"""Follows the underlay interface: down and up again, another MTU, other addresses, made anew.
+"""Follows the underlay interface: down and up again, another MTU, other addresses, recreated.
 
-down, or gone         what is there stays; its coming back is heard
-up again              everything is compared: with the interface the kernel has forgotten what went over it
-an address is away    a little patience: whoever replaces it does so in two steps, and IPv6 addresses go with "down"
-otherwise another     the node is found out anew, as at a start, and gone over to, as on a reload
+down or gone          what is there stays; a notification tells when it is back
+up again              everything is compared: the kernel has forgotten what went over the interface
+address missing       a grace period: an address is replaced in two steps, and IPv6 addresses go with "down"
+otherwise changed     the node is discovered as at a start, and applied as on a reload
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from overlayd.system.netlink import Netlink
 
 log = structlog.get_logger()
 
-_PATIENCE = 3.0  # seconds that an address may be away
-_AGAIN = 10.0  # seconds after which what failed is tried again, should nothing be heard before
+_GRACE_PERIOD = 3.0  # seconds that an address may be missing
+_RETRY_AFTER = 10.0  # seconds after which what failed is tried again, without a notification
 
 
 class UnderlayFollower:
-    """Knows how the underlay interface is, and whether that is a problem."""
+    """Checks the underlay interface; `trouble` is what is wrong with it."""
 
     def __init__(
         self,
@@ -35,39 +35,39 @@ class UnderlayFollower:
         change: Callable[[], Awaitable[None]],
         compare: Callable[[], Awaitable[object]],
     ) -> None:
-        """`change` goes over to the node as it is found now, and raises HostError or RegistryError where it cannot."""
+        """`change` applies the node as it is discovered now. Raises HostError or RegistryError where it cannot."""
         self._netlink, self._node, self._change, self._compare = netlink, node, change, compare
         self.trouble: str | None = None
         """Why the overlay has no working underlay, in words."""
         self._missing_since: float | None = None
 
     async def follow(self) -> float | None:
-        """Look, and do what is to be done; in how many seconds to look again, if at all."""
+        """Check, and apply what has changed; in how many seconds to check again, if at all."""
         try:
             return await self._follow()
         except (HostError, RegistryError) as error:
-            self._say(f"{error}; the overlay stays as it was")
-            return _AGAIN
+            self._set_trouble(f"{error}; the overlay stays as it is")
+            return _RETRY_AFTER
 
     async def _follow(self) -> float | None:
         was = self._node().underlay
         found = next((one for one in await self._netlink.interfaces() if one.name == was.name), None)
         if found is None or not found.up:
-            self._say(f"interface {was.name} is {'gone' if found is None else 'down'}: no peer can be reached")
+            self._set_trouble(f"interface {was.name} is {'gone' if found is None else 'down'}: no peer can be reached")
             return None
-        left = self._patience(found)
+        left = self._grace_left(found)
         if left > 0:
             return left
         if (found.index, found.mtu, found.addresses) != (was.index, was.mtu, was.addresses):
             await self._change()
-            self._tell(self._node())
+            self._log_change(self._node())
         else:
             await self._compare()
-        self._say(None)
+        self._set_trouble(None)
         return None
 
-    def _patience(self, found: HostInterface) -> float:
-        """Seconds to wait for an address that packets are sent from and that nothing has replaced yet."""
+    def _grace_left(self, found: HostInterface) -> float:
+        """Seconds to wait for another address in place of a missing one that packets are sent from."""
         node = self._node()
         missing = [underlay_family for underlay_family in node.underlay_families if not found.usable(underlay_family)]
         if not missing:
@@ -76,13 +76,13 @@ class UnderlayFollower:
         now = time.monotonic()
         if self._missing_since is None:
             self._missing_since = now
-            log.warning("the underlay has lost its address", interface=found.name, families=missing)
-        return self._missing_since + _PATIENCE - now
+            log.warning("underlay has lost its address", interface=found.name, families=missing)
+        return self._missing_since + _GRACE_PERIOD - now
 
-    def _tell(self, node: Node) -> None:
+    def _log_change(self, node: Node) -> None:
         underlay = node.underlay
         log.warning(
-            "follows the underlay",
+            "applied the changed underlay",
             interface=underlay.name,
             underlay_mtu=underlay.mtu,
             mtu=node.overlay_mtu,
@@ -90,9 +90,9 @@ class UnderlayFollower:
             public_ipv6=str(underlay.public_ipv6) if underlay.public_ipv6 else None,
         )
 
-    def _say(self, trouble: str | None) -> None:
+    def _set_trouble(self, trouble: str | None) -> None:
         if trouble is not None and trouble != self.trouble:
-            log.error("the underlay cannot be used", reason=trouble)
+            log.error("underlay is unusable", reason=trouble)
         elif trouble is None and self.trouble is not None:
-            log.info("the underlay can be used again")
+            log.info("underlay is usable again")
         self.trouble = trouble

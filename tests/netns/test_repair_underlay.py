@@ -87,11 +87,11 @@ def test_an_address_that_is_not_sent_from_changes_nothing(pairs: dict[str, Pair]
     a, b = pairs[mode]
     before, mark = picture(a, mode), len(a.log())
     a.ip("address add 198.51.100.1/24 dev eth0")
-    eventually(lambda: "follows the underlay" in a.log()[mark:])
+    eventually(lambda: "applied the changed underlay" in a.log()[mark:])
     assert talks(a, b)
     mark = len(a.log())
     a.ip("address delete 198.51.100.1/24 dev eth0")
-    eventually(lambda: "follows the underlay" in a.log()[mark:])
+    eventually(lambda: "applied the changed underlay" in a.log()[mark:])
     assert talks(a, b)
     assert "data path rebuilt" not in a.log()[mark:]
     assert picture(a, mode) == before

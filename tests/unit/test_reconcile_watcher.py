@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlayd.reconcile.watcher import Budget, Pace
+from overlayd.reconcile.watcher import Backoff, TimeBudget
 
 
 def test_what_is_saved_up_is_spent_at_once() -> None:
-    budget = Budget(0.1, 3.0, 100.0)
+    budget = TimeBudget(0.1, 3.0, 100.0)
     assert budget.wait(100.0) == 0
     budget.spend(2.0, 100.0)
     assert budget.wait(100.0) == 0
@@ -19,7 +19,7 @@ def test_what_is_saved_up_is_spent_at_once() -> None:
 
 
 def test_no_more_is_saved_than_that() -> None:
-    budget = Budget(0.1, 3.0, 0.0)
+    budget = TimeBudget(0.1, 3.0, 0.0)
     budget.spend(0.0, 10_000.0)
     budget.spend(4.0, 10_000.0)
     assert budget.wait(10_000.0) == pytest.approx(10)
@@ -27,7 +27,7 @@ def test_no_more_is_saved_than_that() -> None:
 
 @given(st.floats(0.001, 5), st.integers(1, 200))
 def test_work_that_waits_its_turn_takes_its_share_and_no_more(cost: float, times: int) -> None:
-    budget, now = Budget(0.1, 3.0, 0.0), 0.0
+    budget, now = TimeBudget(0.1, 3.0, 0.0), 0.0
     for _ in range(times):
         now += budget.wait(now) + cost
         budget.spend(cost, now)
@@ -36,15 +36,15 @@ def test_work_that_waits_its_turn_takes_its_share_and_no_more(cost: float, times
 
 def repairs_within(seconds: float, undone_after: float) -> int:
     """How often an object is repaired that somebody deletes so many seconds after each repair."""
-    pace, now, count = Pace(), 0.0, 0
+    backoff, now, count = Backoff(), 0.0, 0
     while now < seconds:
-        now += undone_after + pace.seconds
-        pace.looked(now, repaired=True)
+        now += undone_after + backoff.seconds
+        backoff.update(now, repaired=True)
         count += 1
     return count
 
 
-def test_who_undoes_every_repair_at_once_is_followed_at_a_slower_pace() -> None:
+def test_who_undoes_every_repair_at_once_is_followed_at_a_slower_backoff() -> None:
     assert repairs_within(60, 0.001) < 130
 
 
@@ -53,8 +53,8 @@ def test_who_comes_back_once_a_second_is_not_made_to_wait() -> None:
 
 
 def test_nothing_to_repair_changes_nothing() -> None:
-    pace = Pace()
-    first = pace.seconds
+    backoff = Backoff()
+    first = backoff.seconds
     for now in range(100):
-        pace.looked(now / 100, repaired=False)
-    assert pace.seconds == first
+        backoff.update(now / 100, repaired=False)
+    assert backoff.seconds == first
