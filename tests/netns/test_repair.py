@@ -95,7 +95,7 @@ def test_damage_is_repaired(pairs: dict[str, Pair], mode: str, command: str) -> 
     assert 'msg="kernel state repaired"' in a.log()[mark:]
     errors = [line for line in a.log()[mark:].splitlines() if "level=error" in line]
     # A look at the device may fall between the damage and the repair.
-    assert [line for line in errors if not re.search('msg="the (TUN is gone|data path is broken)', line)] == []
+    assert [line for line in errors if not re.search('msg="(the TUN is gone|data path is broken)', line)] == []
     eventually(lambda: a.status()["problems"] == [])
     for family in FAMILIES:
         assert a.container(0).ping(b.container(0).address(family))
