@@ -24,7 +24,7 @@ from overlayd.daemon.install import install, introduce_peers
 from overlayd.daemon.running import Running
 from overlayd.daemon.supervisor import every
 from overlayd.observe.lifecycle import Lifecycle
-from overlayd.registry.base import Registry
+from overlayd.registry.base import NotYetError, Registry
 from overlayd.system.errors import HostError
 from overlayd.system.instance_lock import InstanceLock
 from overlayd.system.netlink import Monitor, Netlink
@@ -33,6 +33,9 @@ from overlayd.system.service_manager import ServiceManager
 log = structlog.get_logger()
 
 _STATUS_EVERY = 10.0  # seconds between messages to the service manager while the registry is waited for
+
+
+_RETRY_EVERY = 2.0  # seconds between attempts to get a lease while none is free
 
 
 async def find_node(
@@ -48,8 +51,12 @@ async def find_node(
         await report()
     reports = asyncio.create_task(every(_STATUS_EVERY, report))
     try:
-        settings = await registry.configure(given)
-        return settings, await discover(settings, registry, netlink)
+        while True:
+            settings = await registry.configure(given)
+            try:
+                return settings, await discover(settings, registry, netlink)
+            except NotYetError:  # the registry has logged it, and its state has it
+                await asyncio.sleep(_RETRY_EVERY)
     finally:
         reports.cancel()
 

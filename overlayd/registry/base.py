@@ -23,6 +23,10 @@ class RegistryError(ReportedError):
     """There is no lease; the text gives the reason and the remedy."""
 
 
+class NotYetError(RegistryError):
+    """There is no lease yet, for a reason that somebody may remove centrally: try again later."""
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """All leases."""
@@ -91,11 +95,13 @@ class Registry(Protocol):
     name: str
 
     async def configure(self, settings: Settings) -> Settings:
-        """The settings, with those that the registry decides for the whole network. Waits, and logs it, for a registry
-        that is unreachable and of which there is no copy. Raises RegistryError."""
+        """The settings, with those that the registry decides for the whole network. Waits, and logs it, while the
+        registry is unreachable and there is no copy of it, or while the network has no valid configuration. Raises
+        RegistryError."""
 
     async def acquire(self, settings: Settings, underlay: Underlay) -> Lease:
-        """This host's own lease, under the settings from `configure`. Raises RegistryError."""
+        """This host's own lease, under the settings from `configure`. Raises RegistryError, after NotYetError
+        begin again with `configure`."""
 
     def leases(self, settings: Settings) -> tuple[Lease, ...]:
         """All leases that are known now."""

@@ -24,7 +24,7 @@ from overlayd.core.node import Underlay
 from overlayd.core.settings.model import Settings
 from overlayd.core.settings.validation import validate
 from overlayd.lab.etcd import Etcd
-from overlayd.registry.base import LeaseChanges, Moved, RegistryError, Snapshot, Update
+from overlayd.registry.base import LeaseChanges, Moved, NotYetError, RegistryError, Snapshot, Update
 from overlayd.registry.etcd import admin
 from overlayd.registry.etcd.client import EtcdClient
 from overlayd.registry.etcd.messages import Delete, Put
@@ -400,10 +400,51 @@ async def test_a_configuration_that_is_not_there_yet_is_waited_for(etcd: Etcd, m
     assert "overlayctl etcd init" in logs[0]["reason"]
 
 
-async def test_a_configuration_that_makes_no_sense_ends_the_start(etcd: Etcd, make: Make) -> None:
-    etcd.put(f"{PREFIX}/config", '{"Network":"10.5.0.1/16"}')
-    with pytest.raises(RegistryError, match=r"/config: Network: 10\.5\.0\.1/16 has host bits set; did you mean"):
-        await make().acquire()
+async def test_a_configuration_that_makes_no_sense_is_waited_for(etcd: Etcd, make: Make) -> None:
+    """It is mended centrally, and no node has to be started again."""
+    etcd.put(f"{PREFIX}/config", '{"Network":"10.5.0.0/33"}')
+    clock = Clock()
+    node = make(clock=clock)
+    waiting = asyncio.ensure_future(node.acquire())
+    await eventually_async(lambda: node.registry.state().error, "it is said")
+    assert (node.registry.state().error or "").startswith(f"{PREFIX}/config: Network: 10.5.0.0/33 ")
+    etcd.put(f"{PREFIX}/config", CONFIG)
+    await eventually_async(lambda: clock.advance(1) or waiting.done(), "it has a lease")
+    assert str((await waiting).subnet).startswith("10.5.")
+
+
+async def test_a_free_subnet_is_waited_for(etcd: Etcd, make: Make) -> None:
+    etcd.put(f"{PREFIX}/config", SMALL % 26)
+    others = [f"10.5.0.{base}-26" for base in (64, 128, 192)]
+    for number, key in enumerate(others):
+        etcd.put(f"{PREFIX}/subnets/{key}", flannels(f"192.0.2.{70 + number}"))
+    node = make()
+    with pytest.raises(NotYetError, match=r"^the network 10\.5\.0\.0/24 is exhausted: "):
+        await node.acquire()
+    assert "is exhausted" in (node.registry.state().error or "")
+    etcd.delete(f"{PREFIX}/subnets/{others[1]}")
+    assert str((await node.acquire()).subnet) == "10.5.0.128/26"
+
+
+async def test_a_running_node_that_lost_its_subnet_in_a_full_network_waits_for_one(etcd: Etcd, make: Make) -> None:
+    etcd.put(f"{PREFIX}/config", SMALL % 26)
+    for number, base in enumerate((64, 192)):
+        etcd.put(f"{PREFIX}/subnets/10.5.0.{base}-26", flannels(f"192.0.2.{70 + number}"))
+    node = await make().run()
+    with capture_logs() as logs:
+        etcd.put(key_of(node.lease), flannels("192.0.2.66"), lease=etcd.grant(500))
+        await eventually_async(lambda: node.registry.state().invalid, "it is said")
+        etcd.put(f"{PREFIX}/subnets/10.5.0.64-26", flannels("192.0.2.99"))
+        await eventually_async(lambda: "192.0.2.99" in [str(lease.public_ip) for lease in node.table], "it goes on")
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == [
+        "own lease was changed by someone else",
+        "own lease is lost; waiting for a free subnet",
+    ]
+    assert [task.done() for task in node.tasks] == [False] * len(node.tasks)
+    etcd.delete(f"{PREFIX}/subnets/10.5.0.192-26")
+    await eventually_async(lambda: node.moved, "there is one")
+    assert str((await node.acquire()).subnet) == "10.5.0.192/26"
+    assert node.registry.state().invalid == {}
 
 
 async def test_looking_only_does_not_wait(etcd: Etcd, make: Make) -> None:

@@ -51,6 +51,10 @@ class AllocationError(ValueError):
     """There is no lease for this node; the text gives the reason and the remedy."""
 
 
+class NoFreeSubnetError(AllocationError):
+    """All subnets are leased or reserved."""
+
+
 def choose(
     held: Mapping[str, Held],
     taken: Collection[Network],
@@ -99,7 +103,7 @@ def _free(one: SubnetRange, used: Collection[Network], node: str, held: Mapping[
         if subnet not in used and not any(overlap(subnet, other) for other in odd):
             return subnet
     reserved = sum(1 for other in held.values() if other.etcd_lease == 0)
-    raise AllocationError(
+    raise NoFreeSubnetError(
         f"the network {one.network} is exhausted: all {one.count} subnets (/{one.subnet_len}) from {one.first[0]} to"
         f" {one.last[0]} are taken, {len(held) - reserved} by leases and {reserved} by reservations; release one"
         " (overlayctl lease release SUBNET), or widen the network"

@@ -157,6 +157,12 @@ def _former_keys(view: View, holder: Holder, kept: set[str]) -> list[KeyValue]:
     return [kv for kv in found if kv.key not in kept]
 
 
+def is_same(request: LeaseRequest, view: View, lease: Lease, name: str) -> bool:
+    """Whether a node that holds a lease and asks for its subnets again has nothing to write."""
+    same = lease_for(request, Choice(lease.subnets, None, ""), name)
+    return lease_text(same, view.modes) == lease_text(lease, view.modes)
+
+
 def is_intact(view: View, holder: Holder, lease: Lease, held: Held, record: HostRecord | None) -> bool:
     """Whether etcd holds a lease and its record as this session wrote them."""
     if record is None or (record.id, record.session) != (holder.id, holder.session):

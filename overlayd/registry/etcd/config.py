@@ -63,10 +63,12 @@ class NetworkConfig:
         self.invalid: dict[str, str] = {}
         """Why the one in etcd is not used, by its key."""
 
-    @property
-    def missing(self) -> str:
-        """What to do when there is none."""
-        return f"{self._key} does not exist; write it: overlayctl etcd init --network ... --backend ..."
+    def fault(self, text: str | None) -> str | None:
+        """Why no node can start with this one, and the remedy."""
+        if text is None:
+            return f"{self._key} does not exist; write it: overlayctl etcd init --network ... --backend ..."
+        found = parse_config(text, self._model)
+        return None if isinstance(found, Settings) else "; ".join(f"{self._key}: {problem}" for problem in found)
 
     def begin(self, text: str | None) -> None:
         """Use this one: no containers run yet."""
@@ -95,7 +97,7 @@ class NetworkConfig:
     def merge(self, settings: Settings) -> Settings:
         """This host's settings with those of the network. Raises RegistryError."""
         if self._used is None:
-            raise RegistryError(self.missing)
+            raise RegistryError(self.fault(None))
         return merge(settings, self._used, self._key)
 
     def _refusals(self, text: str | None, subnets: Sequence[Network] | None) -> list[str]:

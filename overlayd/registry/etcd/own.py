@@ -17,12 +17,20 @@ from dataclasses import replace
 import structlog
 
 from overlayd.core.address import Network
-from overlayd.core.flannel.lease import lease_text
-from overlayd.core.leases.allocation import AllocationError, Choice, Held
+from overlayd.core.leases.allocation import AllocationError, Choice, Held, NoFreeSubnetError
 from overlayd.core.leases.host_record import HostRecord
 from overlayd.core.leases.lease import Lease
-from overlayd.registry.base import RegistryError
-from overlayd.registry.etcd.claim import Acquired, Holder, LeaseRequest, choose_for, claim, is_intact, lease_for
+from overlayd.registry.base import NotYetError, RegistryError
+from overlayd.registry.etcd.claim import (
+    Acquired,
+    Holder,
+    LeaseRequest,
+    choose_for,
+    claim,
+    is_intact,
+    is_same,
+    lease_for,
+)
 from overlayd.registry.etcd.client import EtcdClient
 from overlayd.registry.etcd.connectivity import Sleep, backoff, nap
 from overlayd.registry.etcd.etcd_lease import EtcdLease
@@ -56,6 +64,8 @@ class OwnLease:
         self._holder, self._read_only = holder, read_only
         self._request: LeaseRequest | None = None
         self._own: Acquired | None = None
+        self.invalid: dict[str, str] = {}
+        """Why this node is without its lease while it runs, by the lease's key."""
         self._own_changed = asyncio.Event()
         self._replaced: set[str] = set()
         """Sessions with this node's identity that this one replaced: they must have ended."""
@@ -95,7 +105,8 @@ class OwnLease:
                     choice = choose_for(request, self._view, self._holder, self.lease, former)
                 except AllocationError as error:
                     if attempt or not self._replica.loaded or self._read_only:
-                        raise RegistryError(str(error)) from None
+                        kind = NotYetError if isinstance(error, NoFreeSubnetError) else RegistryError
+                        raise kind(str(error)) from None
                     await self._replica.load()  # the view may be a moment old: refuse only what etcd itself confirms
                     continue
                 lease = lease_for(request, choice, self._holder.name)
@@ -105,13 +116,12 @@ class OwnLease:
                     return self._unconfirmed(choice, lease)
                 if await self._claim(request, choice, lease):
                     return lease
-                log.info("lost the race for a subnet to another node", subnet=str(lease.subnets[0]))
+                log.info("lost the race for a subnet", subnet=str(lease.subnets[0]))
                 await self._replica.load()
         except UnavailableError as error:
-            if self._own is not None and self._own.confirmed:
-                same = lease_for(request, Choice(self._own.lease.subnets, None, ""), self._holder.name)
-                if lease_text(same, self._view.modes) == lease_text(self._own.lease, self._view.modes):
-                    return self._own.lease
+            own = self._own
+            if own is not None and own.confirmed and is_same(request, self._view, own.lease, self._holder.name):
+                return own.lease
             raise RegistryError(f"etcd: {error}") from None
         except EtcdError as error:
             raise RegistryError(f"etcd: {error}") from None
@@ -149,7 +159,7 @@ class OwnLease:
         return True
 
     def _have(self, own: Acquired) -> None:
-        self._own = own
+        self._own, self.invalid = own, {}
         self._replica.checked_key = self._view.subnet_key(own.key)
         self._etcd_lease.used(own.etcd_lease)
         self._own_changed.set()
@@ -166,18 +176,31 @@ class OwnLease:
             held, found = self._view.held.get(own.key), self._view.record(request.publics[0])
             record = found[0] if found is not None else None
             if own.confirmed and held is not None and is_intact(self._view, self._holder, own.lease, held, record):
+                self.invalid = {}
                 if held.etcd_lease != own.etcd_lease:
                     await self._rebind(own, request, held)
                 return
             if own.confirmed:
                 self._not_a_clone(record if self._holder.owns(record) else held.host if held is not None else None)
-                log.error("own lease was changed by someone else", lease=str(own.lease), now=str(held or "nobody"))
+                if not self.invalid:
+                    log.error("own lease was changed by someone else", lease=str(own.lease), now=str(held or "nobody"))
             subnets = own.lease.subnets
-            lease = await self._acquire(request, subnets)
+            try:
+                lease = await self._acquire(request, subnets)
+            except NotYetError as error:
+                self._lose(own, f"leased to {held or 'nobody'}, not to this host; {error}")
+                return
             if lease.subnets != subnets:
                 self._replica.moved(f"{subnets[0]} is held by {held or 'nobody'}; this host now has {lease.subnets[0]}")
             elif own.confirmed:
                 log.warning("own lease restored", lease=str(lease))
+
+    def _lose(self, own: Acquired, reason: str) -> None:
+        """The subnet is another node's, and none is free: this node goes on without a lease until etcd changes."""
+        if not self.invalid:
+            log.error("own lease is lost; waiting for a free subnet", lease=str(own.lease), reason=reason)
+        self._have(Acquired(own.lease, 0, own.confirmed))
+        self.invalid = {self._view.subnet_key(own.key): reason}
 
     def _not_a_clone(self, record: HostRecord | None) -> None:
         """Raises RegistryError when the record is of a session that was replaced but still runs: this is its clone."""

@@ -23,7 +23,7 @@ from typing import Any
 from overlayd.core.leases.lease import Lease
 from overlayd.core.node import Underlay
 from overlayd.core.settings.model import Settings
-from overlayd.registry.base import RegistryError, RegistryState, Store, Update
+from overlayd.registry.base import NotYetError, RegistryError, RegistryState, Store, Update
 from overlayd.registry.etcd.claim import Holder, LeaseRequest
 from overlayd.registry.etcd.client import make_client
 from overlayd.registry.etcd.config import NetworkConfig
@@ -85,19 +85,19 @@ class EtcdRegistry:
         return merged
 
     async def _load(self) -> None:
-        """Read what etcd holds, or this host's copy of it. Waits for etcd and for the configuration in it."""
+        """Read what etcd holds, or this host's copy of it. Waits for etcd and for a valid configuration in it."""
         failures = 0
         while True:
             try:
                 await self._replica.load()
-                if self.view.config is not None or self._read_only:
+                reason = self._config.fault(self.view.config)
+                if reason is None or self._read_only:
                     return
-                reason = self._config.missing
             except UnavailableError as error:
                 reason = str(error)
                 if self._read_only:
                     raise RegistryError(f"etcd: {error}; check etcd.endpoints") from None
-                if self._copy.restore(self._holder.id):
+                if self._copy.restore(self._holder.id) and self._config.fault(self.view.config) is None:
                     self._connectivity.lost(error)
                     return
             except EtcdError as error:
@@ -109,7 +109,11 @@ class EtcdRegistry:
     async def acquire(self, settings: Settings, underlay: Underlay) -> Lease:
         before = self._own.lease
         former = self._store.former_subnets() if before is None else ()
-        lease = await self._own.acquire(LeaseRequest.on(underlay, settings), former)
+        try:
+            lease = await self._own.acquire(LeaseRequest.on(underlay, settings), former)
+        except NotYetError as error:
+            self._connectivity.waiting(str(error), self.client.endpoints)
+            raise
         if before is not None and (before.public_ip, before.public_ipv6) != (lease.public_ip, lease.public_ipv6):
             self._replica.rewatch()
         return lease
@@ -130,7 +134,7 @@ class EtcdRegistry:
     async def _on_keys(self, keys: Set[str]) -> None:
         if self._own.lease is None:
             return
-        if keys & self._own.keys:
+        if keys & self._own.keys or self._own.invalid:
             await self._own.secure()
         if self.view.config_key in keys:
             self._check_config()
@@ -156,7 +160,7 @@ class EtcdRegistry:
             endpoint=self.client.endpoint,
             revision=self.view.revision,
             expires=time.time() + self._etcd_lease.left if self._own.etcd_lease else None,
-            invalid={**self._config.invalid, **self.view.invalid},
+            invalid={**self._config.invalid, **self.view.invalid, **self._own.invalid},
         )
 
     async def close(self) -> None:
