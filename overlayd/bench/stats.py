@@ -26,10 +26,6 @@ class Spread:
         """Of ratios: whether rounds disagree on which of the two is greater."""
         return self.low <= 1 <= self.high
 
-    def overlaps(self, other: Spread) -> bool:
-        """Whether some round of either lies among those of the other."""
-        return self.low <= other.high and other.low <= self.high
-
 
 def ratios(values: Sequence[float | None], base: Sequence[float | None]) -> list[float]:
     """Round by round; rounds in which either is missing, or the base is 0, give none."""

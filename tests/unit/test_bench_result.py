@@ -241,9 +241,9 @@ def set_rates(result: Result, *rates: float) -> None:
 def test_conclusions_come_first_with_ratios_and_spread(result: Result) -> None:
     set_rates(result, 5, 8)
     text = page([("now", result)])
-    assert "Best of 2 scenarios: vxlan: throughput of one TCP stream, 10.00 Gbit/s" in text
+    assert "Of 2 scenarios between containers, vxlan is best in throughput of one TCP stream (10.00 Gbit/s)" in text
     assert "throughput of one TCP stream 0.65x (0.50-0.80)" in text
-    assert text.index("Best of 2") < text.index("<figure")
+    assert text.index("Of 2 scenarios") < text.index("<figure")
 
 
 def test_a_difference_inside_the_spread_is_not_shown_as_one(result: Result) -> None:

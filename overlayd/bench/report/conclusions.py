@@ -1,16 +1,17 @@
-"""What the figures of one setting of the underlay say, in sentences.
+"""Conclusions from the figures of one setting of the underlay, in sentences.
 
 A difference counts when every round's ratio lies on the same side of 1; any other is noise, and is called that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from overlayd.bench.metric import METRICS
 from overlayd.bench.result import Result, ScenarioRecord
 from overlayd.bench.stats import Spread
 
+_BOUND = "host"
 _ASPECTS = (
     ("tcp1", "rate", "throughput of one TCP stream"),
     ("tcp4", "rate", "throughput of four"),
@@ -23,19 +24,23 @@ _ASPECTS = (
 
 
 def lead(result: Result, frames: str) -> str:
-    """The first paragraph: who is best at what, and how many of the ratios are noise; empty without figures."""
-    records = [one for one in result.scenarios if one.frames == frames]
+    """The first paragraph: what is best at what, and how many of the ratios are noise; empty without figures.
+
+    Host to host is a bound, not a path between containers, and competes with none.
+    """
+    measured = [one for one in result.scenarios if one.frames == frames]
+    records = [one for one in measured if one.name != _BOUND]
     best: dict[str, list[str]] = {}
     for metric, figure, title in _ASPECTS:
         if (found := _best(result, records, metric, figure)) is not None:
-            best.setdefault(found[0].title, []).append(f"{title}, {found[1]}")
+            best.setdefault(found[0].title, []).append(f"{title} ({found[1]})")
     if not best:
         return ""
-    text = ". ".join(f"{title}: {'; '.join(won)}" for title, won in best.items())
-    ratios = [ratio for one in records for _, ratio in _ratios(result, one)]
+    text = "; ".join(f"{title} is best in {_and(won)}" for title, won in best.items())
+    ratios = [ratio for one in measured for _, ratio in _ratios(result, one)]
     noise = sum(ratio.noise for ratio in ratios)
-    base, count = result.plan.base, len(ratios)
-    return f"Best of {len(records)} scenarios: {text}. Within the noise: {noise} of {count} ratios to {base}."
+    end = f"Within the noise: {noise} of {len(ratios)} ratios to {result.plan.base}."
+    return f"Of {len(records)} scenarios between containers, {text}. {end}"
 
 
 def each(result: Result, frames: str) -> Iterator[tuple[ScenarioRecord, str]]:
@@ -58,12 +63,16 @@ def _best(result: Result, records: list[ScenarioRecord], metric: str, figure: st
     choose = max if shown.more_is_better else min
     spread, record = choose(found, key=lambda one: one[0].median)
     words = [f"{spread.median:,.{shown.digits}f} {shown.unit}"]
+
+    def ratio(one: ScenarioRecord, base: str) -> Spread | None:
+        return result.ratio(one.frames, one.name, metric, figure, base)
+
     base = result.plan.base
-    ratio = result.ratio(record.frames, record.name, metric, figure, base)
-    if ratio is not None and record.name != base and not ratio.noise:
-        words.append(f"{_times(ratio)} of {base}")
-    if rivals := [one.title for other, one in found if one is not record and other.overlaps(spread)]:
-        words.append(f"level with {' and '.join(rivals)}")
+    if record.name != base and (own := ratio(record, base)) and not own.noise:
+        words.append(f"{own.median:.2f}x {base} [{own.low:.2f}-{own.high:.2f}]")
+    rivals = [one.title for _, one in found if one is not record and (to := ratio(one, record.name)) and to.noise]
+    if rivals:
+        words.append(f"level with {_and(rivals)}")
     return record, ", ".join(words)
 
 
@@ -75,6 +84,10 @@ def _ratios(result: Result, record: ScenarioRecord) -> list[tuple[str, Spread]]:
         (title, result.ratio(record.frames, record.name, metric, figure, base)) for metric, figure, title in _ASPECTS
     ]
     return [(title, ratio) for title, ratio in found if ratio is not None]
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def _times(ratio: Spread) -> str:
