@@ -20,7 +20,6 @@ from overlayd.core.leases.table import LeaseEvent
 from overlayd.core.node import Node
 from overlayd.core.settings.model import Settings
 from overlayd.daemon.discovery import discover
-from overlayd.daemon.forwarding import enable_forwarding
 from overlayd.daemon.install import install, introduce_peers
 from overlayd.observe.lifecycle import Lifecycle
 from overlayd.observe.overlay import Overlay
@@ -58,11 +57,13 @@ class Reloader:
         netlink: Netlink,
         manager: ServiceManager,
         publish: Callable[[Iterable[LeaseEvent]], None],
+        enable_forwarding: Callable[[], None],
     ) -> None:
         """`loaded`: the configuration that `overlay` was made from, without what the registry decides. `publish` gets
         each change of the lease table."""
         self._lifecycle, self._overlay, self._sources = lifecycle, overlay, sources
         self._netlink, self._manager, self._publish = netlink, manager, publish
+        self._enable_forwarding = enable_forwarding
         self._given = loaded.settings
         self._files = loaded.files
 
@@ -132,7 +133,7 @@ class Reloader:
         else:
             await self._replace_backend(settings, node, leases)
         self._given = given
-        enable_forwarding(overlay.node, overlay.settings)
+        self._enable_forwarding()
 
     def _without_restart_only(self, given: Settings) -> Settings:
         """Warn of settings that are only read at a start, and keep those that would be read again."""

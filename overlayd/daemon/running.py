@@ -9,6 +9,7 @@ from overlayd import __version__
 from overlayd.backend.base import Backend
 from overlayd.core.settings.model import Settings
 from overlayd.daemon.config_watcher import ConfigWatcher
+from overlayd.daemon.forwarding import Forwarding
 from overlayd.daemon.install import repair
 from overlayd.daemon.lease_follower import LeaseFeed, LeaseFollower
 from overlayd.daemon.reload import Reloader
@@ -52,11 +53,14 @@ class Running:
         reconciler = Reconciler(Kernel(netlink), monitor)
         self.overlay = overlay = Overlay(settings, backend, registry, reconciler, prober)
         self._feed = LeaseFeed(overlay)
-        self._reloader = Reloader(lifecycle, overlay, sources, loaded, netlink, manager, self._feed.publish)
+        self.forwarding = Forwarding(overlay)
+        self._reloader = Reloader(
+            lifecycle, overlay, sources, loaded, netlink, manager, self._feed.publish, self.forwarding.enable
+        )
         self._underlay = UnderlayFollower(
             netlink, lambda: overlay.node, self._reloader.follow_underlay, lambda: repair(overlay)
         )
-        self.health = Health(lifecycle, overlay, lambda: self._underlay.trouble)
+        self.health = Health(lifecycle, overlay, lambda: self._underlay.trouble, self.forwarding.faults)
         self._watcher = Watcher(monitor, reconciler.repair_changes, lambda: repair(overlay), self._underlay.follow)
         reconciler.on_changes(self._watcher.wake)
         self._paths = PathFollower(netlink, lambda: overlay.backend, reconciler, prober.narrow_paths)
@@ -70,6 +74,7 @@ class Running:
             **self.overlay.registry.tasks(),
             "lease follower": self._lease_follower.run(),
             "path follower": self._paths.run(),
+            "forwarding": self.forwarding.run(),
             "kernel watcher": self._watcher.run(),
             "watchdog": self._watchdog.run(),
             "config watcher": self._config_watcher.run(),

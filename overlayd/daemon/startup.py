@@ -2,7 +2,7 @@
 
 1. validate      settings, underlay, own lease: all of it before the host is touched
 2. take          the lock, the control socket, the backend's ports: what can be refused
-3. bring up      forwarding, kernel state, packets, subnet.env: ready
+3. bring up      packets, kernel state, subnet.env, forwarding: ready
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from overlayd.api.server import ControlServer
 from overlayd.core.node import Node
 from overlayd.core.settings.model import Settings
 from overlayd.daemon.discovery import discover
-from overlayd.daemon.forwarding import enable_forwarding
 from overlayd.daemon.install import install, introduce_peers
 from overlayd.daemon.running import Running
 from overlayd.daemon.supervisor import every
@@ -85,13 +84,14 @@ async def bring_up(running: Running, lifecycle: Lifecycle, manager: ServiceManag
     """From a host that is untouched to one that is ready. Raises HostError."""
     overlay = running.overlay
     async with overlay.changing:  # a reload has to wait
+        running.forwarding.check()
         overlay.reconciler.table.replace(overlay.registry.leases(overlay.settings))
         introduce_peers(overlay)
         if (data_path := overlay.backend.data_path) is not None:
             data_path.open()  # all is known by now: what was kept open goes on at once
             data_path.resume()
-        enable_forwarding(overlay.node, overlay.settings)
         await install(overlay)
+        running.forwarding.enable()  # nothing is refused from here on
         for name in manager.forget_untaken():
             log.info("file descriptor kept by the service manager is no longer needed", name=name)
         running.health.poll(time.monotonic())

@@ -24,21 +24,27 @@ from overlayd.observe.lifecycle import Lifecycle
 from overlayd.observe.overlay import Overlay
 from overlayd.registry.base import RegistryState
 from overlayd.system import descriptors, device
-from overlayd.system.files import read_sysctl
 
 log = structlog.get_logger()
 
 _POLL_EVERY = 1.0  # seconds
 _SHOWN = 50  # problems in one answer: thousands of peers may have one each
-_FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 
 
 class Health:
     """What is wrong with this host's part of the overlay."""
 
-    def __init__(self, lifecycle: Lifecycle, overlay: Overlay, underlay_problem: Callable[[], str | None]) -> None:
-        """`underlay_problem`: why the overlay has no working underlay, in words."""
-        self._lifecycle, self._overlay, self._underlay_problem = lifecycle, overlay, underlay_problem
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        overlay: Overlay,
+        underlay_problem: Callable[[], str | None],
+        forwarding_faults: Callable[[], Iterable[str]],
+    ) -> None:
+        """`underlay_problem`: why the overlay has no working underlay, `forwarding_faults`: which forwarding switches
+        are off; in words."""
+        self._lifecycle, self._overlay = lifecycle, overlay
+        self._underlay_problem, self._forwarding_faults = underlay_problem, forwarding_faults
         self._one_way = Refusals()
         self.broken: list[str] = []
         """What keeps packets from moving, as of the last poll."""
@@ -74,10 +80,7 @@ class Health:
             yield text
         elif (text := device.ailment(node.underlay.name, carrier=True)) is not None:
             yield f"underlay {text}"
-        for family in node.families:
-            if read_sysctl(_FORWARDING[family]) == "0":
-                name = _FORWARDING[family].replace("/", ".")
-                yield f"{name} is off: containers reach nobody (sysctl -w {name}=1)"
+        yield from self._forwarding_faults()
         yield from (str(failure) for failure in overlay.reconciler.failures if failure.fatal)
         if self._one_way.due(now):
             seen = traffic(overlay.backend)

@@ -141,7 +141,7 @@ async def _running(overlay: Overlay) -> list[Family]:
         _one("overlayd_overlay_mtu_bytes", "gauge", "MTU of the overlay.", node.overlay_mtu),
         _one("overlayd_underlay_mtu_bytes", "gauge", "MTU of the underlay interface.", node.underlay.mtu),
         _one("overlayd_leases", "gauge", "Leases known, this host's own included.", len(reconciler.table)),
-        _one("overlayd_repairs_total", "counter", "Objects of the kernel put right.", reconciler.repairs),
+        _one("overlayd_repairs_total", "counter", "Objects of the kernel put right.", overlay.repairs),
         _one("overlayd_refused_operations", "gauge", "What the kernel refused.", len(reconciler.failures)),
         *(_engine(data_path, counters) if data_path is not None and counters is not None else ()),
         _drops(counters, rules),

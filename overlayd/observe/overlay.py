@@ -36,6 +36,14 @@ class Overlay:
         self.settings, self.backend, backend.node = settings, backend, node
         self.reconciler.use(node, providers(backend, settings, self.reconciler.table))
 
+    switch_repairs: int = 0
+    """Forwarding switches that were switched on again."""
+
+    @property
+    def repairs(self) -> int:
+        """Kernel objects and switches that had to be repaired since the start."""
+        return self.reconciler.repairs + self.switch_repairs
+
     @property
     def node(self) -> Node:
         """This host, as the backend serves it now."""

@@ -110,7 +110,7 @@ async def describe(lifecycle: Lifecycle, overlay: Overlay, health: Health) -> di
         "peers": peers,
         "broken": health.broken,
         "problems": list(health.problems()),
-        "repairs": reconciler.repairs,
+        "repairs": overlay.repairs,
         "comparisons": reconciler.comparisons,
         "reload": {"count": lifecycle.reloads, "error": lifecycle.reload_error},
     }
@@ -152,7 +152,7 @@ async def describe_counters(lifecycle: Lifecycle, overlay: Overlay, health: Heal
         "probes": {"counts": dict(prober.counters.events), "drops": dict(prober.counters.drops)},
         "peers": {key: [one.tx_packets, one.tx_bytes, one.rx_packets, one.rx_bytes] for key, one in peers.items()},
         "broken": health.broken,
-        "repairs": overlay.reconciler.repairs,
+        "repairs": overlay.repairs,
     }
 
 

@@ -60,6 +60,11 @@ def read_sysctl(name: str) -> str | None:
         return None
 
 
+def is_sysctl_writable(name: str) -> bool:
+    """Whether `write_sysctl` may succeed: /proc/sys may be read-only in a container."""
+    return os.access(Path("/proc/sys", name), os.W_OK)
+
+
 def write_sysctl(name: str, value: str) -> None:
     """Set a kernel switch. Raises HostError."""
     try:

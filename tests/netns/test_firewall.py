@@ -292,6 +292,11 @@ def test_forwarding_is_turned_on_or_only_reported() -> None:
         a.start()
         assert [a.read_sysctl(key) for key in keys] == ["1", "1"]
         assert a.log().count('msg="forwarding turned on"') == 2
+        a.sysctl(dict.fromkeys(keys, 0))
+        eventually(lambda: [a.read_sysctl(key) for key in keys] == ["1", "1"], "forwarding is repaired", timeout=3)
+        for key in keys:
+            assert f'msg="kernel state repaired" operation="{key.replace("/", ".")} = 1"' in a.log()
+        eventually(lambda: (a.status()["problems"], a.status()["repairs"]) == ([], 2))
         b.write_config({**b.config, "ip_forward": "check"})
         b.start()
         assert [b.read_sysctl(key) for key in keys] == ["0", "0"]
@@ -299,6 +304,7 @@ def test_forwarding_is_turned_on_or_only_reported() -> None:
         assert len(said) == 2
         assert all("level=error" in line for line in said)
         assert 'remedy="sysctl -w net.ipv4.ip_forward=1, or ip_forward: set"' in said[0]
+        eventually(lambda: any("net.ipv4.ip_forward is off" in one for one in b.status()["problems"]))
         b.sysctl(dict.fromkeys(keys, 1))
         mark = len(b.log())
         b.restart()

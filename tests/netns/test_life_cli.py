@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -260,6 +261,18 @@ def test_check_says_what_would_be_done_and_changes_nothing(idle: Host, mode: str
     assert_same(before, dump(idle))
     assert sorted(idle.directory.iterdir()) == files
     assert idle.read_sysctl("net/ipv4/ip_forward") == "0"
+
+
+@pytest.mark.parametrize(("mode", "port"), [("udp", 8285), ("vxlan", 8472)])
+def test_a_start_that_is_refused_leaves_forwarding_as_it_was(idle: Host, mode: str, port: int) -> None:
+    before = dump(idle)
+    with idle.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("0.0.0.0", port))
+        done = overlayd(idle, "--mode", mode)
+    assert done.returncode == 1
+    assert str(port) in done.stdout + done.stderr
+    assert idle.read_sysctl("net/ipv4/ip_forward") == "0"
+    assert_same(before, dump(idle))
 
 
 def test_a_host_gw_peer_that_is_not_on_the_link() -> None:

@@ -30,6 +30,10 @@ def pair() -> Iterator[Pair]:
         yield a, b
 
 
+def open_files(host: Host) -> int:
+    return len(list(Path(f"/proc/{host.pid}/fd").iterdir()))
+
+
 def route(host: Host, peer: Host) -> str:
     return host.run("ip", "route", "show", str(peer.subnet)).stdout
 
@@ -54,7 +58,7 @@ def test_idle_clients_of_the_control_socket_take_nothing_from_packets_and_repair
 def test_a_shortage_is_a_problem_in_words_and_passes(pair: Pair) -> None:
     a, b = pair
     pid, mark = a.pid, len(a.log())
-    taken = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    taken = eventually(lambda: usual if (usual := open_files(a)) < FILES / 2 else 0, "the clients are gone")
     try:
         with pinging(a.container(0), b.container(0).address()):
             a.run("prlimit", f"--pid={pid}", f"--nofile={taken}:1024")

@@ -357,7 +357,10 @@ def troubled() -> Iterator[Labs]:
     with ExitStack() as closing:
 
         def lab(mode: str, **settings: object) -> tuple[Host, Host]:
-            a, b = closing.enter_context(hosts(2, mode=mode, settings={**SETTINGS, **settings}))
+            a, b = closing.enter_context(hosts(2, mode=mode, settings={**SETTINGS, **settings}, start=False))
+            for host in (a, b):
+                host.sysctl({"net/ipv4/ip_forward": 1})
+                host.start()
             assert a.container(0).ping(b.container(0).address())
             return a, b
 
@@ -366,7 +369,7 @@ def troubled() -> Iterator[Labs]:
             "python stands still": lab("udp", udp={"engine": "python"}),
             "all refused": lab("udp"),
             "underlay down": lab("vxlan"),
-            "forwarding off": lab("host-gw"),
+            "forwarding off": lab("host-gw", ip_forward="check"),
         }
         for name, (a, b) in labs.items():
             eventually(lambda a=a, b=b: green(a) and states(b, a) == {"reachable"}, what=name)

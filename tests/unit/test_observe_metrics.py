@@ -84,7 +84,8 @@ class Daemon:
         registry: Any = SimpleNamespace(name="etcd", state=lambda: self.registry_state)
         self.registry_state = RegistryState("etcd", True, 5.0, 6.0, None, "http://x", 77, 88.0, {"k": "bad"})
         self.overlay = Overlay(Settings(network="10.1.0.0/16"), UserSpace(NODE), registry, reconciler, prober)
-        self.health = Health(self.lifecycle, self.overlay, lambda: None)
+        self.forwarding_faults: list[str] = []
+        self.health = Health(self.lifecycle, self.overlay, lambda: None, lambda: self.forwarding_faults)
 
     def answer(self) -> None:
         """Have the first peer answer a probe."""
@@ -211,8 +212,7 @@ def test_the_dashboards_panels_do_not_overlap() -> None:
 
 
 @pytest.fixture
-def daemon(monkeypatch: pytest.MonkeyPatch) -> Daemon:
-    monkeypatch.setattr(health, "read_sysctl", lambda name: "1")
+def daemon() -> Daemon:
     one = Daemon()
     one.registry_state = RegistryState("static")
     return one
@@ -224,7 +224,7 @@ def test_a_daemon_that_is_well(daemon: Daemon) -> None:
 
 
 def test_what_is_broken_and_what_is_only_a_problem(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "read_sysctl", lambda name: "0")
+    daemon.forwarding_faults = ["net.ipv4.ip_forward is off"]
     monkeypatch.setattr(Engine, "faults", lambda self, now: ["ovl0: the TUN is gone"])
     daemon.overlay.backend.node = replace(NODE, underlay=replace(NODE.underlay, name="gone0"))
     daemon.health.poll(0.0)
@@ -234,7 +234,7 @@ def test_what_is_broken_and_what_is_only_a_problem(daemon: Daemon, monkeypatch: 
     assert report["broken"] == [
         "ovl0: the TUN is gone",
         "underlay gone0: the device is gone",
-        "net.ipv4.ip_forward is off: containers reach nobody (sysctl -w net.ipv4.ip_forward=1)",
+        "net.ipv4.ip_forward is off",
     ]
     assert report["problems"][3:] == [
         "etcd is out of reach: refused",
