@@ -14,33 +14,31 @@ import socket
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import chain
 
 import structlog
 
 from overlayd.backend.udp import DEVICE
-from overlayd.core.address import Address, Family, Network
-from overlayd.core.forward import Change, ForwardingTable, Peer
+from overlayd.backend.udp_extensions import Extensions
+from overlayd.core.address import Address, Family
+from overlayd.core.forward import Change
 from overlayd.core.leases.lease import Lease
 from overlayd.core.leases.table import LeaseEvent
 from overlayd.core.node import Node
 from overlayd.datapath.contract import TUN_GONE, Counters, Engine, MakeEngine, Progress, choose
+from overlayd.datapath.faults import FaultDetector
 from overlayd.datapath.handover import RECIPE, SOCKETS, TUN, Shelf
-from overlayd.datapath.negotiation import GREET_EVERY
+from overlayd.datapath.peers import PeerTable
 from overlayd.datapath.python import PythonEngine
 from overlayd.datapath.settings import UdpSettings
-from overlayd.datapath.stall import STALLED_AFTER, Refusals, StallDetector
 from overlayd.system.device import ailment
 from overlayd.system.errors import HostError
 from overlayd.system.files import write_sysctl
 from overlayd.system.service_manager import ServiceManager
 from overlayd.system.tun import Tun
-from overlayd.system.tunnel_tap import TunnelTap
 from overlayd.system.udp_socket import adopt_udp_socket, open_udp_socket
 
 log = structlog.get_logger()
 
-TAP = "ovl-gso"
 _SAVE_AFTER = 1.0  # seconds in which changes of the table are gathered; a handover may be that much behind
 
 ENGINES: tuple[tuple[str, MakeEngine], ...] = (("python", PythonEngine),)
@@ -66,15 +64,11 @@ class UdpDataPath:
         self._sockets: dict[Family, socket.socket] = {}
         self._tun: Tun | None = None
         self._engine: Engine | None = None
-        self._tap: TunnelTap | None = None
-        self._hello_timer: asyncio.TimerHandle | None = None
+        self._extensions = Extensions(settings)
         self._shelf: Shelf | None = None
         self._saving: asyncio.TimerHandle | None = None
-        self._routes: dict[str, list[tuple[Network, Peer]]] = {}
-        """What each peer's lease comes to in the table, by the lease's key."""
-        self._stalls = StallDetector()
-        self._refused_out, self._refused_in = Refusals(), Refusals()
-        self._table = self._make_table(())
+        self._peers = PeerTable(node, settings.port)
+        self._faults = FaultDetector(DEVICE, settings.port)
 
     def open(self) -> None:
         for underlay_family in self._node.underlay_families:
@@ -135,14 +129,14 @@ class UdpDataPath:
         except HostError as error:
             log.warning("ICMP errors from the engine will not reach containers", error=str(error))
         if self._engine is None:
-            self._engine = make(self._tun.fileno(), self._sockets, self._table, self._settings, _log_degraded)
+            self._engine = make(self._tun.fileno(), self._sockets, self._peers.table, self._settings, _log_degraded)
             log.info("packet engine", engine=self._engine.name, offloads=self._engine.offloads)
             if self._settings.busy_poll_us and name != "native":
                 log.warning("only the native engine polls; the setting has no effect", setting="udp.busy_poll_us")
         else:
             self._engine.replace_tun(self._tun.fileno())
         self._save_state(self._engine)
-        self._open_tap(self._engine)
+        self._extensions.open(self._engine, self._node)
         loop = asyncio.get_running_loop()
         loop.add_reader(self._tun.fileno(), self._outbound, self._engine)
         for underlay_family, sock in self._sockets.items():
@@ -160,25 +154,6 @@ class UdpDataPath:
             self._shelf = Shelf()
             self._manager.keep(RECIPE, self._shelf.fd)
         self._shelf.write(recipe)
-
-    def _open_tap(self, engine: Engine) -> None:
-        """Where this host announces extensions: the TAP for superpackets, and capability negotiation."""
-        if self._hello_timer is not None or self._node.lease.wire != "overlayd":
-            return
-        if engine.name != "native":
-            log.warning("only the native engine has extensions of flannel's wire format", lease=str(self._node.lease))
-            return
-        if "tunnel_gso" not in (self._settings.without_offloads or ()):
-            try:
-                self._tap = TunnelTap(TAP, self._node.underlay.name)
-            except HostError as error:
-                log.info("no tunnel GSO", reason=str(error))
-        engine.replace_tap(self._tap)
-        self._send_hellos(engine)
-
-    def _send_hellos(self, engine: Engine) -> None:
-        engine.greet()
-        self._hello_timer = asyncio.get_running_loop().call_later(GREET_EVERY, self._send_hellos, engine)
 
     def _choose(self) -> tuple[str, MakeEngine]:
         wanted = self._settings.engine
@@ -205,12 +180,7 @@ class UdpDataPath:
 
     def stop(self) -> None:
         self._detach()
-        if self._hello_timer is not None:
-            self._hello_timer.cancel()
-            self._hello_timer = None
-        if self._tap is not None:
-            self._tap.close()
-            self._tap = None
+        self._extensions.close()
         if self._saving is not None:
             self._saving.cancel()
             self._saving = None
@@ -237,37 +207,17 @@ class UdpDataPath:
 
     def use(self, node: Node, peers: Iterable[Lease]) -> None:
         self._node = node
-        self._replace_table(self._make_table(peers))
+        self._peers.replace(node, peers)
+        self._replace_table()
 
     def on_leases(self, events: Sequence[LeaseEvent]) -> None:
-        gone = [route for event in events for route in self._routes.pop(event.lease.key, ())]
-        new = {event.lease.key: self._table_routes(event.new) for event in events if event.new is not None}
-        self._routes.update(new)
-        change = Change(gone, [route for routes in new.values() for route in routes])
-        self._replace_table(self._table.changed(change), change)
+        self._replace_table(self._peers.apply(events))
 
-    def _replace_table(self, table: ForwardingTable, change: Change | None = None) -> None:
-        self._table = table
+    def _replace_table(self, change: Change | None = None) -> None:
         if self._engine is not None:
-            self._engine.replace_table(table, change)
+            self._engine.replace_table(self._peers.table, change)
             if self._manager and self._saving is None:
                 self._saving = asyncio.get_running_loop().call_later(_SAVE_AFTER, self._save_state, self._engine)
-
-    def _make_table(self, peers: Iterable[Lease]) -> ForwardingTable:
-        self._routes = {lease.key: self._table_routes(lease) for lease in peers}
-        routes = chain.from_iterable(self._routes.values())
-        own = self._node.lease.subnets
-        return ForwardingTable(own, [subnet.network_address for subnet in own], self._node.overlay_mtu, routes)
-
-    def _table_routes(self, lease: Lease) -> list[tuple[Network, Peer]]:
-        made: dict[str, Peer] = {}  # one peer for both of a lease's subnets where one underlay family takes both
-        routes = []
-        announced = self._node.lease.wire == lease.wire == "overlayd"
-        for subnet, public in self._node.reachable(lease):
-            host = str(public)
-            peer = made.setdefault(host, Peer(host, self._settings.port, public.version, lease.key, announced))
-            routes.append((subnet, peer))
-        return routes
 
     # --- state and counters ------------------------------------------------------------------------------------------
 
@@ -275,25 +225,7 @@ class UdpDataPath:
         if self._tun is None or self._engine is None:
             return [f"{DEVICE}: the TUN is gone: packets of containers are lost until it is made again"]
         found = [text for text in (ailment(DEVICE),) if text is not None]
-        stalled = self._stalls.update(self.waiting(), self._engine.progress, now)
-        if (seconds := stalled.get("outbound", 0.0)) >= STALLED_AFTER:
-            found.append(f"{DEVICE}: packets wait on the TUN, and the engine has read none for {seconds:.0f} s")
-        if (seconds := stalled.get("inbound", 0.0)) >= STALLED_AFTER:
-            found.append(f"UDP port {self._settings.port}: datagrams wait, none has been read for {seconds:.0f} s")
-        return found + self._refusals(self._engine, now)
-
-    def _refusals(self, engine: Engine, now: float) -> list[str]:
-        if self._refused_out.due(now):
-            counters = engine.counters()
-            full, error = (counters.tx_drops.get(reason, 0) for reason in ("send_buffer_full", "send_error"))
-            self._refused_out.update(counters.total.tx_packets, full + error, now)
-            self._refused_in.update(counters.total.rx_packets, counters.rx_drops.get("tun_error", 0), now)
-        found = []
-        if out := self._refused_out.verdict:
-            found.append(f"underlay: it refused the last {out} datagrams and took none (route, interface, firewall?)")
-        if into := self._refused_in.verdict:
-            found.append(f"{DEVICE}: the kernel refused the last {into} packets from peers and took none")
-        return found
+        return [*found, *self._faults.poll(self._engine, self.waiting(), now)]
 
     @property
     def progress(self) -> Progress | None:
