@@ -1,4 +1,4 @@
-"""This host's part in the network: everything a backend needs to know that does not change with a lease event."""
+"""This host's part in the network: everything about it that does not change with a peer's lease."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Node:
         )
 
     def obstacle(self, peer: Lease, inner: Family) -> str | None:
-        """Why the peer's subnet of family `inner` cannot be reached from here, in words; None when it can."""
+        """Why the peer's subnet of family `inner` cannot be reached from here, in words; None when it can be."""
         underlay_family = self.underlay_family(inner)
         subnet, public = peer.subnet_of(inner), peer.public(underlay_family)
         if subnet is None or self._vacant(peer):
@@ -109,7 +109,7 @@ class Node:
             return wrong
         if public is None:
             key = "public_ip" if underlay_family == 4 else "public_ipv6"
-            return f"{subnet} is carried over IPv{underlay_family} from here and the lease has no {key}; add it"
+            return f"{subnet} is carried over IPv{underlay_family} from this host, and the lease has no {key}; add it"
         return self.spec.obstacle(self, peer, subnet, public)
 
     def _vacant(self, peer: Lease) -> bool:
@@ -128,7 +128,7 @@ class Node:
             if its is not None and its != ours:
                 return f"{subnet} uses {name} {its}, this host {name} {ours}; use one on all hosts"
         if any(overlap(subnet, own) for own in self.lease.subnets):
-            return f"{subnet} overlaps this host's own subnet; one of the two leases has to go"
+            return f"{subnet} overlaps this host's own subnet; remove one of the two leases"
         return None
 
     def problem(self, peer: Lease) -> str | None:

@@ -1,4 +1,4 @@
-"""Which interface is the underlay, and which of its addresses peers send to."""
+"""The choice of the underlay: which interface, and which of its addresses peers send to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from overlayd.core.settings.model import Settings
 
 @dataclass(frozen=True, slots=True)
 class HostInterface:
-    """An interface of the host, as the kernel shows it."""
+    """An interface of the host, as the kernel reports it."""
 
     name: str
     index: int
@@ -36,7 +36,7 @@ class HostInterface:
 
 
 class UnderlayError(ValueError):
-    """No interface fits; the text says what was asked, what there is and what to do."""
+    """No interface matches; the text says what was asked for, what there is and what to do."""
 
 
 def find_underlay(
@@ -56,9 +56,7 @@ def find_underlay(
     public_ip = settings.public_ip or _own(found, 4, leases)
     public_ipv6 = settings.public_ipv6 or _own(found, 6, leases)
     if public_ip is None and public_ipv6 is None:
-        raise UnderlayError(
-            f"interface {found.name} has no address that peers could send to; add one, or set public_ip"
-        )
+        raise UnderlayError(f"interface {found.name} has no address that peers can send to; add one, or set public_ip")
     assert public_ip is None or isinstance(public_ip, IPv4Address)
     assert public_ipv6 is None or isinstance(public_ipv6, IPv6Address)
     return Underlay(found.name, found.index, found.mtu, found.addresses, public_ip, public_ipv6)

@@ -63,7 +63,7 @@ def _not_on_underlay(subnet: object, addresses: tuple[Interface, ...], underlay:
         if own.ip in subnet:  # type: ignore[operator]
             raise HostError(
                 f"interface {underlay.name}: its address {own} lies in this host's own subnet {subnet};"
-                " the overlay and the underlay must not share addresses"
+                " overlay and underlay must not share addresses"
             )
 
 

@@ -72,7 +72,11 @@ def idle() -> Iterator[Host]:
         ("mode: vxlan", "mode: {vxlan", "FILE:2: is not YAML: "),
         ("mode: vxlan", "- mode", "FILE:2: is not YAML: "),
         ("mode: vxlan", "leases_file: none.yaml", "FILE:1: leases_file: none.yaml is given beside `leases`; keep one"),
-        ("ip: 192.0.2.2", "ip: 192.0.2.1", "FILE:7: leases[1].public_ip: 192.0.2.1 is that of leases[0] too; each"),
+        (
+            "ip: 192.0.2.2",
+            "ip: 192.0.2.1",
+            "FILE:7: leases[1].public_ip: 192.0.2.1 is also that of leases[0] too; each",
+        ),
         ("ip: 192.0.2.2", "ip: 300.0.2.1", "FILE:7: leases[1].public_ip: 300.0.2.1 is not a valid IPv4 address"),
     ],
 )
@@ -154,7 +158,7 @@ def test_the_file_may_be_named_by_the_environment_or_be_absent(idle: Host) -> No
     assert done.returncode == 0, done.stderr
     done = idle.run(*_python(), "--check", check=False)
     if not Path("/etc/overlayd/overlayd.yaml").exists():
-        assert one_line(done.stderr).startswith("overlayd: network: nothing is set; give a network such as 10.1.0.0/16")
+        assert one_line(done.stderr).startswith("overlayd: network: is missing; give a network such as 10.1.0.0/16")
 
 
 def _python() -> list[str]:

@@ -130,17 +130,17 @@ def test_no_problem(host: Node, peer: Lease) -> None:
         (
             node("4", "4"),
             V6_CARRIED,
-            "10.5.2.0/24 is carried over IPv4 from here and the lease has no public_ip; add it",
+            "10.5.2.0/24 is carried over IPv4 from this host, and the lease has no public_ip; add it",
         ),
         (
             node("4", "6"),
             V4_ONLY,
-            "10.5.2.0/24 is carried over IPv6 from here and the lease has no public_ipv6; add it",
+            "10.5.2.0/24 is carried over IPv6 from this host, and the lease has no public_ipv6; add it",
         ),
         (
             node("46", "46"),
             Lease(subnet=PEER.subnet, ipv6_subnet=PEER.ipv6_subnet, public_ip=PEER.public_ip),
-            "fd05:0:0:2::/64 is carried over IPv6 from here and the lease has no public_ipv6; add it",
+            "fd05:0:0:2::/64 is carried over IPv6 from this host, and the lease has no public_ipv6; add it",
         ),
         (
             node("4", "46", "host-gw"),
@@ -220,7 +220,7 @@ def vxlan_node(vni: int = 1, port: int = 8472) -> Node:
         (
             vxlan_node(),
             replace(PEER, subnet=IPv4Network("10.5.1.128/25")),
-            "10.5.1.128/25 overlaps this host's own subnet; one of the two leases has to go",
+            "10.5.1.128/25 overlaps this host's own subnet; remove one of the two leases",
         ),
     ],
 )

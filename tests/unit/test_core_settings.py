@@ -132,8 +132,8 @@ def test_two_hosts() -> None:
 
 WHOLE_PORT = "is not a whole number; use 1 to 65535"
 PORT_RANGE = "is out of range; use 1 to 65535"
-NOT_V4 = "is not a valid IPv4 address (for the other family there is public_ipv6)"
-NOT_V6 = "is not a valid IPv6 address (for the other family there is public_ip)"
+NOT_V4 = "is not a valid IPv4 address (the setting for the other family is public_ipv6)"
+NOT_V6 = "is not a valid IPv6 address (the setting for the other family is public_ip)"
 UNREACHABLE = "is not an address that other hosts can send to"
 NO_MTU = "is not a valid MTU; use 576 to 65535"
 NO_IFACE = "is neither an interface name nor an address"
@@ -155,7 +155,7 @@ NOT_FOR_HOSTS = "is multicast, loopback or link-local; an overlay needs private 
         ("network", "10.1.0/16", NO_V4_NETWORK),
         ("network", "10.1.0.0/", NO_V4_NETWORK),
         ("network", "ten/16", NO_V4_NETWORK),
-        ("network", "fd00::/48", "is an IPv6 network where an IPv4 one belongs"),
+        ("network", "fd00::/48", "is an IPv6 network, and this setting takes an IPv4 one"),
         ("network", "224.0.0.0/8", NOT_FOR_HOSTS),
         ("network", "127.0.0.0/16", NOT_FOR_HOSTS),
         ("network", "169.254.0.0/16", NOT_FOR_HOSTS),
@@ -163,7 +163,7 @@ NOT_FOR_HOSTS = "is multicast, loopback or link-local; an overlay needs private 
         ("ipv6_network", "fd00:10::1/48", "has host bits set; did you mean fd00:10::/48?"),
         ("ipv6_network", "fd00:10::/129", NO_V6_NETWORK),
         ("ipv6_network", "fd00:10::%eth0/48", NO_V6_NETWORK),
-        ("ipv6_network", "10.1.0.0/16", "is an IPv4 network where an IPv6 one belongs"),
+        ("ipv6_network", "10.1.0.0/16", "is an IPv4 network, and this setting takes an IPv6 one"),
         ("ipv6_network", "ff00::/16", NOT_FOR_HOSTS),
         ("ipv6_network", "fe80::/48", NOT_FOR_HOSTS),
         ("subnet_len", "/24", "is not a whole number; use 1 to 30"),
@@ -254,7 +254,10 @@ def test_host_bits_as_the_style_guide_shows_them() -> None:
             "vtep_mac: 00:00:00:00:00:00 is the all-zero address; leave it out to have one derived",
         ),
         ({"public_ip": "192.168.0.256"}, f"public_ip: 192.168.0.256 {NOT_V4}"),
-        ({"ipv6_subnet": "10.1.1.0/24"}, "ipv6_subnet: 10.1.1.0/24 is an IPv4 network where an IPv6 one belongs"),
+        (
+            {"ipv6_subnet": "10.1.1.0/24"},
+            "ipv6_subnet: 10.1.1.0/24 is an IPv4 network, and this setting takes an IPv6 one",
+        ),
     ],
 )
 def test_wrong_value_in_a_lease(entry: dict[str, str], text: str) -> None:
@@ -335,7 +338,7 @@ def test_every_mistake_is_told_at_once() -> None:
 
 # --- values against each other ----------------------------------------------------------------------------------------
 
-NO_NETWORK = "network: nothing is set; give a network such as 10.1.0.0/16 (or an ipv6_network)"
+NO_NETWORK = "network: is missing; give a network such as 10.1.0.0/16 (or an ipv6_network)"
 
 
 @pytest.mark.parametrize("raw", [{}, {"network": ""}, {"network": None, "mode": "udp", "leases": [ALPHA]}])
@@ -406,12 +409,12 @@ def test_mtu_below_that_of_ipv6_is_no_matter_to_ipv4() -> None:
             {"subnet": "10.1.1.0/24"},
             ".subnet: 10.1.1.0/24 overlaps leases[0] (10.1.1.0/24); each host needs a subnet of its own",
         ),
-        ({"ipv6_subnet": "fd00::/64"}, ".ipv6_subnet: fd00::/64 has no network to be in; set ipv6_network"),
+        ({"ipv6_subnet": "fd00::/64"}, ".ipv6_subnet: fd00::/64 lies in no network; set ipv6_network"),
         ({"subnet": ""}, ": has no subnet; add `subnet:` or `ipv6_subnet:`"),
         ({"public_ip": ""}, ": has no underlay address; add `public_ip:` or `public_ipv6:`"),
         (
             {"public_ip": "192.168.0.1"},
-            ".public_ip: 192.168.0.1 is that of leases[0] too; each host needs its own",
+            ".public_ip: 192.168.0.1 is also that of leases[0]; each host needs its own",
         ),
         (
             {"public_ip": "10.1.2.1"},
@@ -419,7 +422,7 @@ def test_mtu_below_that_of_ipv6_is_no_matter_to_ipv4() -> None:
         ),
         (
             {"vtep_mac": "06-00-00-00-00-0A"},
-            ".vtep_mac: 06:00:00:00:00:0a is that of leases[0] too; each host needs its own",
+            ".vtep_mac: 06:00:00:00:00:0a is also that of leases[0]; each host needs its own",
         ),
     ],
 )
@@ -431,12 +434,12 @@ def test_lease_rules(entry: dict[str, str], text: str) -> None:
 def test_ipv6_lease_rules() -> None:
     one = {"ipv6_subnet": "fd00:10:0:1::/64", "public_ipv6": "fd77::1"}
     assert problems(with_leases(one, {**one, "subnet": "10.1.1.0/24"}, base=DUAL)) == [
-        "leases[1].public_ipv6: fd77::1 is that of leases[0] too; each host needs its own",
+        "leases[1].public_ipv6: fd77::1 is also that of leases[0]; each host needs its own",
         "leases[1].ipv6_subnet: fd00:10:0:1::/64 overlaps leases[0] (fd00:10:0:1::/64);"
         " each host needs a subnet of its own",
     ]
     assert problems(with_leases(ALPHA, base={"ipv6_network": "fd00:10::/48"})) == [
-        "leases[0].subnet: 10.1.1.0/24 has no network to be in; set network"
+        "leases[0].subnet: 10.1.1.0/24 lies in no network; set network"
     ]
 
 
@@ -641,10 +644,10 @@ def test_with_etcd_the_network_comes_from_there() -> None:
             with_etcd(endpoints="https://a:1", certfile="c"),
             ["etcd.keyfile: is missing beside certfile"],
         ),
-        (with_etcd(cafile="ca.pem"), ["etcd.cafile: ca.pem has no use with http endpoints; write https"]),
+        (with_etcd(cafile="ca.pem"), ["etcd.cafile: ca.pem needs https endpoints"]),
         (
             {**ETCD, "leases": [ALPHA]},
-            ["leases: is the static registry's; with registry: etcd every host finds its lease there"],
+            ["leases: belongs to registry: static; with registry: etcd every host acquires its lease there"],
         ),
         (
             {**ETCD, "subnet_lease_ttl": "90s", "subnet_lease_renew_margin": "2"},

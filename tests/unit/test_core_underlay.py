@@ -137,5 +137,5 @@ def test_an_interface_without_an_address() -> None:
     bare = interface("eth2", 5, "fe80::2/64")
     with pytest.raises(UnderlayError) as caught:
         find(interfaces=(bare,), iface="eth2")
-    assert str(caught.value) == ("interface eth2 has no address that peers could send to; add one, or set public_ip")
+    assert str(caught.value) == ("interface eth2 has no address that peers can send to; add one, or set public_ip")
     assert find(interfaces=(bare,), iface="eth2", public_ip="203.0.113.5").name == "eth2"

@@ -123,7 +123,7 @@ def test_an_absolute_path_of_the_leases_file(file: Path, tmp_path: Path) -> None
             "network: 10.1.0.0/16\nmtu: big\n",
             "FILE:2: mtu: big is not a valid MTU; use 576",
         ),
-        ("mtu: 1400\n", "network: nothing is set; give a network such as 10.1.0.0/16 (or an ipv6_network)"),
+        ("mtu: 1400\n", "network: is missing; give a network such as 10.1.0.0/16 (or an ipv6_network)"),
         (GOOD + "vxlan:\n  vni: 1\n  prot: 1\n", "FILE:4: vxlan.prot: unknown key; did you mean port?"),
         (
             GOOD + "leases:\n" + ROW.format(1) + "    colour: red\n",

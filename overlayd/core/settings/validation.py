@@ -25,7 +25,7 @@ class Problem:
     path: Path
     """Keys and list indexes from the root: ("leases", 2, "subnet")."""
     value: str
-    """The value seen, as it was written; empty where the matter is a missing one."""
+    """The value seen, as it was written; empty where one is missing."""
     text: str
     """What is wrong, and what to do."""
 
@@ -34,7 +34,7 @@ class Problem:
 
 
 def dotted(path: Path) -> str:
-    """("leases", 2, "subnet") as people write it: leases[2].subnet."""
+    """("leases", 2, "subnet") as leases[2].subnet."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
@@ -42,7 +42,7 @@ def dotted(path: Path) -> str:
 
 
 def without_empty(raw: Any) -> Any:
-    """The raw mapping without keys whose value is empty or null: `subnet_min:` means that nothing is set."""
+    """The raw mapping without keys whose value is empty or null: `subnet_min:` sets nothing."""
     if isinstance(raw, Mapping):
         return {key: without_empty(value) for key, value in raw.items() if not _is_empty(value)}
     if isinstance(raw, list):
@@ -94,7 +94,7 @@ def _problem(detail: Any, settings: type[Settings]) -> Problem:
 
 
 def cross_check(settings: Settings) -> list[Problem]:
-    """What is wrong between values that are each right on their own."""
+    """Contradictions between values that are each valid on their own."""
     problems: list[Problem] = []
     ranges: dict[int, SubnetRange] = {}
     for prefix, make in RANGES:
@@ -112,7 +112,7 @@ def cross_check(settings: Settings) -> list[Problem]:
     if settings.registry == "etcd":
         problems += _check_etcd(settings)
     elif not ranges:
-        return [Problem(("network",), "", "nothing is set; give a network such as 10.1.0.0/16 (or an ipv6_network)")]
+        return [Problem(("network",), "", "is missing; give a network such as 10.1.0.0/16 (or an ipv6_network)")]
     port = settings.spec.lease_fields(settings.section).get("port")
     if settings.probe.port == port:
         problems.append(Problem(("probe", "port"), str(port), f"is mode {settings.mode}'s port; give probes their own"))
@@ -126,14 +126,16 @@ def cross_check(settings: Settings) -> list[Problem]:
 def _check_etcd(settings: Settings) -> Iterator[Problem]:
     etcd = settings.etcd
     if settings.leases:
-        yield Problem(("leases",), "", "is the static registry's; with registry: etcd every host finds its lease there")
+        yield Problem(
+            ("leases",), "", "belongs to registry: static; with registry: etcd every host acquires its lease there"
+        )
     pairs = (("certfile", "keyfile"), ("keyfile", "certfile"), ("username", "password"), ("password", "username"))
     for one, other in pairs:
         if getattr(etcd, one) is not None and getattr(etcd, other) is None:
             yield Problem(("etcd", other), "", f"is missing beside {one}")
     for key in ("cafile", "certfile"):
         if getattr(etcd, key) is not None and etcd.endpoints.startswith("http:"):
-            yield Problem(("etcd", key), str(getattr(etcd, key)), "has no use with http endpoints; write https")
+            yield Problem(("etcd", key), str(getattr(etcd, key)), "needs https endpoints")
     ttl, margin = settings.subnet_lease_ttl, settings.subnet_lease_renew_margin
     if margin >= ttl:
         text = f"is not less than subnet_lease_ttl {ttl}; a lease is renewed before it ends"
@@ -158,7 +160,7 @@ def _check_row(at: Path, entry: LeaseEntry, ranges: Mapping[int, SubnetRange]) -
     for key, subnet in _subnets(entry):
         if subnet.version not in ranges:
             needed = "network" if subnet.version == 4 else "ipv6_network"
-            yield Problem((*at, key), str(subnet), f"has no network to be in; set {needed}")
+            yield Problem((*at, key), str(subnet), f"lies in no network; set {needed}")
         elif wrong := ranges[subnet.version].check(subnet):
             yield Problem((*at, key), str(subnet), wrong)
     if entry.subnet is None and entry.ipv6_subnet is None:
@@ -170,14 +172,14 @@ def _check_row(at: Path, entry: LeaseEntry, ranges: Mapping[int, SubnetRange]) -
 
 
 def _shared_values(leases: Sequence[LeaseEntry]) -> Iterator[Problem]:
-    """Addresses and MACs that two rows claim."""
+    """Addresses and MACs that two rows share."""
     seen: dict[tuple[str, object], int] = {}
     for index, entry in enumerate(leases):
         for key in ("public_ip", "public_ipv6", "vtep_mac"):
             value = getattr(entry, key)
             other = seen.setdefault((key, value), index)
             if value is not None and other != index:
-                text = f"is that of leases[{other}] too; each host needs its own"
+                text = f"is also that of leases[{other}]; each host needs its own"
                 yield Problem(("leases", index, key), str(value), text)
 
 

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def parser(parse: Callable[[str], T]) -> BeforeValidator:
-    """A value that is text in every source; what is a default already passes through."""
+    """A value that is text in every source; defaults, which have their type already, pass through."""
 
     def accept(value: object) -> object:
         if isinstance(value, str):
@@ -34,7 +34,7 @@ def parser(parse: Callable[[str], T]) -> BeforeValidator:
 
 
 def integer(low: int, high: int) -> BeforeValidator:
-    """A whole number between the two, both included."""
+    """A whole number in this range, both ends included."""
 
     def parse(text: str) -> int:
         if not re.fullmatch(r"[+-]?[0-9]{1,12}", text):
@@ -55,7 +55,7 @@ def boolean(text: str) -> bool:
 
 
 def choice(*words: str) -> BeforeValidator:
-    """One of these words; a near miss is told which was meant."""
+    """One of these words; for a near miss the error names the word that was meant."""
 
     return parser(_one_of(words))
 
@@ -71,7 +71,7 @@ def _one_of(words: Sequence[str]) -> Callable[[str], str]:
 
 
 def words(*known: str) -> BeforeValidator:
-    """Any number of these words, with commas between."""
+    """Any number of these words, separated by commas."""
     one = _one_of(known)
 
     def parse(text: str) -> tuple[str, ...]:
@@ -87,7 +87,7 @@ def _zoneless(text: str) -> str:
 
 
 def network(version: int) -> BeforeValidator:
-    """A network of that family: without host bits, and one that an overlay can have."""
+    """A network of that family: without host bits, and usable for an overlay."""
 
     def parse(text: str) -> Network:
         example = "10.1.0.0/16" if version == 4 else "fd00:10:1::/48"
@@ -98,7 +98,7 @@ def network(version: int) -> BeforeValidator:
         if "/" not in text:
             raise ValueError(f"has no prefix length; write it like {example}")
         if network.version != version:
-            raise ValueError(f"is an IPv{network.version} network where an IPv{version} one belongs")
+            raise ValueError(f"is an IPv{network.version} network, and this setting takes an IPv{version} one")
         if text.split("/")[0] != str(network[0]) and ip_network(text.split("/")[0]) != ip_network(network[0]):
             raise ValueError(f"has host bits set; did you mean {network}?")
         if network.is_multicast or network.is_loopback or network.is_link_local:
@@ -130,7 +130,9 @@ def public(version: int) -> BeforeValidator:
             address = kind(text)
         except ValueError:
             other = "public_ipv6" if version == 4 else "public_ip"
-            raise ValueError(f"is not a valid IPv{version} address (for the other family there is {other})") from None
+            raise ValueError(
+                f"is not a valid IPv{version} address (the setting for the other family is {other})"
+            ) from None
         broadcast = address == IPv4Address("255.255.255.255")
         if broadcast or address.is_multicast or address.is_unspecified or address.is_loopback or address.is_link_local:
             raise ValueError("is not an address that other hosts can send to")
@@ -144,7 +146,7 @@ def public(version: int) -> BeforeValidator:
 
 
 class Duration(int):
-    """Whole seconds, written as people write them: 24h, 60m, 90s."""
+    """Whole seconds, written with a unit: 24h, 60m, 90s."""
 
     def __str__(self) -> str:
         for unit, seconds in (("h", 3600), ("m", 60)):
@@ -154,7 +156,7 @@ class Duration(int):
 
 
 def duration(low: int, high: int) -> BeforeValidator:
-    """A time between the two in seconds; a bare number is in minutes, as flannel's flags have it."""
+    """A duration in this range of seconds; a bare number is in minutes, as in flannel's flags."""
 
     def parse(text: str) -> Duration:
         match = re.fullmatch(r"([0-9]{1,9})([hms]?)", text)
@@ -169,7 +171,7 @@ def duration(low: int, high: int) -> BeforeValidator:
 
 
 def urls() -> BeforeValidator:
-    """URLs of servers: text with commas between, or a list."""
+    """URLs of servers: text, separated by commas, or a list."""
 
     def accept(value: object) -> object:
         if isinstance(value, list) and all(isinstance(one, str) for one in value):
@@ -210,14 +212,14 @@ def _host_and_port(text: str) -> str:
 
 
 def user_name(text: str) -> str:
-    """A user of etcd's."""
+    """The name of an etcd user."""
     if not text.isprintable() or len(text) > 100:
         raise ValueError("is not a valid user name")
     return text
 
 
 def etcd_prefix(text: str) -> str:
-    """Where keys begin in etcd; the slash at the end is left out."""
+    """A prefix of keys in etcd; a slash at its end is removed."""
     if not re.fullmatch(r"(/[A-Za-z0-9._-]+)+/?", text):
         raise ValueError("is not a valid key prefix; write it like /coreos.com/network")
     return text.rstrip("/")
@@ -247,7 +249,7 @@ def interface_name(text: str) -> str:
 
 
 def host_name(text: str) -> str:
-    """What people call a host; it is shown in terminals, so it holds nothing but letters, digits, dots and hyphens."""
+    """A host's name for display in terminals: letters, digits, dots and hyphens only."""
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,253}", text):
         raise ValueError("is not a valid host name; use letters, digits, dots and hyphens")
     return text
