@@ -151,6 +151,19 @@ deb: setup ## build a Debian package for this release of Debian, into DIST
 	lintian --fail-on error build/deb/overlayd_*.deb
 	mkdir -p $(DIST) && cp build/deb/overlayd_*.deb $(DIST)
 
+IMAGE := build/image
+.PHONY: image
+image: deb ## build a container image of the Debian package, into DIST (root)
+	@./.ci/packages mmdebstrap buildah
+	rm -rf $(IMAGE) && mkdir -p $(IMAGE)
+	mmdebstrap --quiet --variant=minbase --include=systemd-standalone-sysusers --dpkgopt='path-exclude=/usr/share/man/*' \
+		--dpkgopt='path-exclude=/usr/share/locale/*' --customize-hook='copy-in $(wildcard $(DIST)/overlayd_$(VERSION)_*.deb) /tmp' \
+		--customize-hook='chroot "$$1" sh -c "apt-get install -y -qq --no-install-recommends /tmp/*.deb && rm /tmp/*.deb"' \
+		$$(. /etc/os-release && echo $$VERSION_CODENAME) $(IMAGE)/root.tar
+	buildah build --quiet --isolation=chroot --file Containerfile --tag overlayd:$(VERSION) $(IMAGE)
+	rm -f $(DIST)/overlayd-$(VERSION).image.tar
+	buildah push --quiet overlayd:$(VERSION) oci-archive:$(DIST)/overlayd-$(VERSION).image.tar:overlayd:$(VERSION)
+
 # --- as a service ------------------------------------------------------------------------------------------------------
 
 DESTDIR :=
@@ -190,7 +203,7 @@ install: ## install the service: a virtual environment, commands, units (root; D
 		systemd-tmpfiles --create $(PREFIX)/lib/tmpfiles.d/overlayd.conf && systemctl daemon-reload; }
 
 .PHONY: uninstall
-uninstall: ## stop and remove the service and all it made; the configuration, if it was changed, and /var/lib/overlayd stay
+uninstall: ## remove the service and all it made; a changed configuration and /var/lib/overlayd stay (root)
 	$(LIVE) systemctl disable --now $(MODES:%=overlayd@%.service)
 	[ -n "$(DESTDIR)" ] || [ ! -x $(SHARE)/bin/overlayd ] || $(SHARE)/bin/overlayd --cleanup
 	rm -rf $(DESTDIR)$(SHARE) $(DESTDIR)$(PREFIX)/share/doc/overlayd $(MODES:%=$(DESTDIR)$(UNITS)/overlayd@%.service.d)
@@ -219,6 +232,18 @@ MINUTES := 10
 soak: setup ## traffic for MINUTES while things go wrong, by a seeded schedule; SEED repeats one (root)
 	PYTHONPATH=tests $(PYTHON) -m support.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
+.PHONY: test-image
+test-image: setup ## build the container image, and test it with podman (root)
+	@./.ci/packages podman runc
+	OVERLAYD_REQUIRE_PRIVILEGED=1 $(PYTHON) -m pytest -v tests/image
+
+NIGHTLY := test-vm soak test-transfer fuzz test-cross test-image
+.PHONY: nightly
+nightly: ## run every slow suite, one after the other, about an hour and a half; logs in build/nightly (root)
+	@mkdir -p build/nightly; failed=0; for suite in $(NIGHTLY); do start=$$(date +%s); \
+		$(MAKE) $$suite MINUTES=10 GIB=2 FUZZ_SECONDS=600 >build/nightly/$$suite.log 2>&1 && state=ok || { state=FAILED; failed=1; }; \
+		printf '%-14s %-7s %5s s  build/nightly/%s.log\n' $$suite $$state $$(($$(date +%s) - start)) $$suite; done; exit $$failed
+
 .PHONY: bench
 bench: setup ## measure decisions, sockets, netlink, clusters of thousands, every data path between containers (root)
 	@./.ci/packages $(OTHERS)
@@ -235,5 +260,5 @@ bench-check: setup ## has udp mode become slower, next to vxlan and host-gw, tha
 
 .PHONY: clean
 clean: ## remove what was built and installed here
-	rm -rf $(VENV) build overlayd/datapath/native/*.so *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist overlayd/datapath/native/*.so *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
