@@ -211,5 +211,5 @@ def disable_segmentation(*hosts: Namespace) -> None:
 def daemon_of(host: Host) -> Daemon:
     """The overlayd of a lab's host. Raises BenchError when it has none."""
     if host.pid is None:
-        raise BenchError(f"{host.name}: overlayd does not run; its log: {host.log_path}")
+        raise BenchError(f"{host.name}: overlayd is not running; its log: {host.log_path}")
     return Daemon(host.pid, host.socket_path)

@@ -1,4 +1,4 @@
-"""`overlayctl etcd init` and `overlayctl lease ...`: what an operator does in etcd itself, with or without a daemon."""
+"""`overlayctl etcd init`, `lease reserve` and `lease release`: an operator's changes in etcd, without a daemon."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def configure_release(parser: Parser) -> None:
     """The arguments of `lease release`."""
     parser.description = "Delete a lease or a reservation; without a subnet this host's, whose daemon must be stopped."
     parser.add_argument("subnet", nargs="*", type=_network)
-    add_flags(parser, "etcd")
+    add_flags(parser, "etcd", "state_dir")
     parser.set_defaults(run=_release)
 
 
@@ -136,7 +136,7 @@ def _no_daemon(socket: Path) -> None:
 
 
 def _in_etcd(given: argparse.Namespace, action: Callable[[EtcdClient, str, Settings], Awaitable[str]]) -> int:
-    """Do it with the etcd that the configuration names, and print what was done."""
+    """Do it in the configured etcd, and print the report."""
     found = sources(given)
     settings = load(replace(found, flags={**found.flags, ("registry",): "etcd"}), SETTINGS).settings
 

@@ -1,7 +1,7 @@
 """Structured logs: one line for each event, key=value for people, JSON on request; under systemd, journal fields.
 
-What a stranger can cause again and again must not fill a disk: each kind of event is limited on its own, and the next
-line of the kind that is let through says how many were left out.
+An event that a stranger can cause again and again must not fill a disk: each kind of event has a rate limit of its own,
+and the next line of that kind says how many were suppressed.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from overlayd.core.text import printable
 from overlayd.system import journal
 
 RATE, BURST = 10.0, 300.0
-"""Lines a second of one kind, and how many of it at once."""
-_KINDS = 500  # that are remembered; there are fewer, as their texts are in the code
+"""Lines per second of one kind, and how many of it in a burst."""
+_KINDS = 500  # remembered at most; there are fewer, because their texts are in the code
 
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2, "exception": 3}  # <syslog.h>
 
@@ -45,18 +45,18 @@ def set_up(settings: Settings) -> None:
         logger_factory=JournalLogger if to_journal else structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    # Libraries log through the standard library; what is worth hearing comes in the same form.
+    # Libraries log through the standard library; their warnings get the same form.
     logging.basicConfig(level=logging.WARNING, handlers=[FromLibraries()], force=True)
 
 
 class Limit:
-    """A structlog processor that drops what comes too often. Debug lines were asked for: they all pass.
+    """A structlog processor that drops events above their rate. Debug lines were asked for: all of them pass.
 
     The kind of an event is its text, which the code holds, unless `kind` names it.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
-        """`now`: seconds, from any steady clock."""
+        """`now`: seconds of a monotonic clock."""
         self._now = now
         self._kinds: dict[str, tuple[TokenBucket, int]] = {}
 
@@ -64,18 +64,18 @@ class Limit:
         kind = str(event.pop("kind", None) or event.get("event"))
         if method == "debug":
             return event
-        bucket, left_out = self._kinds.get(kind) or (TokenBucket(RATE, BURST, self._now()), 0)
+        bucket, suppressed = self._kinds.get(kind) or (TokenBucket(RATE, BURST, self._now()), 0)
         passes = bucket.take(self._now())
         if kind not in self._kinds and len(self._kinds) >= _KINDS:
             self._kinds.clear()
-        self._kinds[kind] = bucket, 0 if passes else left_out + 1
+        self._kinds[kind] = bucket, 0 if passes else suppressed + 1
         if not passes:
             raise structlog.DropEvent
-        return {**event, "left_out": left_out} if left_out else event
+        return {**event, "suppressed": suppressed} if suppressed else event
 
 
 class FromLibraries(logging.Handler):
-    """The standard library's logging as events of ours, each one line."""
+    """Records of the standard library's logging as our events, each on one line."""
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
@@ -84,13 +84,13 @@ class FromLibraries(logging.Handler):
             record.levelno, words["error"] = logging.DEBUG, f"{type(error).__name__}: {error}"  # what a client sent
         elif error is not None:
             words["error"] = logging.Formatter().formatException(record.exc_info or (None, None, None))
-        # The kind is the text without what was filled in, or a stranger's address would make each line its own kind.
+        # The kind is the text without its arguments, or each stranger's address would be a kind of its own.
         kind = f"{record.name} {record.msg if record.args else ''}"
         structlog.get_logger().log(record.levelno, record.getMessage(), kind=kind, **words)
 
 
 def _presentable(_: Any, __: str, event: Any) -> Any:
-    """Nothing that is not there, and nothing that breaks a line."""
+    """Without absent values, and without control characters."""
     return {
         key: printable(value) if isinstance(value, str) else value for key, value in event.items() if value is not None
     }
@@ -128,13 +128,13 @@ def _field(key: str) -> str:
 
 
 class JournalLogger:
-    """What structlog hands its events to."""
+    """The logger that structlog passes its events to."""
 
     def __init__(self, *_: Any) -> None:
         self._journal = journal.Journal()
 
     def msg(self, fields: Mapping[str, str]) -> None:
-        """To the journal, or in its other way, by standard error with the priority in front (sd-daemon(3))."""
+        """Send to the journal; if that fails, to standard error with the priority in front (sd-daemon(3))."""
         if not self._journal.send(fields):
             sys.stderr.write(f"<{fields['PRIORITY']}>{fields['MESSAGE']}\n")
             sys.stderr.flush()

@@ -16,7 +16,7 @@ _TIMEOUT = 10  # seconds
 
 
 class ControlError(ReportedError):
-    """The daemon cannot be asked; the text says why and what to do."""
+    """The daemon does not answer; the text says why and what to do."""
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -31,7 +31,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def ask(path: Path, target: str, method: str = "GET") -> dict[str, Any]:
-    """The JSON that the daemon behind the socket answers. Raises ControlError."""
+    """The JSON answer of the daemon behind the socket. Raises ControlError."""
     connection = _UnixConnection(path)
     with _explained(path), closing(connection):
         connection.request(method, target)
@@ -53,16 +53,16 @@ def follow(path: Path, target: str) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """What goes wrong between here and the daemon, as ControlError."""
+    """Errors between here and the daemon, as ControlError."""
     try:
         yield
     except FileNotFoundError:
         raise ControlError(
-            f"{path}: overlayd does not run here (no control socket); start it, or name its socket with --socket"
+            f"{path}: overlayd is not running here (no control socket); start it, or name its socket with --socket"
         ) from None
     except ConnectionRefusedError:
-        raise ControlError(f"{path}: overlayd does not run (the socket is a dead daemon's); start it") from None
+        raise ControlError(f"{path}: overlayd is not running (nobody listens on its socket); start it") from None
     except PermissionError:
-        raise ControlError(f"{path}: permission denied; ask as root (sudo overlayctl ...)") from None
+        raise ControlError(f"{path}: permission denied; run as root (sudo overlayctl ...)") from None
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise ControlError(f"{path}: no sensible answer from overlayd: {error}") from None
+        raise ControlError(f"{path}: not a valid answer from overlayd: {error}") from None

@@ -394,7 +394,7 @@ def test_docker_opts_without_a_subnet_env(idle: Host, tmp_path: Path, text: str 
 def test_no_daemon_to_ask(idle: Host, command: str) -> None:
     done = overlayctl(idle, *command.split())
     assert (done.returncode, done.stdout) == (1, "")
-    assert f"{idle.socket_path}: overlayd does not run here (no control socket); start it" in one_line(done.stderr)
+    assert f"{idle.socket_path}: overlayd is not running here (no control socket); start it" in one_line(done.stderr)
 
 
 def test_a_dead_daemons_socket(idle: Host) -> None:
@@ -402,7 +402,7 @@ def test_a_dead_daemons_socket(idle: Host) -> None:
     idle.stop(9)
     done = overlayctl(idle, "status")
     assert done.returncode == 1
-    assert f"{idle.socket_path}: overlayd does not run (the socket is a dead daemon's); start it" in done.stderr
+    assert f"{idle.socket_path}: overlayd is not running (nobody listens on its socket); start it" in done.stderr
     assert overlayd(idle, "--cleanup").returncode == 0
     idle.socket_path.unlink()
 

@@ -92,7 +92,7 @@ def test_own_validation_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> 
     assert main(["etcd", "init", "--network", "10.9.0.0/99", "--backend", "vxlan"]) == 2
     assert capsys.readouterr().err.startswith("overlayctl: --network: 10.9.0.0/99 ")
     assert main(["lease", "list", "--socket", "/nonexistent"]) == 1
-    assert capsys.readouterr().err.startswith("overlayctl: /nonexistent: ")
+    assert capsys.readouterr().err.startswith("overlayctl: /nonexistent: overlayd is not running here")
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_each_kind_is_limited_on_its_own() -> None:
     now = 1.0
     assert limit(None, "warning", {"event": "a stranger did it"}) == {
         "event": "a stranger did it",
-        "left_out": 10_000 - BURST,
+        "suppressed": 10_000 - BURST,
     }
     assert sum(passes("warning", "a stranger did it") for _ in range(100)) == RATE - 1
 
