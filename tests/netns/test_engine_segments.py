@@ -22,15 +22,7 @@ from hypothesis import strategies as st
 
 from overlayd.lab import Host, hosts
 from overlayd.lab.namespace import within
-from support.wire import UDP, rfc1071
-
-native = pytest.importorskip(
-    "overlayd.datapath.native._native", reason="the native engine is not built: needs a C compiler"
-)
-
-# ruff: noqa: E402
-from test_datapath_engines import MTU, Rig
-from test_datapath_native import (
+from support.native import (
     ACK,
     CWR,
     ECE,
@@ -43,9 +35,12 @@ from test_datapath_native import (
     UDP_L4,
     finished,
     ip_packet,
+    native,
     partial,
     vnet,
 )
+from support.rig import MTU, Rig
+from support.wire import UDP, rfc1071
 
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI, _IFF_VNET_HDR = 0x400454CA, 0x0001, 0x1000, 0x4000  # <linux/if_tun.h>
 _ETH_P_ALL, _PACKET_OUTGOING, _SO_RCVBUFFORCE = 0x0003, 4, 33

@@ -26,7 +26,7 @@ def test_a_burst_allocates_nothing(tmp_path: Path) -> None:
             **os.environ,
             "PYTHONMALLOC": "default",
             "LD_PRELOAD": str(counter),
-            "PYTHONPATH": os.pathsep.join((str(HERE), *sys.path)),
+            "PYTHONPATH": os.pathsep.join((str(HERE.parent), *sys.path)),
         },
         capture_output=True,
         text=True,
@@ -40,9 +40,8 @@ def test_a_burst_allocates_nothing(tmp_path: Path) -> None:
 
 def measure() -> None:
     """Print what was allocated in bursts of all kinds of packets, and in as many calls of coalesce()."""
-    from test_datapath_engines import KINDS, Rig, small, superpacket
-    from test_datapath_native import native
-    from test_datapath_refusals import inbound_flow
+    from support.native import native
+    from support.rig import KINDS, Rig, inbound_flow, small, superpacket
 
     count = ctypes.c_ulong.in_dll(ctypes.CDLL(None), "allocations")
     rigs = [Rig(kind.split()[0], **options) for kind, options in KINDS.items() if kind not in APART]

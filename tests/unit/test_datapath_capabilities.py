@@ -14,15 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlayd.core.forward import Change, ForwardingTable, Peer
+from overlayd.datapath.native.engine import NativeEngine
 from overlayd.wire import ip
 from overlayd.wire.hello import Ability, Greeting, Kind, Path, decode
+from support.native import TCPV4, TCPV6, UDP, native, tcp, valid
 from support.packets import ipv4, ipv6, packet, rfc1071
-
-pytest.importorskip("overlayd.datapath.native._native", reason="the native engine is not built: needs a C compiler")
-from test_datapath_engines import MTU, OWN, PLAIN, Rig, superpacket
-from test_datapath_native import TCPV4, TCPV6, UDP, native, tcp, valid
-
-from overlayd.datapath.native.engine import NativeEngine
+from support.rig import MTU, OWN, PLAIN, Rig, superpacket
 
 BOTH = Ability.PARTIAL_SUMS | Ability.ECN
 TO_US = {4: ("10.1.2.3", "10.1.1.2"), 6: ("fd00:2::3", "fd00:1::2")}

@@ -14,98 +14,13 @@ from ipaddress import ip_address, ip_network
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_datapath_native import ACK, TCPV4, Super, tcp, valid, vnet
 
 from overlayd.core.forward import Change, ForwardingTable, Peer
-from overlayd.core.offload import OFFLOADS
-from overlayd.datapath.contract import TUN_GONE, Engine
-from overlayd.datapath.python import PythonEngine
+from overlayd.datapath.contract import TUN_GONE
 from overlayd.datapath.settings import UdpSettings
+from support.native import ACK, TCPV4, tcp, valid, vnet
 from support.packets import any_bytes, packet, read_error
-
-pytest.importorskip("overlayd.datapath.native._native", reason="the native engine is not built: needs a C compiler")
-from overlayd.datapath.native.engine import NativeEngine
-
-MTU = 1472
-OWN = [ip_network("10.1.1.0/24"), ip_network("fd00:1::/64")]
-PLAIN = bytes(10)
-
-
-class Rig:
-    """An engine with its surroundings."""
-
-    def __init__(self, kind: str, **options: object) -> None:
-        self.tun, self._inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-        for one in (self.tun, self._inner):
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
-        self.local = self._udp("127.0.0.1")
-        self.peer, self.stranger = self._udp("127.0.0.2"), self._udp("127.0.0.3")
-        self.alpha = Peer("127.0.0.2", self.peer.getsockname()[1], 4, "alpha")
-        self.beta = Peer("127.0.0.9", self.peer.getsockname()[1], 4, "beta")
-        self.table = ForwardingTable(
-            OWN,
-            [ip_address("10.1.1.0"), ip_address("fd00:1::")],
-            MTU,
-            [(ip_network(net), self.alpha) for net in ("10.1.2.0/24", "fd00:2::/64")]
-            + [(ip_network("10.1.3.0/24"), self.beta)],
-        )
-        self.vnet = kind == "native"
-        self.engine: Engine
-        if kind == "python":
-            self.engine = PythonEngine(self._inner.fileno(), {4: self.local}, self.table)
-        else:
-            self.vnet = bool(options.pop("vnet_header", True))
-            self.engine = NativeEngine(
-                self._inner.fileno(), {4: self.local}, self.table, vnet_header=self.vnet, **options
-            )
-
-    def _udp(self, host: str) -> socket.socket:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-        sock.bind((host, 0))
-        return sock
-
-    def read_tun(self) -> list[tuple[bytes, bytes]]:
-        """(virtio-net header, packet), as far as there are any."""
-        found = []
-        while True:
-            try:
-                data = self.tun.recv(70000)
-            except BlockingIOError:
-                return found
-            found.append((data[:10], data[10:]) if self.vnet else (PLAIN, data))
-
-    def read_peer(self) -> list[bytes]:
-        found = []
-        while True:
-            try:
-                found.append(self.peer.recv(70000))
-            except BlockingIOError:
-                return found
-
-    def send_tun(self, data: bytes, header: bytes = PLAIN) -> None:
-        self.tun.send(header + data if self.vnet else data)
-
-    def outbound(self) -> None:
-        while self.engine.outbound() > 0:
-            pass
-
-    def inbound(self) -> None:
-        while self.engine.inbound(4) > 0:
-            pass
-
-    def close(self) -> None:
-        for one in (self.tun, self._inner, self.local, self.peer, self.stranger):
-            one.close()
-
-
-KINDS: dict[str, dict[str, object]] = {
-    "python": {},
-    "native": {},
-    "native without offloads": {"settings": UdpSettings(without_offloads=",".join(OFFLOADS))},
-    "native without a virtio-net header": {"vnet_header": False},
-    "native that polls": {"settings": UdpSettings(busy_poll_us="200")},
-}
+from support.rig import KINDS, MTU, OWN, PLAIN, Rig, small, superpacket
 
 
 @pytest.fixture(params=KINDS)
@@ -120,10 +35,6 @@ def native() -> Iterator[Rig]:
     one = Rig("native")
     yield one
     one.close()
-
-
-def small(n: int, source: str = "10.1.1.2", destination: str = "10.1.2.3") -> bytes:
-    return packet(source, destination, struct.pack("!I", n) * 10)
 
 
 def test_a_burst_goes_out_in_order(rig: Rig) -> None:
@@ -313,10 +224,6 @@ def test_the_engines_are_equal(traffic: list[tuple[bool, str, bytes]]) -> None:
 
 
 # --- superpackets -----------------------------------------------------------------------------------------------------
-
-
-def superpacket(payload: bytes, size: int = 1420) -> Super:
-    return Super(4, payload, size, ACK, b"\1\1\x08\x0a" + bytes(8), b"", 5)
 
 
 def test_superpackets_leave_as_segments(native: Rig) -> None:

@@ -12,19 +12,34 @@ from hypothesis import strategies as st
 from overlayd.core.forward import Change, Deliver, Drop, DropReason, ForwardingTable, Peer, Reply, Send
 from overlayd.core.forward import decide_inbound as oracle_inbound
 from overlayd.core.forward import decide_outbound as oracle_outbound
-from support.packets import any_bytes, ipv4, ipv6, packet, rfc1071
-
-native = pytest.importorskip(
-    "overlayd.datapath.native._native", reason="the native engine is not built: needs a C compiler"
+from support.native import (
+    ACK,
+    CWR,
+    ECE,
+    ENDS,
+    FIN,
+    NEEDS_CSUM,
+    NONE,
+    PSH,
+    RST,
+    SYN,
+    TCP,
+    TCPV4,
+    UDP,
+    UDP_L4,
+    URG,
+    Super,
+    compiled,
+    fresh,
+    ip_packet,
+    native,
+    number,
+    partial,
+    tcp,
+    valid,
+    vnet,
 )
-native_table = pytest.importorskip("overlayd.datapath.native.table")
-
-FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << bit for bit in range(8))
-TCP, UDP = 6, 17
-NONE, TCPV4, TCPV6, UDP_L4, ECN = 0, 1, 4, 5, 0x80
-NEEDS_CSUM = 1
-ENDS = {4: ("10.1.1.2", "10.1.2.3"), 6: ("fd00:1::2", "fd00:2::3")}
-
+from support.packets import any_bytes, ipv4, packet, rfc1071
 
 # --- tables -----------------------------------------------------------------------------------------------------------
 
@@ -32,19 +47,6 @@ ALPHA = Peer("192.168.0.2", 8285, 4, "alpha")
 BETA = Peer("192.168.0.3", 8285, 4, "beta")
 GAMMA = Peer("fd99::4", 8285, 6, "gamma")
 PEERS = (ALPHA, BETA, GAMMA)
-
-
-def compiled(table: ForwardingTable) -> tuple[native.Table, dict[int, Peer]]:
-    """The native table and its peers, as NativeEngine makes them."""
-    made = fresh()
-    made.replace(table)
-    return made.made, made.peers
-
-
-def fresh() -> native_table.NativeTable:
-    """One that gives slots as NativeEngine does."""
-    slots: dict[str, int] = {}
-    return native_table.NativeTable(lambda name: slots.setdefault(name, len(slots)))
 
 
 @st.composite
@@ -69,10 +71,6 @@ def tables(draw: st.DrawFn) -> ForwardingTable:
         else:
             routes.append((one, owner))
     return ForwardingTable(own, [], draw(st.sampled_from((60, 576, 1472))), routes)
-
-
-def number(reason: DropReason) -> int:
-    return -1 - native.REASONS.index(reason.value)
 
 
 @st.composite
@@ -212,80 +210,6 @@ def test_a_changed_table_decides_as_the_readable_one(plans: list[dict[str, str]]
 
 
 # --- cutting ----------------------------------------------------------------------------------------------------------
-
-
-def pseudo(data: bytes, protocol: int, transport: int) -> bytes:
-    ends = data[12:20] if data[0] >> 4 == 4 else data[8:40]
-    return ends + struct.pack("!II", len(data) - transport, protocol)
-
-
-def valid(data: bytes) -> bool:
-    """Whether all checksums of a TCP or UDP packet are right."""
-    transport = (data[0] & 15) * 4 if data[0] >> 4 == 4 else 40
-    protocol = data[9] if data[0] >> 4 == 4 else data[6]
-    if data[0] >> 4 == 4 and rfc1071(data[:transport]):
-        return False
-    return rfc1071(pseudo(data, protocol, transport) + data[transport:]) == 0
-
-
-def partial(data: bytes, transport: int, protocol: int, offset: int) -> bytes:
-    """With the pseudo header's sum in the checksum field, as the kernel leaves it."""
-    at = transport + offset
-    return data[:at] + struct.pack("!H", ~rfc1071(pseudo(data, protocol, transport)) & 0xFFFF) + data[at + 2 :]
-
-
-def finished(data: bytes, transport: int, protocol: int, offset: int) -> bytes:
-    at = transport + offset
-    cleared = data[:at] + b"\0\0" + data[at + 2 :]
-    return (
-        data[:at]
-        + struct.pack("!H", rfc1071(pseudo(cleared, protocol, transport) + cleared[transport:]))
-        + data[at + 2 :]
-    )
-
-
-def vnet(kind: int, size: int, transport: int, offset: int, headers: int) -> bytes:
-    return struct.pack("=BBHHHH", NEEDS_CSUM, kind, headers, size, transport, offset)
-
-
-def ip_packet(version: int, protocol: int, body: bytes, options: bytes = b"", **fields: object) -> bytes:
-    if version == 4:
-        return ipv4(*ENDS[4], body, protocol=protocol, options=options, **fields)
-    return ipv6(*ENDS[6], body, next_header=protocol)
-
-
-def tcp(
-    payload: bytes,
-    *,
-    version: int = 4,
-    sequence: int = 1000,
-    flags: int = ACK,
-    options: bytes = b"",
-    ip_options: bytes = b"",
-    window: int = 500,
-    ack: int = 77,
-    port: int = 5201,
-    **fields: object,
-) -> bytes:
-    """A whole packet with right checksums."""
-    offset = 5 + len(options) // 4
-    body = struct.pack("!HHIIBBHHH", 40000, port, sequence, ack, offset << 4, flags, window, 0, 0) + options + payload
-    data = ip_packet(version, TCP, body, ip_options, **fields)
-    return finished(data, len(data) - len(body), TCP, 16)
-
-
-class Super:
-    """A TCP superpacket as the kernel hands it over."""
-
-    def __init__(
-        self, version: int, payload: bytes, size: int, flags: int, options: bytes, ip_options: bytes, sequence: int
-    ):
-        self.version, self.payload, self.size, self.flags, self.sequence = version, payload, size, flags, sequence
-        whole = tcp(payload, version=version, sequence=sequence, flags=flags, options=options, ip_options=ip_options)
-        self.transport = 20 + len(ip_options) if version == 4 else 40
-        self.headers = self.transport + 20 + len(options)
-        self.packet = partial(whole, self.transport, TCP, 16)
-        self.vnet = vnet(TCPV4 if version == 4 else TCPV6, size, self.transport, 16, self.headers)
 
 
 @st.composite

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from ipaddress import ip_network
 
 import pytest
-from test_datapath_engines import KINDS, MTU, OWN, PLAIN, NativeEngine, Rig, small, superpacket
-from test_datapath_native import ACK, PSH, TCPV4, Super, compiled, number, tcp, valid, vnet
-from test_datapath_native import native as native_module
 
 from overlayd.core.forward import DropReason, ForwardingTable, Peer
 from overlayd.datapath.settings import UdpSettings
+from support.native import ACK, TCPV4, Super, compiled, number, tcp, valid, vnet
+from support.native import native as native_module
 from support.packets import packet
+from support.rig import KINDS, MTU, OWN, PLAIN, NativeEngine, Rig, inbound_flow, small, superpacket
 
 SOL_UDP, UDP_SEGMENT = 17, 103
 HERE, THERE = "10.1.1.2", "10.1.2.3"
@@ -33,15 +33,6 @@ def native() -> Iterator[Rig]:
     one = Rig("native")
     yield one
     one.close()
-
-
-def inbound_flow(count: int, size: int) -> list[bytes]:
-    """Packets of one TCP flow to this host; the last one has PSH. Sums stay right as the ends are swapped."""
-    flow = [
-        tcp(bytes([n]) * size, sequence=n * size, dont_fragment=True, flags=ACK | (PSH if n == count - 1 else 0))
-        for n in range(count)
-    ]
-    return [one[:12] + one[16:20] + one[12:16] + one[20:] for one in flow]
 
 
 # --- the TUN ----------------------------------------------------------------------------------------------------------

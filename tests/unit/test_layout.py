@@ -21,7 +21,6 @@ def imports(path: Path) -> set[str]:
 
 def test_no_test_module_is_imported() -> None:
     modules = {path.stem for path in TESTS.rglob("*.py") if path.parent.name != "support"}
-    modules -= {"test_datapath_engines", "test_datapath_native", "test_datapath_refusals"}  # their helpers move next
     found = {path.relative_to(TESTS).as_posix(): imports(path) & modules for path in TESTS.rglob("*.py")}
     assert {path: names for path, names in found.items() if names} == {}
 
