@@ -66,9 +66,9 @@ def serve(listener: socket.socket, socket_path: Path, log: Callable[[str], None]
             connection, peer = listener.accept()
             address = peer[0].removeprefix("::ffff:")  # IPv4 as a socket for both families has it
             if session.is_alive():
-                log(f"{address}: refused, {whose} measures")
+                log(f"{address}: refused, {whose} is measuring")
                 with contextlib.suppress(OSError), connection:
-                    connection.sendall(_line({"error": f"{whose} measures already; try again when it has ended"}))
+                    connection.sendall(_line({"error": f"{whose} is measuring; try again when it has finished"}))
                 continue
             whose, current = address, connection
             session = threading.Thread(target=_session, args=(connection, whose, socket_path, log), daemon=True)
@@ -81,7 +81,7 @@ def serve(listener: socket.socket, socket_path: Path, log: Callable[[str], None]
 
 
 def _session(connection: socket.socket, whose: str, socket_path: Path, log: Callable[[str], None]) -> None:
-    log(f"{whose}: measures")
+    log(f"{whose}: measuring")
     connection.settimeout(IDLE)
     endpoint = Local(ThisHost(), daemon_here(socket_path))
     ended = "ended"
@@ -132,12 +132,16 @@ class Session:
         try:
             self._connection = socket.create_connection((address, port), timeout=_TIMEOUT)
         except OSError as error:
-            raise BenchError(f"{address}: {error}; run `overlayctl bench serve` there, and let TCP {port} in") from None
+            raise BenchError(
+                f"{address}: {error}; run `overlayctl bench serve` there, and allow TCP port {port}"
+            ) from None
         self._lines = self._connection.makefile("rb")
         hello = self.ask(do="hello")
         try:
             if hello["format"] != FORMAT:
-                raise BenchError(f"{address}: speaks {hello['format']!r}, not {FORMAT}; have the same overlayd on both")
+                raise BenchError(
+                    f"{address}: speaks {hello['format']!r}, not {FORMAT}; install the same version of overlayd on both"
+                )
             self.machine = Machine(**hello["machine"])
         except (KeyError, TypeError, ValidationError):
             raise BenchError(f"{address}: port {port} is not overlayctl bench serve's: {hello}") from None

@@ -163,7 +163,7 @@ def _execute(
                     benchmark.measure(scenarios, frames)
             benchmark.finish()
         except KeyboardInterrupt:
-            listener.note(f"interrupted; what was measured is in {output}, the labs are down")
+            listener.note(f"interrupted; results so far are in {output}, the labs are down")
     return benchmark
 
 

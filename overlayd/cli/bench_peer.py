@@ -53,7 +53,7 @@ def serve(given: argparse.Namespace) -> int:
     with terminable():
         try:
             with peer.listen(given.listen, given.port) as listener:
-                log(f"listening on TCP port {given.port}; the load comes to TCP 5201, 5210, 5211 and UDP 5211")
+                log(f"listening on TCP port {given.port}; load arrives on TCP 5201, 5210, 5211 and UDP 5211")
                 peer.serve(listener, given.socket, log)
         except OSError as error:
             raise BenchError(f"{given.listen or 'every address'}, port {given.port}: {error.strerror}") from None

@@ -88,7 +88,7 @@ class Member:
     def start(self, wait: bool = True) -> None:
         """Start it on the data it has, if it has any, and wait until it is ready. Raises LabError with its log."""
         if self.pid is not None:
-            raise LabError(f"{self.name}: etcd runs already, as pid {self.pid}; stop it first")
+            raise LabError(f"{self.name}: etcd is already running (pid {self.pid}); stop it first")
         argv = self._command(self)
         if not self._survives:
             argv = ["setpriv", "--pdeathsig", "KILL", *argv]  # no etcd outlives the tests that started it

@@ -136,7 +136,7 @@ class Host(Namespace):
         `under` is a command that runs the daemon, such as setpriv with fewer privileges.
         """
         if self.pid is not None:
-            raise LabError(f"{self.name}: overlayd runs already, as pid {self.pid}; stop it first")
+            raise LabError(f"{self.name}: overlayd is already running (pid {self.pid}); stop it first")
         argv = self.enter(*under, sys.executable, "-m", "overlayd", "--config", str(self.config_path))
         # The file decides: settings in this process's own environment are not for the lab's daemons.
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("OVERLAYD_")}

@@ -148,9 +148,9 @@ def _claim(state: LabState) -> None:
     with states.locked():
         states.reap_locked()
         if name in states.names():
-            raise LabError(f"lab {name!r} is up already: overlayctl lab down --name {name}")
+            raise LabError(f"lab {name!r} is already up: overlayctl lab down --name {name}")
         if leftovers := states.namespaces(name):
-            raise LabError(f"namespace {leftovers[0]} exists already: overlayctl lab down --name {name}")
+            raise LabError(f"namespace {leftovers[0]} already exists: overlayctl lab down --name {name}")
         state.directory.mkdir(mode=0o755)
         state.save()
 

@@ -70,7 +70,7 @@ def test_an_interrupted_benchmark_keeps_what_it_has_and_leaves_no_lab(tmp_path: 
         finally:
             running.kill()
     assert running.returncode == 130, errors
-    assert f"interrupted; what was measured is in {output}" in errors
+    assert f"interrupted; results so far are in {output}" in errors
     assert labs_of(running.pid) == []
     result = Result.load(output)
     assert not result.complete

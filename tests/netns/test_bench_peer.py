@@ -80,7 +80,7 @@ def test_there_is_one_session_at_a_time_and_the_next_one_when_it_has_ended() -> 
             assert first({"do": "hello"})["format"] == "overlayd-bench-peer/2"
             done = bench(a, "--peer", str(b.public_ip))
             assert done.returncode == 1
-            assert f"{b.public_ip}: {a.public_ip} measures already; try again when it has ended" in done.stderr
+            assert f"{b.public_ip}: {a.public_ip} is measuring; try again when it has finished" in done.stderr
             assert first({"do": "start", "tool": "udp", "congestion": "", "address": str(b.public_ip)}) == {}
             assert len(processes_in([b.namespace])) == 2
         assert server.stdout is not None

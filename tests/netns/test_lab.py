@@ -264,7 +264,7 @@ def test_a_lab_without_owner_stays_until_it_is_taken_down() -> None:
         assert state.owner is None
         assert name not in reap()
         assert Lab.load(name).find("h1").ping("192.0.2.2")
-        with pytest.raises(LabError, match=f"lab '{name}' is up already: overlayctl lab down --name {name}"):
+        with pytest.raises(LabError, match=f"lab '{name}' is already up: overlayctl lab down --name {name}"):
             Lab.up(LabSpec(name=name, mode="none"))
         assert Lab.load(name).find("h1").ping("192.0.2.2"), "the refusal has not harmed it"
     finally:
@@ -287,7 +287,7 @@ def test_of_many_that_claim_one_name_one_gets_it() -> None:
         results = list(pool.map(up, range(4)))
     labs = [result for result in results if isinstance(result, Lab)]
     assert len(labs) == 1
-    assert all("is up already" in str(result) for result in results if result is not labs[0])
+    assert all("is already up" in str(result) for result in results if result is not labs[0])
     labs[0].down()
     assert leftovers(name) == []
 
@@ -364,7 +364,7 @@ def test_a_daemon_is_stopped_and_started_and_found_by_another_process() -> None:
     with hosts(2, mode="udp") as (a, b):
         first = a.pid
         assert first is not None
-        with pytest.raises(LabError, match=f"h1: overlayd runs already, as pid {first}; stop it first"):
+        with pytest.raises(LabError, match=f"h1: overlayd is already running \\(pid {first}\\); stop it first"):
             a.start()
         assert a.restart() == 0
         assert a.pid not in (None, first)
@@ -461,7 +461,7 @@ def test_the_commands_from_up_to_down() -> None:
         assert f"overlayctl lab exec --name {name} h1 -- ping" in up.stdout
         again = run("up", "--mode", "none")
         assert (again.returncode, again.stderr.count("\n")) == (1, 1)
-        assert "is up already" in again.stderr
+        assert "is already up" in again.stderr
         status = json.loads(run("status", "--json").stdout)
         assert [host["state"] for host in status["hosts"]] == ["no daemon", "no daemon"]
         assert name in overlayctl("list").stdout
