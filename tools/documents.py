@@ -85,7 +85,9 @@ def page(parser: Parser) -> str:
     made.section, made.manual = SECTION, "System Administration"
     made.source = f"overlayd {__version__}"
     made.description = SUMMARIES[name]
-    made.add_section("notes", "=", made.format_text(epilog).replace("\n\n", "\n.PP\n"))
+    notes, _, status = epilog.partition("exit status: ")
+    made.add_section("exit status", "=", made.format_text(status.strip()))
+    made.add_section("notes", "=", made.format_text(notes.strip()))
     made.add_section("environment", "=", listing(made, ENVIRONMENT[name]))
     made.add_section("files", "=", listing(made, FILES[name]))
     made.add_section("see also", "=", f".BR {other} ({SECTION}),\n.BR ip (8),\n.BR nft (8)")

@@ -73,9 +73,9 @@ def _add_options(parser: Parser) -> None:
         "--seconds", type=int, metavar="N", help="of each TCP run; the other runs in proportion (default: 2)"
     )
     parser.add_argument(
-        "--scenarios", metavar="A,B", help=f"of {','.join(SCENARIOS)} (default: all whose programs are installed)"
+        "--scenarios", metavar="A,B", help=f"of {', '.join(SCENARIOS)} (default: all whose programs are installed)"
     )
-    parser.add_argument("--metrics", metavar="A,B", help=f"of {','.join(METRICS)} (default: all)")
+    parser.add_argument("--metrics", metavar="A,B", help=f"of {', '.join(METRICS)} (default: all)")
     parser.add_argument(
         "--frames",
         choices=("any", "1500", "both"),
@@ -93,7 +93,7 @@ def _add_options(parser: Parser) -> None:
     parser.add_argument(
         "--attachments",
         action="store_true",
-        help=f"compare the attachments of containers instead, of {','.join(ATTACHMENTS)}",
+        help=f"compare the attachments of containers instead, of {', '.join(ATTACHMENTS)}",
     )
     parser.add_argument(
         "--peer",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -45,8 +46,9 @@ def parser() -> Parser:
     """The whole command line, of which each command's part is made when it is parsed."""
     made = Parser(
         prog="overlayctl",
-        description="Show and operate a running overlayd, build a lab of hosts on this machine, or run the demo.",
-        epilog=f"{EXIT_STATUS}. Colours: on a terminal, unless NO_COLOR is set. See 'overlayctl COMMAND --help'.",
+        description="Show and operate a running overlayd, build a lab on this machine, run the demo.",
+        epilog=f"Colours are shown on a terminal, unless NO_COLOR is set.\n\n{EXIT_STATUS}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--version", action="version", version=f"overlayctl {__version__}")
     add_group(made, COMMANDS)

@@ -69,8 +69,8 @@ def test_zsh_loads_it(share: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "texts"),
     [
-        ("overlayd", ["--vxlan-port", "FILES", "ENVIRONMENT", "FLANNELD_", "exit status: 0", "--kube-subnet-mgr"]),
-        ("overlayctl", ["peer show", "lease reserve", "SEE ALSO", "overlayd(8)", "exit status: 0", "NO_COLOR"]),
+        ("overlayd", ["--vxlan-port", "FILES", "ENVIRONMENT", "FLANNELD_", "EXIT STATUS 0", "--kube-subnet-mgr"]),
+        ("overlayctl", ["peer show", "lease reserve", "SEE ALSO", "overlayd(8)", "EXIT STATUS 0", "NO_COLOR"]),
     ],
 )
 def test_man_pages_render_without_a_warning(share: Path, name: str, texts: list[str]) -> None:
