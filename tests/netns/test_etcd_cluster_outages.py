@@ -106,7 +106,7 @@ def test_a_start_without_etcd_serves_the_last_leases(two: Two) -> None:
     a.start(wait=False)
     eventually(lambda: a.container(0).ping(b.container(0).address(), timeout=0.3), "the containers talk without etcd")
     assert stale(a)
-    assert len(lines(a, "leases last known are used")) == 1
+    assert len(lines(a, "using the last known leases")) == 1
     member.start()
     eventually(lambda: not stale(a), "no longer stale")
     await_agreement(two)

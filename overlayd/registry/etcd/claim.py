@@ -146,6 +146,13 @@ def claim(request: LeaseRequest, view: View, holder: Holder, lease: Lease, etcd_
     return Claim(tuple(conditions), tuple(writes), sessions, abandoned)
 
 
+def rebind(request: LeaseRequest, view: View, held: Held) -> tuple[tuple[Unchanged, ...], Put]:
+    """Bind our record to the etcd lease that the lease is bound to now, unless either has changed since."""
+    record, subnet_key = view.keys[view.host_key(request.publics[0])], view.subnet_key(key_of(held.lease))
+    conditions = Unchanged(record.key, record.mod_revision), Unchanged(subnet_key, held.mod_revision)
+    return conditions, Put(record.key, record.value, held.etcd_lease)
+
+
 def _former_keys(view: View, holder: Holder, kept: set[str]) -> list[KeyValue]:
     """The node's own keys that the new lease replaces."""
     found = []

@@ -30,12 +30,13 @@ from overlayd.registry.etcd.claim import (
     is_intact,
     is_same,
     lease_for,
+    rebind,
 )
 from overlayd.registry.etcd.client import EtcdClient
 from overlayd.registry.etcd.connectivity import Sleep, backoff, nap
 from overlayd.registry.etcd.etcd_lease import EtcdLease
 from overlayd.registry.etcd.local_copy import LocalCopy
-from overlayd.registry.etcd.messages import EtcdError, Put, UnavailableError, Unchanged
+from overlayd.registry.etcd.messages import EtcdError, UnavailableError
 from overlayd.registry.etcd.replica import Replica
 
 log = structlog.get_logger()
@@ -59,9 +60,8 @@ class OwnLease:
         read_only: bool = False,
     ) -> None:
         """`read_only`: nothing is written."""
-        self._copy = copy
         self._client, self._replica, self._view, self._etcd_lease = client, replica, replica.view, etcd_lease
-        self._holder, self._read_only = holder, read_only
+        self._copy, self._holder, self._read_only = copy, holder, read_only
         self._request: LeaseRequest | None = None
         self._own: Acquired | None = None
         self.invalid: dict[str, str] = {}
@@ -70,11 +70,6 @@ class OwnLease:
         self._replaced: set[str] = set()
         """Sessions with this node's identity that this one replaced: they must have ended."""
         self._writing = asyncio.Lock()
-
-    @property
-    def etcd_lease(self) -> int:
-        """The etcd lease of its keys; 0 for a reservation, or before there is one."""
-        return self._own.etcd_lease if self._own is not None else 0
 
     @property
     def lease(self) -> Lease | None:
@@ -184,14 +179,13 @@ class OwnLease:
                 self._not_a_clone(record if self._holder.owns(record) else held.host if held is not None else None)
                 if not self.invalid:
                     log.error("own lease was changed by someone else", lease=str(own.lease), now=str(held or "nobody"))
-            subnets = own.lease.subnets
             try:
-                lease = await self._acquire(request, subnets)
+                lease = await self._acquire(request, own.lease.subnets)
             except NotYetError as error:
                 self._lose(own, f"leased to {held or 'nobody'}, not to this host; {error}")
                 return
-            if lease.subnets != subnets:
-                self._replica.moved(f"{subnets[0]} is held by {held or 'nobody'}; this host now has {lease.subnets[0]}")
+            if lease.subnets != own.lease.subnets:
+                self._replica.moved(f"{own.lease} is held by {held or 'nobody'}; this host now has {lease}")
             elif own.confirmed:
                 log.warning("own lease restored", lease=str(lease))
 
@@ -216,12 +210,7 @@ class OwnLease:
     async def _rebind(self, own: Acquired, request: LeaseRequest, held: Held) -> None:
         """An operator made this node's lease a reservation, or bound it to another etcd lease: our record follows."""
         lease = replace(own.lease, reserved=held.lease.reserved)
-        record = self._view.keys[self._view.host_key(request.publics[0])]
-        put = Put(record.key, record.value, held.etcd_lease)
-        conditions = (
-            Unchanged(record.key, record.mod_revision),
-            Unchanged(self._view.subnet_key(own.key), held.mod_revision),
-        )
+        conditions, put = rebind(request, self._view, held)
         revision = await self._client.transact(conditions, put)
         if revision is None:
             return  # the watch brings what has changed, and this is done again

@@ -151,6 +151,7 @@ class EtcdRegistry:
         return self.view.leases()
 
     def state(self) -> RegistryState:
+        own = self._own.lease
         return RegistryState(
             name=self.name,
             connected=self._connectivity.connected is not False,
@@ -159,7 +160,7 @@ class EtcdRegistry:
             error=self._connectivity.error,
             endpoint=self.client.endpoint,
             revision=self.view.revision,
-            expires=time.time() + self._etcd_lease.left if self._own.etcd_lease else None,
+            expires=time.time() + self._etcd_lease.left if own is not None and not own.reserved else None,
             invalid={**self._config.invalid, **self.view.invalid, **self._own.invalid},
         )
 
