@@ -413,6 +413,15 @@ async def test_a_configuration_that_makes_no_sense_is_waited_for(etcd: Etcd, mak
     assert str((await waiting).subnet).startswith("10.5.")
 
 
+async def test_an_unknown_key_in_the_configuration_is_named_once(etcd: Etcd, make: Make) -> None:
+    etcd.put(f"{PREFIX}/config", CONFIG.replace("{", '{"Comment":"flannel takes this too",', 1))
+    node = make()
+    with capture_logs() as logs:
+        await node.acquire()
+        await node.acquire()
+    assert [entry["name"] for entry in logs if entry["log_level"] == "warning"] == ["Comment"]
+
+
 async def test_a_free_subnet_is_waited_for(etcd: Etcd, make: Make) -> None:
     etcd.put(f"{PREFIX}/config", SMALL % 26)
     others = [f"10.5.0.{base}-26" for base in (64, 128, 192)]
@@ -473,7 +482,7 @@ async def test_a_new_configuration_is_gone_over_to(etcd: Etcd, make: Make) -> No
         ("{", "is not JSON"),
         (
             '{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard"}}',
-            "Backend.Type: wireguard is not a backend of overlayd",
+            "Backend.Type: wireguard is a flannel backend that overlayd does not",
         ),
         ('{"Network":"10.99.0.0/16"}', "is not part of it; it takes effect at the next start"),
         (None, "it was deleted; write it again"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_network
 from typing import Any
 
 from overlayd.core.flannel.form import FormatError, Json, parse_object
@@ -24,6 +25,9 @@ _TEXTS = {
 _NUMBERS = {"SubnetLen": "subnet_len", "IPv6SubnetLen": "ipv6_subnet_len"}
 _SWITCHES = {"EnableIPv4": True, "EnableIPv6": False, "EnableNFTables": False}
 
+_KEYS = (*_TEXTS, *_NUMBERS, *_SWITCHES, "Backend")
+_FLANNEL_ONLY = ("alloc", "extension", "ipip", "ipsec", "wireguard", "aws-vpc", "gce", "ali-vpc", "tencent-vpc")
+
 DECIDED = (*_TEXTS.values(), *_NUMBERS.values())
 """The settings that the network's configuration alone decides."""
 
@@ -31,11 +35,12 @@ DECIDED = (*_TEXTS.values(), *_NUMBERS.values())
 def parse_config(text: str, model: type[Settings]) -> Settings | list[Problem]:
     """The settings that PREFIX/config decides, with defaults for all others; or every mistake in it, by its own names.
 
-    Which of mode, mtu and the mode's settings it decides is in `model_fields_set`, there and in the section.
+    Which of mode, mtu and the mode's settings it decides is in `model_fields_set`, there and in the section. As in
+    flannel, unknown keys are ignored (`ignored_keys` has them), and host bits of a network are masked.
     """
     problems: list[Problem] = []
     try:
-        given = _fields(parse_object(text), [*_TEXTS, *_NUMBERS, *_SWITCHES, "Backend"], (), problems)
+        given = _fields(parse_object(text), _KEYS, (), problems)
     except FormatError as error:
         return [Problem((), "", str(error))]
     switches = {name: _typed(given, name, bool, (), problems) for name in _SWITCHES}
@@ -46,7 +51,7 @@ def parse_config(text: str, model: type[Settings]) -> Settings | list[Problem]:
             value = _typed(given, name, kind, (), problems)
             enabled = switches["EnableIPv6"] if name.startswith("IPv6") else switches["EnableIPv4"] is not False
             if value and enabled:
-                raw[ours] = str(value)
+                raw[ours] = _masked(value) if ours.endswith("network") else str(value)
             places[(ours,)] = (name,)
     mode = _backend(given.get("Backend", {"Type": UNTYPED}), model.modes, raw, places, problems)
     for switch, name in (("EnableIPv4", "network"), ("EnableIPv6", "ipv6_network")):
@@ -68,13 +73,15 @@ def _backend(
     if not isinstance(found, dict):
         problems.append(Problem(("Backend",), "", 'is not an object; write {"Type": "vxlan"}'))
         return ""
-    folded = {name.lower(): value for name, value in found.items()}
-    mode = modes.get(name) if isinstance(name := folded.get("type", ""), str) else None
+    mode = _mode(found, modes)
     if mode is None:
-        text = f"is not a backend of overlayd; use {', '.join(modes)}"
+        name = next((value for key, value in found.items() if key.lower() == "type"), "")
+        is_flannels = isinstance(name, str) and name.lower() in _FLANNEL_ONLY
+        text = "is a flannel backend that overlayd does not have" if is_flannels else "is not a backend of overlayd"
+        text = f"{text}; use {', '.join(modes)}"
         problems.append(Problem(("Backend", "Type"), str(name)[:40], text))
         return ""
-    given = _fields(found, ["Type", *(option for option, _ in mode.options), "MTU"], ("Backend",), problems)
+    given = _fields(found, _backend_keys(mode), ("Backend",), problems)
     for option, field in mode.options:
         assert mode.section is not None  # a mode with options has a section
         is_flag = mode.section.model_fields[field].annotation is bool
@@ -86,6 +93,26 @@ def _backend(
     if mtu := _typed(given, "MTU", int, ("Backend",), problems):
         raw["mtu"] = str(mtu)
     return mode.name
+
+
+def _mode(backend: Json, modes: Mapping[str, ModeSpec[Any]]) -> ModeSpec[Any] | None:
+    """The mode that a Backend object names, in any case as in flannel."""
+    name = next((value for key, value in backend.items() if key.lower() == "type"), None)
+    return modes.get(name.lower()) if isinstance(name, str) else None
+
+
+def _backend_keys(mode: ModeSpec[Any]) -> tuple[str, ...]:
+    return ("Type", *(option for option, _ in mode.options), "MTU")
+
+
+def ignored_keys(text: str, modes: Mapping[str, ModeSpec[Any]]) -> list[str]:
+    """The keys in a valid PREFIX/config that have no meaning here, each with a hint."""
+    found = parse_object(text)
+    unknown = _unknown(found, _KEYS, "")
+    backend = next((value for key, value in found.items() if key.lower() == "backend"), None)
+    if isinstance(backend, dict) and (mode := _mode(backend, modes)) is not None:
+        unknown += _unknown(backend, _backend_keys(mode), "Backend.")
+    return unknown
 
 
 def config_text(settings: Settings) -> str:
@@ -109,16 +136,32 @@ def config_text(settings: Settings) -> str:
     return json.dumps({**config, "Backend": backend}, separators=(",", ":"))
 
 
-def _fields(found: Json, known: list[str], at: tuple[str, ...], problems: list[Problem]) -> Json:
-    """The object under the known spellings of its names; an unknown or doubled one is a problem."""
+def _masked(network: str) -> str:
+    """A network without host bits; what is not a network stays, and is refused later."""
+    try:
+        return str(ip_network(network, strict=False)) if "/" in network else network
+    except ValueError:
+        return network
+
+
+def _unknown(found: Json, known: Sequence[str], at: str) -> list[str]:
+    names = {name.lower() for name in known}
+    unknown = []
+    for name in found:
+        if name.lower() not in names:
+            close = difflib.get_close_matches(name, known, 1)
+            unknown.append(f"{at}{name[:60]}" + (f" (did you mean {close[0]}?)" if close else ""))
+    return unknown
+
+
+def _fields(found: Json, known: Sequence[str], at: tuple[str, ...], problems: list[Problem]) -> Json:
+    """The known keys of the object, in their known spelling; one that is given twice is a problem."""
     spelling = {name.lower(): name for name in known}
     given: Json = {}
     for name, value in found.items():
         if name.lower() not in spelling:
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
-            problems.append(Problem((*at, name[:60]), "", f"unknown key; {hint}"))
-        elif spelling[name.lower()] in given:
+            continue
+        if spelling[name.lower()] in given:
             problems.append(Problem((*at, name), "", "is given twice; keep one"))
         else:
             given[spelling[name.lower()]] = value

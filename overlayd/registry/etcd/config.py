@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 
 from overlayd.core.address import Network
-from overlayd.core.flannel.config import DECIDED, parse_config
+from overlayd.core.flannel.config import DECIDED, ignored_keys, parse_config
 from overlayd.core.leases.allocation import fits
 from overlayd.core.settings.model import Settings
 from overlayd.core.settings.validation import cross_check
@@ -72,13 +72,20 @@ class NetworkConfig:
 
     def begin(self, text: str | None) -> None:
         """Use this one: no containers run yet."""
-        self._used = self._seen = text
+        self._seen = text
         self.invalid = {}
+        self._use(text)
 
     def change_to(self, text: str | None, subnets: Sequence[Network]) -> None:
         """Use this one if a host with these subnets can, else keep the old one."""
         if not self._refusals(text, subnets):
-            self._used = text
+            self._use(text)
+
+    def _use(self, text: str | None) -> None:
+        if text is not None and text != self._used and isinstance(parse_config(text, self._model), Settings):
+            for name in ignored_keys(text, self._model.modes):
+                log.warning("unknown key in the network configuration ignored", key=self._key, name=name)
+        self._used = text
 
     def is_usable_change(self, text: str | None, subnets: Sequence[Network] | None) -> bool:
         """Whether this is a new one to change to; reasons not to are logged once."""
