@@ -222,20 +222,20 @@ def test_the_benchmark_between_two_machines(running: Pair, mode: str, figure: Ca
     b.sh("systemd-run", "--unit=bench-serve", "--setenv=TMPDIR=/run", "overlayctl", "bench", "serve")
     try:
         eventually(lambda: ":5209" in b.sh("ss", "-Hltn").stdout, "it listens", timeout=SLOW)
-        ways = ("--peer", "10.1.2.1", "--peer", "host=192.0.2.2")
+        peers = ("--peer", "10.1.2.1", "--peer", "host=192.0.2.2")
         short = ("--quick", "--rounds", "1", "--patience", "0", "--metrics", "tcp1,udp64,rr", "--output", "/tmp/result")
-        a.sh("env", "TMPDIR=/run", "overlayctl", "bench", *ways, *short)
+        a.sh("env", "TMPDIR=/run", "overlayctl", "bench", *peers, *short)
         result = json.loads(a.sh("cat", "/tmp/result").stdout)
     finally:
         b.sh("systemctl", "stop", "bench-serve")
     assert result["complete"]
     assert (
-        result["context"]["peer"]["kernel"]
-        == result["context"]["machine"]["kernel"]
+        result["environment"]["peer"]["kernel"]
+        == result["environment"]["machine"]["kernel"]
         == a.sh("uname", "-r").stdout.strip()
     )
     rates = {(one["scenario"], one["metric"]): one["figures"]["rate"] for one in result["samples"]}
     assert len(rates) == 6
-    for (way, metric), rate in rates.items():
-        assert rate > 0, (way, metric)
-        figure(f"{mode}, benchmark between the machines, emulated: {way}, {metric}: {rate:.3g}")
+    for (scenario, metric), rate in rates.items():
+        assert rate > 0, (scenario, metric)
+        figure(f"{mode}, benchmark between the machines, emulated: {scenario}, {metric}: {rate:.3g}")
