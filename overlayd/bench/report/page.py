@@ -189,7 +189,7 @@ def _flames(result: Result, scenarios: Sequence[ScenarioRecord]) -> Iterator[str
     for one in scenarios:
         if (tree := stacks_of(result, one)) is not None:
             title = f"Flame graph: {one.title}"
-            note = "One TCP stream, all processors: programs on top, what they call below. A pointer on a box shows its name."
+            note = "One TCP stream, all processors: programs on top, what they call below. Point at a box for its name."
             graphs.append(Chart(f"flame-{one.name}", title, note, flame(title, tree)))
     if graphs:
         yield "<details><summary>Flame graphs</summary>"
