@@ -55,7 +55,7 @@ class DataPath(Protocol):
     def counters(self) -> Counters | None:
         """A snapshot of the engine's counters; None before there is an engine."""
 
-    def ways(self) -> dict[str, list[str]]:
+    def capabilities(self) -> dict[str, list[str]]:
         """The capabilities in use with each peer beyond flannel's format, by the lease's key."""
 
     def gauges(self) -> dict[str, int]:

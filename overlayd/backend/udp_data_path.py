@@ -26,7 +26,7 @@ from overlayd.core.leases.table import LeaseEvent
 from overlayd.core.node import Node
 from overlayd.datapath.contract import TUN_GONE, Counters, Engine, MakeEngine, Progress, choose
 from overlayd.datapath.faults import FaultDetector
-from overlayd.datapath.handover import RECIPE, SOCKETS, TUN, Shelf
+from overlayd.datapath.handover import SOCKETS, STATE, TUN, HandoverFile
 from overlayd.datapath.peers import PeerTable
 from overlayd.datapath.python import PythonEngine
 from overlayd.datapath.settings import UdpSettings
@@ -65,7 +65,7 @@ class UdpDataPath:
         self._tun: Tun | None = None
         self._engine: Engine | None = None
         self._extensions = Extensions(settings)
-        self._shelf: Shelf | None = None
+        self._handover_file: HandoverFile | None = None
         self._saving: asyncio.TimerHandle | None = None
         self._peers = PeerTable(node, settings.port)
         self._faults = FaultDetector(DEVICE, settings.port)
@@ -147,13 +147,13 @@ class UdpDataPath:
         if self._saving is not None:
             self._saving.cancel()
             self._saving = None
-        recipe = engine.recipe() if self._manager else None
-        if recipe is None:
+        state = engine.handover_state() if self._manager else None
+        if state is None:
             return
-        if self._shelf is None:
-            self._shelf = Shelf()
-            self._manager.keep(RECIPE, self._shelf.fd)
-        self._shelf.write(recipe)
+        if self._handover_file is None:
+            self._handover_file = HandoverFile()
+            self._manager.keep(STATE, self._handover_file.fd)
+        self._handover_file.write(state)
 
     def _choose(self) -> tuple[str, MakeEngine]:
         wanted = self._settings.engine
@@ -184,9 +184,9 @@ class UdpDataPath:
         if self._saving is not None:
             self._saving.cancel()
             self._saving = None
-        if self._shelf is not None:
-            self._shelf.close()
-            self._shelf = None
+        if self._handover_file is not None:
+            self._handover_file.close()
+            self._handover_file = None
         for sock in self._sockets.values():
             with suppress(RuntimeError):
                 asyncio.get_running_loop().remove_reader(sock.fileno())
@@ -198,10 +198,10 @@ class UdpDataPath:
         fds = {sock.fileno(): "inbound" for sock in self._sockets.values()}
         if self._tun is not None:
             fds[self._tun.fileno()] = "outbound"
-        look = select.poll()
+        poll = select.poll()
         for fd in fds:
-            look.register(fd, select.POLLIN)
-        return frozenset(fds[fd] for fd, events in look.poll(0) if events & select.POLLIN)
+            poll.register(fd, select.POLLIN)
+        return frozenset(fds[fd] for fd, events in poll.poll(0) if events & select.POLLIN)
 
     # --- peers -----------------------------------------------------------------------------------------------------
 
@@ -238,8 +238,8 @@ class UdpDataPath:
     def counters(self) -> Counters | None:
         return self._engine.counters() if self._engine is not None else None
 
-    def ways(self) -> dict[str, list[str]]:
-        return self._engine.ways() if self._engine is not None else {}
+    def capabilities(self) -> dict[str, list[str]]:
+        return self._engine.capabilities() if self._engine is not None else {}
 
     def gauges(self) -> dict[str, int]:
         return self._engine.gauges() if self._engine is not None else {}

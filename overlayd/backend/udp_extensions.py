@@ -9,7 +9,7 @@ import structlog
 
 from overlayd.core.node import Node
 from overlayd.datapath.contract import Engine
-from overlayd.datapath.negotiation import GREET_EVERY
+from overlayd.datapath.negotiation import HELLO_INTERVAL
 from overlayd.datapath.settings import UdpSettings
 from overlayd.system.errors import HostError
 from overlayd.system.tunnel_tap import TunnelTap
@@ -52,5 +52,5 @@ class Extensions:
             self._tap = None
 
     def _send_hellos(self, engine: Engine) -> None:
-        engine.greet()
-        self._timer = asyncio.get_running_loop().call_later(GREET_EVERY, self._send_hellos, engine)
+        engine.send_hellos()
+        self._timer = asyncio.get_running_loop().call_later(HELLO_INTERVAL, self._send_hellos, engine)

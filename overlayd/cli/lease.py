@@ -15,7 +15,7 @@ from overlayd.system.control_client import ControlError, ask, follow
 
 Json = Mapping[str, Any]
 
-_NOT_OF_THE_LEASE = ("traffic", "ways", "probes")
+_NOT_OF_THE_LEASE = ("traffic", "capabilities", "probes")
 
 
 def configure(parser: Parser) -> None:

@@ -1,19 +1,19 @@
-"""`overlayd`, begun in the order that matters after a crash: packets first, then the rest of the program."""
+"""`overlayd`, started in the order that matters after a crash: packets first, then the rest of the program."""
 
 from __future__ import annotations
 
 import os
 import signal
 
-from overlayd.datapath.handover import stand_in
+from overlayd.datapath.handover import take_over
 from overlayd.system.service_manager import ServiceManager
 
 
 def main() -> int:
     """Run the command; the exit status."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload; there is nothing yet that could be out of date
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload: nothing has been read yet that could be out of date
     manager = ServiceManager.from_environment(os.environ)
-    engine = stand_in(manager.given)
+    engine = take_over(manager.given)
     try:
         if engine is not None:
             manager.lend(engine.halt)

@@ -9,7 +9,7 @@ OFFLOADS = {
     "uso": "the TUN passes UDP superpackets (Linux 6.2)",
     "udp_gso": "one send hands the kernel a whole run of datagrams",
     "udp_gro": "one receive returns a whole run of datagrams",
-    "join_tcp": "received TCP segments are coalesced for the TUN; needs tso4 and tso6",
-    "join_udp": "received UDP datagrams are coalesced for the TUN; needs uso",
+    "coalesce_tcp": "received TCP segments are coalesced for the TUN; needs tso4 and tso6",
+    "coalesce_udp": "received UDP datagrams are coalesced for the TUN; needs uso",
     "tunnel_gso": "a superpacket is sent whole, with its outer headers (Linux 6.17; between hosts with wire: overlayd)",
 }

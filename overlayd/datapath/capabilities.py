@@ -1,4 +1,4 @@
-"""Which peers take more than flannel's way: asks them, answers them, and tells the native engine."""
+"""Which extensions of flannel's format each peer supports: sends hellos, answers them, and sets the native engine."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from overlayd.core.forward import Change, ForwardingTable, Peer
 from overlayd.core.mtu import UDP_OVERHEAD
 from overlayd.datapath.contract import Tap, path_mtu
 from overlayd.datapath.native import _native as native
-from overlayd.datapath.negotiation import Acquaintance
-from overlayd.wire.hello import Ability, Kind, Path, decode
+from overlayd.datapath.negotiation import PeerCapabilities
+from overlayd.wire.hello import Capability, HelloKind, HelloPath, decode
 
-_ABILITIES = Ability.PARTIAL_SUMS | Ability.ECN
-_NAMES = {"partial_sums": native.PARTIAL, "ecn": native.ECN, "tunnel_gso": native.TUNNEL}
+_OWN = Capability.PARTIAL_SUMS | Capability.ECN
+_BITS = {"partial_sums": native.PARTIAL_SUMS, "ecn": native.ECN, "tunnel_gso": native.TUNNEL_GSO}
 
 
-class Ways:
-    """The announced peers of one engine. Nothing is asked of others, and they are not answered."""
+class Capabilities:
+    """The announced peers of one engine. Hellos go to no others, and theirs are not answered."""
 
     def __init__(
         self,
@@ -26,9 +26,9 @@ class Ways:
         numbers: Mapping[Peer, int],
         now: Callable[[], float],
     ) -> None:
-        """`send` sends one datagram to a peer by the engine's socket; `now` is in seconds, from any steady clock.
+        """`send` sends one datagram to a peer through the engine's socket; `now` is in seconds, from any steady clock.
 
-        `slots` and `numbers`, by Peer.name and by Peer, are the engine's own and always as its table is.
+        `slots` and `numbers`, by Peer.name and by Peer, are the engine's own and always match its table.
         """
         self._engine = engine
         self._send = send
@@ -38,13 +38,13 @@ class Ways:
         self._mtu = 0
         self._tap: Tap | None = None
         self._peers: dict[str, Peer] = {}
-        """The announced peers that stand for their address."""
-        self._known: dict[str, Acquaintance] = {}
+        """The announced peers, by underlay address."""
+        self._negotiated: dict[str, PeerCapabilities] = {}
         self._hosts: dict[str, list[str]] = {}
-        self._bits: dict[str, int] = {}
+        self._in_use: dict[str, int] = {}
 
     def replace_table(self, table: ForwardingTable, change: Change | None) -> None:
-        """The peers as they are now; those that stay need not be asked again before they are used."""
+        """The peers as they are now; peers that stay keep their capabilities."""
         self._mtu = table.mtu
         if change is None:
             touched = self._peers.keys() | table.peers.keys()
@@ -55,13 +55,13 @@ class Ways:
             peer = table.peers[host]
             if peer.announced:
                 self._peers[host] = peer
-                self._known.setdefault(host, Acquaintance(self._now))
+                self._negotiated.setdefault(host, PeerCapabilities(self._now))
                 self._hosts.setdefault(peer.name, []).append(host)
                 names.add(peer.name)
         for host in touched - self._peers.keys():
-            self._known.pop(host, None)
+            self._negotiated.pop(host, None)
         for name in names:
-            self._set_way(name)
+            self._update(name)
 
     def _forget(self, host: str) -> str:
         peer = self._peers.pop(host)
@@ -69,68 +69,68 @@ class Ways:
         return peer.name
 
     def replace_tap(self, tap: Tap | None) -> None:
-        """What the engine uses for superpackets from now on."""
+        """The TAP that the engine sends superpackets through from now on."""
         self._tap = tap
 
-    def greet(self) -> None:
-        """Ask every announced peer, on each path that could be used; called every GREET_EVERY seconds."""
+    def send_hellos(self) -> None:
+        """Send a hello to every announced peer on each usable path; called every HELLO_INTERVAL seconds."""
         pays = self._tap is not None and self._tap.pays()
         for peer in self._peers.values():
-            self._ask(peer, pays)
+            self._send_hello(peer, pays)
 
-    def _ask(self, peer: Peer, tunnel: bool) -> None:
-        known = self._known[peer.host]
-        if not (tunnel and known.good(Path.SOCKET) and self._wide(peer)):
-            known.lost(Path.TUNNEL)
+    def _send_hello(self, peer: Peer, tunnel: bool) -> None:
+        negotiated = self._negotiated[peer.host]
+        if not (tunnel and negotiated.confirmed(HelloPath.SOCKET) and self._fits(peer)):
+            negotiated.invalidate(HelloPath.TUNNEL)
             tunnel = False
-        paths = (Path.SOCKET, Path.TUNNEL) if tunnel else (Path.SOCKET,)
-        for question in known.questions(paths, _ABILITIES):
-            if question.path is Path.TUNNEL:
-                self._engine.tunnel(self._numbers[peer], question.encode())
+        paths = (HelloPath.SOCKET, HelloPath.TUNNEL) if tunnel else (HelloPath.SOCKET,)
+        for request in negotiated.requests(paths, _OWN):
+            if request.path is HelloPath.TUNNEL:
+                self._engine.tunnel(self._numbers[peer], request.encode())
             else:
-                self._send(question.encode(), peer)
-        self._set_way(peer.name)
+                self._send(request.encode(), peer)
+        self._update(peer.name)
 
-    def heard(self, payload: bytes, peer: Peer) -> None:
-        """Something that is no packet came from an announced peer's address."""
-        greeting = decode(payload)
-        known = self._known.get(peer.host)
-        if greeting is None or known is None:
+    def receive(self, payload: bytes, peer: Peer) -> None:
+        """A datagram that is not an IP packet came from an announced peer's address."""
+        hello = decode(payload)
+        negotiated = self._negotiated.get(peer.host)
+        if hello is None or negotiated is None:
             return
-        if greeting.kind is Kind.QUESTION:
-            self._send(greeting.answer(_ABILITIES).encode(), peer)
+        if hello.kind is HelloKind.REQUEST:
+            self._send(hello.reply(_OWN).encode(), peer)
         else:
-            known.heard(greeting)
-            self._set_way(peer.name)
+            negotiated.receive(hello)
+            self._update(peer.name)
 
-    def _wide(self, peer: Peer) -> bool:
-        """Whether the path takes our longest packets: what is forwarded does not see what the path told the sockets."""
+    def _fits(self, peer: Peer) -> bool:
+        """Whether our longest packets fit the path: forwarded packets ignore the path MTU that the sockets learnt."""
         return path_mtu(peer) >= self._mtu + UDP_OVERHEAD[peer.underlay_family]
 
-    def lose_tunnel(self, peer: Peer) -> None:
-        """The path to the peer turned out narrower than its interface: the sockets learn that, the TAP does not."""
-        if peer.host in self._known:
-            self._known[peer.host].lost(Path.TUNNEL)
-            self._set_way(peer.name)
+    def disable_tunnel(self, peer: Peer) -> None:
+        """The path to the peer is narrower than its interface: the sockets learn that, the TAP does not."""
+        if peer.host in self._negotiated:
+            self._negotiated[peer.host].invalidate(HelloPath.TUNNEL)
+            self._update(peer.name)
 
-    def _set_way(self, name: str) -> None:
-        """A lease's counters and ways are one for both of its underlay addresses: what one cannot, neither does."""
+    def _update(self, name: str) -> None:
+        """A lease's counters and capabilities are shared by its underlay addresses: all of them must support one."""
         hosts = self._hosts[name]
-        way = sum(_NAMES.values()) if hosts else 0
-        for known in (self._known[host] for host in hosts):
-            if Ability.PARTIAL_SUMS not in known.abilities:
-                way &= ~(native.PARTIAL | native.TUNNEL)
-            if Ability.ECN not in known.abilities:
-                way &= ~native.ECN
-            if not known.good(Path.TUNNEL):
-                way &= ~native.TUNNEL
+        bits = sum(_BITS.values()) if hosts else 0
+        for negotiated in (self._negotiated[host] for host in hosts):
+            if Capability.PARTIAL_SUMS not in negotiated.capabilities:
+                bits &= ~(native.PARTIAL_SUMS | native.TUNNEL_GSO)
+            if Capability.ECN not in negotiated.capabilities:
+                bits &= ~native.ECN
+            if not negotiated.confirmed(HelloPath.TUNNEL):
+                bits &= ~native.TUNNEL_GSO
         if hosts:
-            self._bits[name] = way
+            self._in_use[name] = bits
         else:
-            del self._hosts[name], self._bits[name]
-        if name in self._slots:  # what stays without hosts is one that takes flannel's way
-            self._engine.set_way(self._slots[name], way)
+            del self._hosts[name], self._in_use[name]
+        if name in self._slots:  # a peer that stays without being announced uses flannel's format
+            self._engine.set_capabilities(self._slots[name], bits)
 
     def describe(self) -> dict[str, list[str]]:
-        """What is open to each announced peer, by Peer.name."""
-        return {peer: [name for name, bit in _NAMES.items() if way & bit] for peer, way in self._bits.items()}
+        """The capabilities in use with each announced peer, by Peer.name."""
+        return {peer: [name for name, bit in _BITS.items() if bits & bit] for peer, bits in self._in_use.items()}

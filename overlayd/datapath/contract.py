@@ -15,7 +15,7 @@ from typing import Protocol
 
 from overlayd.core.address import Family
 from overlayd.core.forward import Change, ForwardingTable, Peer
-from overlayd.datapath.handover import Recipe
+from overlayd.datapath.handover import HandoverState
 from overlayd.datapath.settings import UdpSettings
 
 NO_TUN = -1
@@ -94,16 +94,16 @@ class Engine(Protocol):
         """Carry one burst from the underlay socket of that family to the TUN; the number of datagrams read."""
 
     def replace_tap(self, tap: Tap | None) -> None:
-        """Use this TAP for superpackets to peers that answer through it, or none."""
+        """Use this TAP for superpackets to peers that reply through it, or none."""
 
-    def greet(self) -> None:
-        """Ask the peers that announced themselves which ways work; called every GREET_EVERY seconds."""
+    def send_hellos(self) -> None:
+        """Send hellos to the announced peers; called every HELLO_INTERVAL seconds."""
 
-    def ways(self) -> dict[str, list[str]]:
-        """What goes to a peer beyond flannel's way, by Peer.name."""
+    def capabilities(self) -> dict[str, list[str]]:
+        """The capabilities in use with each peer beyond flannel's format, by Peer.name."""
 
-    def recipe(self) -> Recipe | None:
-        """What a stand-in goes on with while the next run starts; None where there can be none."""
+    def handover_state(self) -> HandoverState | None:
+        """What a handover needs while the next run starts; None if this engine has none."""
 
     def counters(self) -> Counters:
         """A snapshot."""

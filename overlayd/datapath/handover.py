@@ -1,9 +1,9 @@
-"""Packets go on while a start imports, reads and compares: the former run's engine, made anew from what it left.
+"""Handover: packets keep moving while a start imports, reads and compares, on the engine that the previous run left.
 
-    run        the engine's recipe (its table, how its TUN was opened, ...) is kept in a file in memory, beside the TUN
-               and the sockets, by the service manager
+    run        the engine's state (its table, how its TUN was opened, ...) is kept in a memory file, beside the TUN and
+               the sockets, in the service manager's fd store
     killed     packets wait in the TUN and in the sockets
-    next run   before anything that takes long: a native engine from the recipe, on those files, in a thread of its own
+    next run   before anything slow: a native engine is made from that state, on those files, in a thread of its own
     ready      the thread ends between two bursts, and the daemon's own engine goes on
 
 Python and its libraries take some 300 ms to import, this module a few. Nothing heavy may be imported here.
@@ -18,83 +18,92 @@ import sys
 import threading
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from overlayd import __version__
 
-TUN, RECIPE = "tun", "engine"
+TUN, STATE = "tun", "engine"
 SOCKETS = {4: "udp4", 6: "udp6"}
-"""The names under which files are kept."""
+"""The names of the files in the fd store."""
 
-_POLLED = 0.0005  # seconds after which an import lets packets have their turn; Python's default is 0.005
-_CHECK = 4  # bytes of CRC-32 before the recipe: one that was being written when the end came is none
-
-Recipe = tuple[int, int, bool, bool, bool, int, Any]
-"""run_segments and poll_us; vnet_header, join_tcp and join_udp; the MTU, and what makes a native.Table a whole one."""
+_SWITCH_INTERVAL = 0.0005  # seconds after which an import yields to packets; Python's default is 0.005
+_CHECK = 4  # bytes of CRC-32 before the state: a file that was being written when the end came is ignored
 
 
-class Shelf:
-    """The file in memory that holds a recipe."""
+class HandoverState(NamedTuple):
+    """Plain values from which the next run makes the same engine."""
+
+    run_segments: int
+    poll_us: int
+    vnet_header: bool
+    coalesce_tcp: bool
+    coalesce_udp: bool
+    mtu: int
+    table: Any
+    """The arguments of native.Table.changed that make an empty table the whole one."""
+
+
+class HandoverFile:
+    """The memory file that holds a HandoverState."""
 
     def __init__(self) -> None:
         self.fd = os.memfd_create("overlayd-engine", os.MFD_CLOEXEC)
 
-    def write(self, recipe: Recipe) -> None:
-        """Replace what is in it."""
-        data = marshal.dumps((__version__, sys.version, recipe))
+    def write(self, state: HandoverState) -> None:
+        """Replace its contents."""
+        data = marshal.dumps((__version__, sys.version, tuple(state)))
         os.pwrite(self.fd, zlib.crc32(data).to_bytes(_CHECK, "big") + data, 0)
         os.truncate(self.fd, _CHECK + len(data))
 
     def close(self) -> None:
-        """Let go of it; who else has it open keeps it."""
+        """Close it here; it lives on where else it is open."""
         os.close(self.fd)
 
 
-def read(fd: int) -> Recipe | None:
-    """What is in such a file; None for one that was not finished, or that another version wrote."""
+def read(fd: int) -> HandoverState | None:
+    """The state in such a file; None if it is incomplete, or another version wrote it."""
     try:
         data = os.pread(fd, os.fstat(fd).st_size, 0)
         if zlib.crc32(data[_CHECK:]).to_bytes(_CHECK, "big") != data[:_CHECK]:
             return None
-        version, python, recipe = marshal.loads(data[_CHECK:])  # noqa: S302  # our own, by its version and its sum
+        version, python, values = marshal.loads(data[_CHECK:])  # noqa: S302  # our own: version and checksum match
+        return HandoverState(*values) if (version, python) == (__version__, sys.version) else None
     except (OSError, ValueError, TypeError, EOFError):
         return None
-    return recipe if (version, python) == (__version__, sys.version) else None
 
 
-class StandIn:
-    """An engine in a thread, until `halt`."""
+class Handover:
+    """The previous run's engine in a thread, until `halt`."""
 
-    def __init__(self, recipe: Recipe, files: Mapping[str, int]) -> None:
+    def __init__(self, state: HandoverState, files: Mapping[str, int]) -> None:
         """On these open files, which stay the caller's. Raises ImportError and ValueError."""
         from overlayd.datapath.native import _native as native
 
-        segments, poll_us, vnet_header, join_tcp, join_udp, mtu, values = recipe
         self._sockets = {files[name]: family for family, name in SOCKETS.items() if name in files}
         self._tun = files[TUN]
-        self._engine = native.Engine(files.get("udp4", -1), files.get("udp6", -1), segments, poll_us)
-        self._engine.replace_table(native.Table(mtu).changed(*values))
-        self._engine.replace_tun(self._tun, vnet_header, join_tcp, join_udp)
+        self._engine = native.Engine(files.get("udp4", -1), files.get("udp6", -1), state.run_segments, state.poll_us)
+        self._engine.replace_table(native.Table(state.mtu).changed(*state.table))
+        self._engine.replace_tun(self._tun, state.vnet_header, state.coalesce_tcp, state.coalesce_udp)
         self._wake = os.eventfd(0)
-        sys.setswitchinterval(_POLLED)
-        self._thread: threading.Thread | None = threading.Thread(target=self._carry, name="stand-in", daemon=True)
+        sys.setswitchinterval(_SWITCH_INTERVAL)
+        self._thread: threading.Thread | None = threading.Thread(target=self._run, name="handover", daemon=True)
         self._thread.start()
 
-    def _carry(self) -> None:
-        look = select.poll()
+    def _run(self) -> None:
+        poll = select.poll()
         for fd in (self._wake, self._tun, *self._sockets):
-            look.register(fd, select.POLLIN)
+            poll.register(fd, select.POLLIN)
         while True:
-            for fd, _ in look.poll():
+            for fd, _ in poll.poll():
                 if fd == self._wake:
                     return
                 if fd in self._sockets:
                     self._engine.inbound(self._sockets[fd])
                 elif self._engine.outbound() < 0:  # the device is gone
-                    look.unregister(fd)
+                    poll.unregister(fd)
 
     def halt(self) -> None:
-        """Return when it has carried its last burst. Safe to call twice."""
+        """Return when the last burst is done. Safe to call twice."""
         if self._thread is not None:
             os.eventfd_write(self._wake, 1)
             self._thread.join()
@@ -102,14 +111,14 @@ class StandIn:
             os.close(self._wake)
 
 
-def stand_in(files: Mapping[str, int]) -> StandIn | None:
-    """One on the files that were kept; None where they do not come to an engine."""
-    if RECIPE not in files or TUN not in files or not files.keys() & SOCKETS.values():
+def take_over(files: Mapping[str, int]) -> Handover | None:
+    """The previous run's engine on the files from the fd store; None if they are not enough for one."""
+    if STATE not in files or TUN not in files or not files.keys() & SOCKETS.values():
         return None
-    recipe = read(files[RECIPE])
-    if recipe is None:
+    state = read(files[STATE])
+    if state is None:
         return None
     try:
-        return StandIn(recipe, files)
+        return Handover(state, files)
     except (ImportError, ValueError, TypeError):
         return None

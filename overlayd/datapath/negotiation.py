@@ -1,7 +1,7 @@
-"""Which ways to a peer work, by asking: no answer, no way beyond flannel's.
+"""Capability negotiation with one peer: without a reply, nothing beyond flannel's format is used.
 
-Every GREET_EVERY seconds each announced peer is asked on each path. A path is good from the first answer on, until
-GOOD_FOR seconds pass without another: a peer that was exchanged for something else stops answering.
+Every HELLO_INTERVAL seconds an announced peer is sent a hello on each path. A path is confirmed by the first reply,
+until HOLD_TIME seconds pass without another: a peer that was replaced by something else stops replying.
 """
 
 from __future__ import annotations
@@ -9,45 +9,45 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable
 
-from overlayd.wire.hello import Ability, Greeting, Kind, Path
+from overlayd.wire.hello import Capability, Hello, HelloKind, HelloPath
 
-GREET_EVERY = 2.0
-GOOD_FOR = 7.0
+HELLO_INTERVAL = 2.0
+HOLD_TIME = 7.0
 
 
-class Acquaintance:
-    """One peer, as its answers show it. `now` is in seconds, from any steady clock."""
+class PeerCapabilities:
+    """The capabilities of one peer, as its replies show them. `now` is in seconds, from any steady clock."""
 
-    __slots__ = ("_abilities", "_asked", "_good_until", "_now")
+    __slots__ = ("_capabilities", "_confirmed_until", "_now", "_pending")
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._asked: dict[Path, bytes] = {}
-        self._good_until: dict[Path, float] = {}
-        self._abilities = Ability(0)
+        self._pending: dict[HelloPath, bytes] = {}
+        self._confirmed_until: dict[HelloPath, float] = {}
+        self._capabilities = Capability(0)
 
-    def questions(self, paths: Iterable[Path], abilities: Ability) -> list[Greeting]:
-        """What to ask now, one for each path."""
-        self._asked = {path: secrets.token_bytes(8) for path in paths}
-        return [Greeting(Kind.QUESTION, path, abilities, nonce) for path, nonce in self._asked.items()]
+    def requests(self, paths: Iterable[HelloPath], capabilities: Capability) -> list[Hello]:
+        """The requests to send now, one per path."""
+        self._pending = {path: secrets.token_bytes(8) for path in paths}
+        return [Hello(HelloKind.REQUEST, path, capabilities, nonce) for path, nonce in self._pending.items()]
 
-    def heard(self, answer: Greeting) -> None:
-        """An answer came from its address. One that nobody asked for, or a second one, changes nothing."""
-        if answer.kind is Kind.ANSWER and self._asked.get(answer.path) == answer.nonce:
-            del self._asked[answer.path]
-            self._abilities = answer.abilities
-            self._good_until[answer.path] = self._now() + GOOD_FOR
+    def receive(self, reply: Hello) -> None:
+        """A reply came from the peer's address. An unsolicited or repeated one changes nothing."""
+        if reply.kind is HelloKind.REPLY and self._pending.get(reply.path) == reply.nonce:
+            del self._pending[reply.path]
+            self._capabilities = reply.capabilities
+            self._confirmed_until[reply.path] = self._now() + HOLD_TIME
 
-    def lost(self, path: Path) -> None:
-        """The path is no longer good: an answer to a question from before does not count either."""
-        self._asked.pop(path, None)
-        self._good_until.pop(path, None)
+    def invalidate(self, path: HelloPath) -> None:
+        """The path no longer works: a reply to an earlier request does not count either."""
+        self._pending.pop(path, None)
+        self._confirmed_until.pop(path, None)
 
-    def good(self, path: Path) -> bool:
-        """Whether a question on that path was answered lately."""
-        return self._good_until.get(path, self._now()) > self._now()
+    def confirmed(self, path: HelloPath) -> bool:
+        """Whether a request on that path was answered within the hold time."""
+        return self._confirmed_until.get(path, self._now()) > self._now()
 
     @property
-    def abilities(self) -> Ability:
-        """What the peer can receive; nothing while it does not answer."""
-        return self._abilities if self.good(Path.SOCKET) else Ability(0)
+    def capabilities(self) -> Capability:
+        """What the peer can receive; nothing while it does not reply."""
+        return self._capabilities if self.confirmed(HelloPath.SOCKET) else Capability(0)

@@ -90,14 +90,14 @@ class PythonEngine:
     def replace_tap(self, tap: Tap | None) -> None:
         pass  # it makes no superpackets
 
-    def greet(self) -> None:
-        pass  # and neither asks nor answers: every peer keeps to flannel's way
+    def send_hellos(self) -> None:
+        pass  # and neither sends nor answers hellos: flannel's format is used with every peer
 
-    def ways(self) -> dict[str, list[str]]:
+    def capabilities(self) -> dict[str, list[str]]:
         return {}
 
-    def recipe(self) -> None:
-        """Reading it and its policy takes what a stand-in saves."""
+    def handover_state(self) -> None:
+        """There is none: starting this engine takes as long as a handover would save."""
 
     def counters(self) -> Counters:
         return deepcopy(self._counters)

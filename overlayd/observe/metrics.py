@@ -175,7 +175,7 @@ def _engine(data_path: DataPath, counters: Counters) -> Iterator[Family]:
     offloads = [({"offload": name}, gauges[name]) for name in OFFLOADS if name in gauges]
     yield "overlayd_offload_enabled", "gauge", "Whether an offload is on.", offloads
     if gauges:
-        refused = [({"offload": "udp_gso"}, gauges["gso_failures"]), ({"offload": "join"}, gauges["join_refusals"])]
+        refused = [({"offload": "udp_gso"}, gauges["gso_failures"]), ({"offload": "join"}, gauges["coalesce_refusals"])]
         yield "overlayd_offload_refusals_total", "counter", "Superpackets and runs that the kernel refused.", refused
         meaning = "Superpackets that left by tunnel GSO."
         yield _one("overlayd_tunnelled_total", "counter", meaning, gauges["tunnelled"])

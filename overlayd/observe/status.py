@@ -75,13 +75,13 @@ async def describe(lifecycle: Lifecycle, overlay: Overlay, health: Health) -> di
     own = reconciler.table.get(node.lease.key)
     data_path = backend.data_path
     counters = data_path.counters() if data_path is not None else None
-    ways = data_path.ways() if data_path is not None else {}
+    capabilities = data_path.capabilities() if data_path is not None else {}
     registry = overlay.registry.state()
     peers = [
         {
             **describe_peer(node, lease),
             "traffic": asdict(counters.peers.get(lease.key, Traffic())) if counters is not None else None,
-            "ways": ways.get(lease.key, []),
+            "capabilities": capabilities.get(lease.key, []),
             "probes": overlay.prober.describe(lease.key),
         }
         for lease in overlay.peers

@@ -1,13 +1,13 @@
-"""What overlayd nodes say to one another on udp mode's port, to find out which ways work between them.
+"""Hellos: how two overlayd nodes negotiate capabilities on udp mode's port.
 
-    0        4         5        6       7          8               16
-    +--------+---------+--------+-------+----------+---------------+
-    | \\0 ovl | version |  kind  |  way  | abilities|     nonce     |
-    +--------+---------+--------+-------+----------+---------------+
+    0        4         5        6       7              8               16
+    +--------+---------+--------+-------+--------------+---------------+
+    | \\0 ovl | version |  kind  | path  | capabilities |     nonce     |
+    +--------+---------+--------+-------+--------------+---------------+
 
-The first nibble is 0 where an inner packet has its IP version, so the two cannot be taken for each other. An answer
-repeats way and nonce of the question, and is no longer than it: nothing is amplified. A greeting is sent to nobody
-whose lease does not say that it is overlayd: flannel would put it on its TUN.
+The first nibble is 0 where an inner packet has its IP version, so the two cannot be confused. A reply repeats path and
+nonce of the request and is no longer than it: nothing is amplified. A hello is only sent to a peer whose lease says
+that it is overlayd: flannel would write it to its TUN.
 """
 
 from __future__ import annotations
@@ -23,54 +23,55 @@ LENGTH = _LAYOUT.size
 """Bytes."""
 
 
-class Kind(IntEnum):
-    """What a greeting is."""
+class HelloKind(IntEnum):
+    """Request or reply."""
 
-    QUESTION = 0
-    ANSWER = 1
+    REQUEST = 0
+    REPLY = 1
 
 
-class Path(IntEnum):
-    """How a question travelled; an answer always comes by the socket."""
+class HelloPath(IntEnum):
+    """How a request travelled; a reply always comes through the socket."""
 
     SOCKET = 0
     TUNNEL = 1
     """Through the kernel's tunnel GSO."""
 
 
-class Ability(IntFlag):
-    """What the sender of a greeting can receive. Bits that are not known are ignored."""
+class Capability(IntFlag):
+    """What the sender of a hello can receive. Unknown bits are ignored."""
 
     PARTIAL_SUMS = 1
-    """Inner TCP and UDP packets whose checksum field holds the pseudo header's sum, and TCP superpackets of such."""
+    """Inner TCP and UDP packets whose checksum field holds the pseudo header's sum, and TCP superpackets of them."""
     ECN = 2
     """An outer ECN field that counts (RFC 6040, normal mode)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Greeting:
-    """One question or answer."""
+class Hello:
+    """One request or reply."""
 
-    kind: Kind
-    path: Path
-    abilities: Ability
+    kind: HelloKind
+    path: HelloPath
+    capabilities: Capability
     nonce: bytes
-    """8 bytes that only who saw the question can repeat."""
+    """8 bytes that only a receiver of the request can repeat."""
 
     def encode(self) -> bytes:
         """As a datagram's payload."""
-        return _LAYOUT.pack(_MAGIC, _VERSION, self.kind, self.path, self.abilities, self.nonce)
+        return _LAYOUT.pack(_MAGIC, _VERSION, self.kind, self.path, self.capabilities, self.nonce)
 
-    def answer(self, abilities: Ability) -> Greeting:
-        """The answer to this question."""
-        return replace(self, kind=Kind.ANSWER, abilities=abilities)
+    def reply(self, capabilities: Capability) -> Hello:
+        """The reply to this request."""
+        return replace(self, kind=HelloKind.REPLY, capabilities=capabilities)
 
 
-def decode(payload: bytes) -> Greeting | None:
-    """The greeting, or None for what is none or of a version that we do not know."""
+def decode(payload: bytes) -> Hello | None:
+    """The hello; None if it is not one, or has an unknown version."""
     if len(payload) != LENGTH:
         return None
-    magic, version, kind, path, abilities, nonce = _LAYOUT.unpack(payload)
-    if magic != _MAGIC or version != _VERSION or kind not in list(Kind) or path not in list(Path):
+    magic, version, kind, path, capabilities, nonce = _LAYOUT.unpack(payload)
+    if magic != _MAGIC or version != _VERSION or kind not in list(HelloKind) or path not in list(HelloPath):
         return None
-    return Greeting(Kind(kind), Path(path), Ability(abilities & (Ability.PARTIAL_SUMS | Ability.ECN)), nonce)
+    known = Capability(capabilities & (Capability.PARTIAL_SUMS | Capability.ECN))
+    return Hello(HelloKind(kind), HelloPath(path), known, nonce)

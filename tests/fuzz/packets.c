@@ -1,6 +1,6 @@
-/* Fuzz target of the packet functions (overlayd/datapath/native/packet.h): parsed, completed, cut, joined.
+/* Fuzz target of the packet functions (overlayd/datapath/native): parsed, completed, segmented, coalesced.
  *
- * Input: what is joined (1 byte: bit 0 TCP, bit 1 UDP, bit 2 sums may be partial, bit 3 FIX_SUMS leaves them so), a
+ * Input: what is coalesced (1 byte: bit 0 TCP, bit 1 UDP, bit 2 sums may be partial, bit 3 FIX_SUMS leaves them so), a
  * virtio-net header (10 bytes), then packets until the end:
  *
  *   how     1  the flags below; the upper four bits: so many more packets that continue this one
@@ -8,15 +8,17 @@
  *   length  1  of the given bytes; then those
  *
  * Held, by oracles of its own (fuzz.h):
- *   parse     says whether a packet is sound
+ *   parse     says whether a packet is valid
  *   complete  makes the checksum right and changes nothing else
- *   cut       byte for byte the segments that the superpacket stands for
- *   join      each packet comes out once, as it was or in a superpacket that is cut into the very same again; those have
- *             right checksums, or ones that may be partial, or corruption was laundered; nothing overtakes within a
- *             flow; what was cut is joined
+ *   segment   byte for byte the segments that the superpacket stands for
+ *   coalesce  each packet comes out once, as it was or in a superpacket that segments into the very same again; those
+ *             have right checksums, or ones that may be partial, or corruption was laundered; nothing overtakes within
+ *             a flow; what was segmented is coalesced
  */
 #include "fuzz.h"
+#include "coalesce.h"
 #include "packet.h"
+#include "segment.h"
 
 enum {
     FIX_LENGTHS = 1,  /* write the lengths of IP and UDP */
@@ -24,12 +26,12 @@ enum {
     CONTINUE = 4,     /* the packet before it again, with the next sequence number and id; the given bytes are pairs of an
                          offset and a value that is added there */
     DAMAGE = 8,       /* add them when all is right */
-    PACKETS = 192,    /* at a time; more than JOIN_SEGMENTS */
+    PACKETS = 192,    /* at a time; more than COALESCE_SEGMENTS */
     BYTES = 256 << 10 /* of all; more than PACKET_MAX */
 };
 
 struct packet {
-    uint8_t *bytes, *before; /* as they are borrowed by the joiner, and as they were */
+    uint8_t *bytes, *before; /* as they are borrowed by the coalescer, and as they were */
     size_t length;
     unsigned times; /* that it came out */
 };
@@ -40,7 +42,7 @@ struct packets {
     struct packet all[PACKETS];
 };
 
-struct witness { /* of what a joiner lets out */
+struct witness { /* of what a coalescer lets out */
     struct packets *packets;
     unsigned supers, out, order[PACKETS];
     size_t length; /* of the last superpacket */
@@ -49,7 +51,7 @@ struct witness { /* of what a joiner lets out */
 
 static struct packets offered, segments;
 static struct witness witness;
-static struct joiner joiner;
+static struct coalescer coalescer;
 static bool announced, fix_partial; /* the sender may leave sums partial; it does */
 
 /* --- packets from input ------------------------------------------------------------------------------------------ */
@@ -205,7 +207,7 @@ static void check_complete(const struct packet *packet, const struct vnet *vnet)
     free(copy);
 }
 
-/* --- join -------------------------------------------------------------------------------------------------------- */
+/* --- coalesce -------------------------------------------------------------------------------------------------------- */
 
 static bool intact(uint8_t *bytes, size_t length)
 {
@@ -271,16 +273,16 @@ static void sink(void *context, struct vnet *vnet, struct iovec *iov, int iovs, 
     struct view view;
     unsigned transport = transport_of(&super, &view), udp = view.protocol == PROTO_UDP;
     HOLD(transport && transport + (udp ? 8u : (seen->whole[transport + 12] >> 4) * 4u) == headers);
-    HOLD(count <= (udp ? JOIN_SEGMENTS_UDP : JOIN_SEGMENTS));
+    HOLD(count <= (udp ? COALESCE_SEGMENTS_UDP : COALESCE_SEGMENTS));
     HOLD(view.version == 6 || checksum(words(seen->whole, view.header, 0)) == 0);
     HOLD(!udp || read16(seen->whole + transport + 4) == seen->length - transport);
     HOLD(vnet->flags == VNET_NEEDS_CSUM && vnet->hdr_len == headers && vnet->gso_size == iov[2].iov_len);
     HOLD(vnet->gso_type == (udp ? GSO_UDP_L4 : view.version == 4 ? GSO_TCPV4 : GSO_TCPV6));
     HOLD(vnet->csum_start == transport && vnet->csum_offset == (udp ? UDP_CHECK : TCP_CHECK));
     struct ip ip;
-    struct cut cut;
-    HOLD(parse_ip(seen->whole, seen->length, &ip) == PASS && cut_plan(&cut, vnet, seen->whole, seen->length, &ip));
-    HOLD(cut.count == count && cut.headers == headers);
+    struct segment_plan plan;
+    HOLD(parse_ip(seen->whole, seen->length, &ip) == PASS && segment_plan(&plan, vnet, seen->whole, seen->length, &ip));
+    HOLD(plan.count == count && plan.headers == headers);
     static uint8_t again[PACKET_MAX];
     for (uint32_t number = 0; number < count; number++) {
         const struct iovec *part = &iov[2 + number];
@@ -288,9 +290,9 @@ static void sink(void *context, struct vnet *vnet, struct iovec *iov, int iovs, 
         struct packet *packet = &packets->all[index];
         HOLD(intact(packet->before, packet->length)); /* or corruption was laundered */
         HOLD(!udp || read16(packet->before + transport + UDP_CHECK)); /* and a packet without a checksum stays without */
-        size_t size = cut_headers(&cut, number, again);
+        size_t size = segment_headers(&plan, number, again);
         HOLD(size == part->iov_len && size <= vnet->gso_size && (size == vnet->gso_size || number + 1 == count));
-        memcpy(again + headers, cut_payload(&cut, number), size);
+        memcpy(again + headers, segment_payload(&plan, number), size);
         check_same(packet, again, headers + size);
         packet->times++;
         seen->order[seen->out++] = index;
@@ -327,14 +329,14 @@ static bool in_order(const struct packet *one, const struct packet *other)
     return !told || memcmp(one->bytes + view.header, other->bytes + second.header, 4) == 0;
 }
 
-static void check_join(struct packets *packets, bool tcp, bool udp)
+static void check_coalesce(struct packets *packets, bool tcp, bool udp)
 {
-    memset(&joiner, 0xa5, sizeof joiner); /* nothing of an earlier input may matter */
-    joiner.tcp = tcp;
-    joiner.udp = udp;
-    joiner.sink = sink;
-    joiner.context = &witness;
-    joiner.used = joiner.oldest = 0;
+    memset(&coalescer, 0xa5, sizeof coalescer); /* nothing of an earlier input may matter */
+    coalescer.tcp = tcp;
+    coalescer.udp = udp;
+    coalescer.sink = sink;
+    coalescer.context = &witness;
+    coalescer.used = coalescer.oldest = 0;
     witness.packets = packets;
     witness.supers = witness.out = 0;
     unsigned sound = 0;
@@ -343,13 +345,13 @@ static void check_join(struct packets *packets, bool tcp, bool udp)
         struct ip ip;
         if (parse_ip(packet->bytes, packet->length, &ip) == PASS) {
             bool partial = announced && is_partial(packet->bytes, packet->length, &ip);
-            join_offer(&joiner, packet->bytes, packet->length, &ip, partial, 7);
+            coalesce_add(&coalescer, packet->bytes, packet->length, &ip, partial, 7);
             packet->times--; /* owed */
             sound++;
         }
     }
-    join_flush(&joiner);
-    HOLD(witness.out == sound && joiner.used == 0);
+    coalesce_flush(&coalescer);
+    HOLD(witness.out == sound && coalescer.used == 0);
     for (unsigned index = 0; index < packets->count; index++) {
         const struct packet *packet = &packets->all[index];
         HOLD(packet->times == 0 && memcmp(packet->bytes, packet->before, packet->length) == 0);
@@ -360,15 +362,15 @@ static void check_join(struct packets *packets, bool tcp, bool udp)
                  !in_order(&packets->all[witness.order[earlier]], &packets->all[witness.order[later]]));
 }
 
-/* --- cut --------------------------------------------------------------------------------------------------------- */
+/* --- segment --------------------------------------------------------------------------------------------------------- */
 
 /* Segment `index`, made in the plainest way (tcp_gso_segment, __udp_gso_segment). */
-static void cut_by_oracle(const struct packet *super, const struct cut *cut, uint32_t index, uint8_t *out, size_t length)
+static void segment_by_oracle(const struct packet *super, const struct segment_plan *plan, uint32_t index, uint8_t *out, size_t length)
 {
-    const unsigned transport = cut->transport;
+    const unsigned transport = plan->transport;
     struct view view;
-    memcpy(out, super->bytes, cut->headers);
-    memcpy(out + cut->headers, super->bytes + cut->headers + (size_t)index * cut->size, length - cut->headers);
+    memcpy(out, super->bytes, plan->headers);
+    memcpy(out + plan->headers, super->bytes + plan->headers + (size_t)index * plan->size, length - plan->headers);
     if (out[0] >> 4 == 4) {
         write16(out + 2, (unsigned)length);
         write16(out + 4, read16(out + 4) + index);
@@ -377,68 +379,68 @@ static void cut_by_oracle(const struct packet *super, const struct cut *cut, uin
     } else {
         write16(out + 4, (unsigned)length - 40);
     }
-    if (cut->udp) {
+    if (plan->udp) {
         write16(out + transport + 4, (unsigned)length - transport);
     } else {
-        put32(out + transport + 4, get32(out + transport + 4) + index * cut->size);
-        out[transport + 13] &= (uint8_t)(index + 1 == cut->count ? 0xff : ~(TCP_FIN | TCP_PSH));
+        put32(out + transport + 4, get32(out + transport + 4) + index * plan->size);
+        out[transport + 13] &= (uint8_t)(index + 1 == plan->count ? 0xff : ~(TCP_FIN | TCP_PSH));
         out[transport + 13] &= (uint8_t)(index ? ~TCP_CWR : 0xff);
     }
     HOLD(view_of(out, length, &view));
-    uint8_t *check = out + transport + (cut->udp ? UDP_CHECK : TCP_CHECK);
+    uint8_t *check = out + transport + (plan->udp ? UDP_CHECK : TCP_CHECK);
     write16(check, 0);
-    unsigned sum = checksum(transport_words(out, length, &view, transport, cut->udp ? PROTO_UDP : PROTO_TCP));
-    write16(check, cut->udp && !sum ? 0xffff : sum);
+    unsigned sum = checksum(transport_words(out, length, &view, transport, plan->udp ? PROTO_UDP : PROTO_TCP));
+    write16(check, plan->udp && !sum ? 0xffff : sum);
 }
 
-/* Whether its segments are such as are joined, and all that they are made of is right in the superpacket. */
-static bool joins_again(const struct packet *super, const struct cut *cut)
+/* Whether its segments are coalesced again: they can be, and the superpacket is correct. */
+static bool coalesces_again(const struct packet *super, const struct segment_plan *plan)
 {
     struct view view;
-    if (transport_of(super, &view) != cut->transport || (view.version == 4 && view.header != 20) || cut->count < 2)
+    if (transport_of(super, &view) != plan->transport || (view.version == 4 && view.header != 20) || plan->count < 2)
         return false;
-    if (cut->udp)
-        return view.protocol == PROTO_UDP && cut->count <= JOIN_SEGMENTS_UDP &&
-               read16(super->bytes + cut->transport + 4) == super->length - cut->transport;
-    return view.protocol == PROTO_TCP && cut->count <= JOIN_SEGMENTS &&
-           (super->bytes[cut->transport + 13] & ~TCP_PSH) == TCP_ACK;
+    if (plan->udp)
+        return view.protocol == PROTO_UDP && plan->count <= COALESCE_SEGMENTS_UDP &&
+               read16(super->bytes + plan->transport + 4) == super->length - plan->transport;
+    return view.protocol == PROTO_TCP && plan->count <= COALESCE_SEGMENTS &&
+           (super->bytes[plan->transport + 13] & ~TCP_PSH) == TCP_ACK;
 }
 
-static void check_cut(const struct packet *super, const struct ip *ip, const struct vnet *vnet)
+static void check_segment(const struct packet *super, const struct ip *ip, const struct vnet *vnet)
 {
-    struct cut cut;
-    if (!cut_plan(&cut, vnet, super->bytes, super->length, ip))
+    struct segment_plan plan;
+    if (!segment_plan(&plan, vnet, super->bytes, super->length, ip))
         return;
-    HOLD(cut.count >= 1 && cut.headers <= HEADERS_MAX && cut.headers + (size_t)cut.payload == super->length && cut.size == vnet->gso_size);
+    HOLD(plan.count >= 1 && plan.headers <= HEADERS_MAX && plan.headers + (size_t)plan.payload == super->length && plan.size == vnet->gso_size);
     size_t payload = 0;
-    for (uint32_t index = 0; index < cut.count; index++) {
-        if (index == PACKETS / 2 && cut.count > PACKETS)
-            index = cut.count - PACKETS / 2; /* in the middle they are all alike */
-        size_t size = index + 1 < cut.count ? cut.size : cut.payload - (size_t)index * cut.size;
-        struct packet *packet = add(&segments, cut.headers + size);
+    for (uint32_t index = 0; index < plan.count; index++) {
+        if (index == PACKETS / 2 && plan.count > PACKETS)
+            index = plan.count - PACKETS / 2; /* in the middle they are all alike */
+        size_t size = index + 1 < plan.count ? plan.size : plan.payload - (size_t)index * plan.size;
+        struct packet *packet = add(&segments, plan.headers + size);
         if (!packet)
             break;
-        if (cut.transport == ip->header && ip->protocol == (cut.udp ? PROTO_UDP : PROTO_TCP)) {
-            cut.partial = true;
-            HOLD(cut_headers(&cut, index, packet->bytes) == size);
-            cut.partial = false;
-            memcpy(packet->bytes + cut.headers, cut_payload(&cut, index), size);
+        if (plan.transport == ip->header && ip->protocol == (plan.udp ? PROTO_UDP : PROTO_TCP)) {
+            plan.partial = true;
+            HOLD(segment_headers(&plan, index, packet->bytes) == size);
+            plan.partial = false;
+            memcpy(packet->bytes + plan.headers, segment_payload(&plan, index), size);
             HOLD(looks_partial(packet));
-            struct vnet rest = partial_vnet(&cut.ip, packet->length);
-            HOLD(complete(packet->bytes, packet->length, &rest)); /* is checked like one that was cut so, below */
+            struct vnet rest = partial_vnet(&plan.ip, packet->length);
+            HOLD(complete(packet->bytes, packet->length, &rest)); /* is checked like one that was segmented so, below */
         } else {
-            HOLD(cut_headers(&cut, index, packet->bytes) == size);
-            memcpy(packet->bytes + cut.headers, cut_payload(&cut, index), size);
+            HOLD(segment_headers(&plan, index, packet->bytes) == size);
+            memcpy(packet->bytes + plan.headers, segment_payload(&plan, index), size);
         }
-        cut_by_oracle(super, &cut, index, packet->before, packet->length);
+        segment_by_oracle(super, &plan, index, packet->before, packet->length);
         HOLD(memcmp(packet->bytes, packet->before, packet->length) == 0);
         payload += size;
     }
-    bool all = segments.count == cut.count;
-    HOLD(!all || payload == cut.payload);
-    check_join(&segments, true, true);
-    if (all && joins_again(super, &cut)) {
-        HOLD(witness.supers == 1 && witness.out == cut.count && witness.length == super->length);
+    bool all = segments.count == plan.count;
+    HOLD(!all || payload == plan.payload);
+    check_coalesce(&segments, true, true);
+    if (all && coalesces_again(super, &plan)) {
+        HOLD(witness.supers == 1 && witness.out == plan.count && witness.length == super->length);
         struct packet again = {malloc(super->length), super->bytes, super->length, 0};
         HOLD(again.bytes);
         memcpy(again.bytes, witness.whole, super->length);
@@ -451,9 +453,9 @@ static void check_cut(const struct packet *super, const struct ip *ip, const str
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct input in = {data, data + size};
-    unsigned joined = take8(&in);
-    announced = joined & 4;
-    fix_partial = joined & 8;
+    unsigned coalesced = take8(&in);
+    announced = coalesced & 4;
+    fix_partial = coalesced & 8;
     struct vnet vnet = {take8(&in), take8(&in), 0, 0, 0, 0};
     vnet.hdr_len = take16(&in);
     vnet.gso_size = take16(&in);
@@ -464,9 +466,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         struct ip ip;
         check_complete(&offered.all[index], &vnet);
         if (check_parse(&offered.all[index], &ip) && index < 2) /* one superpacket tells as much as many */
-            check_cut(&offered.all[index], &ip, &vnet);
+            check_segment(&offered.all[index], &ip, &vnet);
     }
-    check_join(&offered, joined & 1, joined & 2);
+    check_coalesce(&offered, coalesced & 1, coalesced & 2);
     drop(&offered);
     return 0;
 }

@@ -77,7 +77,7 @@ def test_all_that_it_can_do_it_may_do(pair: Pair, mode: str) -> None:
     if mode == "udp":
         assert status["offloads"]["udp_gso"] == status["offloads"]["tso4"] == 1
         eventually(
-            lambda: json.loads(a.sh("overlayctl", "status", "--json").stdout)["peers"][0]["ways"],
+            lambda: json.loads(a.sh("overlayctl", "status", "--json").stdout)["peers"][0]["capabilities"],
             "the ways are found",
             timeout=SLOW,
         )

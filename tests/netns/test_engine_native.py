@@ -45,7 +45,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
         if "wire" in underlay:
             expected = ["partial_sums", "ecn", *(["tunnel_gso"] if underlay["offloads"] and TUNNEL_GSO else [])]
             for host in (a, b):
-                eventually(lambda host=host: host.status()["peers"][0]["ways"] == expected, what="ways between peers")
+                eventually(lambda host=host: host.status()["peers"][0]["capabilities"] == expected, what="capabilities")
         yield a, b
 
 
@@ -236,16 +236,17 @@ def test_a_host_that_announces_nothing_gets_flannels_format_from_those_that_do()
         expected = ["partial_sums", "ecn", *(["tunnel_gso"] if TUNNEL_GSO else [])]
         for host in (a, b, c):
             eventually(
-                lambda host=host: [peer["ways"] for peer in host.status()["peers"]] == [expected] * 2, what="ways"
+                lambda host=host: [peer["capabilities"] for peer in host.status()["peers"]] == [expected] * 2,
+                what="them",
             )
         c.write_config({**c.config, "udp": {**c.config["udp"], "wire": "flannel"}})
         os.kill(c.pid, signal.SIGHUP)
         address = c.container(0).address()
-        eventually(lambda: [peer["ways"] for peer in c.status()["peers"]] == [[], []], what="c keeps to flannel's way")
+        eventually(lambda: [peer["capabilities"] for peer in c.status()["peers"]] == [[], []], what="flannel's format")
         for host in (a, b):
             eventually(
                 lambda host=host: (
-                    {peer["public_ip"]: peer["ways"] for peer in host.status()["peers"]}[str(c.public_ip)] == []
+                    {peer["public_ip"]: peer["capabilities"] for peer in host.status()["peers"]}[str(c.public_ip)] == []
                 ),
                 what="nobody uses another way to c",
             )

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from overlayd.datapath.handover import stand_in
+from overlayd.datapath.handover import take_over
 from overlayd.lab import Host, hosts
 from support.waiting import eventually
 
@@ -79,12 +79,12 @@ def talks(a: Host, b: Host, timeout: float = 2) -> list[bool]:
     return [a.container(0).ping(b.container(0).address(family), timeout=timeout) for family in (4, 6)]
 
 
-def test_a_stand_in_carries_what_the_dead_daemon_would(pair: tuple[Host, Host], manager: Manager) -> None:
+def test_a_handover_carries_what_the_dead_daemon_would(pair: tuple[Host, Host], manager: Manager) -> None:
     a, b = pair
     assert manager.files.keys() == NAMES
     a.stop(signal.SIGKILL)
     assert talks(a, b, 0.3) == [False, False], "who carries this?"
-    engine = stand_in(manager.files)
+    engine = take_over(manager.files)
     assert engine is not None
     try:
         assert talks(a, b) == talks(b, a) == [True, True]
@@ -94,15 +94,15 @@ def test_a_stand_in_carries_what_the_dead_daemon_would(pair: tuple[Host, Host], 
 
 
 def test_it_knows_the_leases_of_the_end(pair: tuple[Host, Host], manager: Manager) -> None:
-    """The recipe follows the table: a peer that went is not spoken to."""
+    """The state follows the table: a peer that went is not spoken to."""
     a, b = pair
     before = os.pread(manager.files["engine"], 1 << 20, 0)
     leases = yaml.safe_load((a.directory.parent / "leases.yaml").read_text())
     (a.directory / "alone.yaml").write_text(yaml.safe_dump({"leases": leases["leases"][:1]}))
     a.write_config({**a.config, "leases_file": "alone.yaml"})  # which it notices
-    eventually(lambda: os.pread(manager.files["engine"], 1 << 20, 0) != before, "the recipe is written anew")
+    eventually(lambda: os.pread(manager.files["engine"], 1 << 20, 0) != before, "the state is written anew")
     a.stop(signal.SIGKILL)
-    engine = stand_in(manager.files)
+    engine = take_over(manager.files)
     assert engine is not None
     try:
         assert talks(b, a, 0.3) == [False, False]

@@ -79,7 +79,7 @@ def impaired(request: pytest.FixtureRequest) -> Iterator[tuple[Path, Wire]]:
 def impaired_overlayd() -> Iterator[tuple[Path, Wire]]:
     with impaired_hosts(settings={"udp": {"engine": "native"}}, wire="overlayd", **SPEC) as (a, b, wire):
         for host in (a, b):
-            eventually(lambda host=host: host.status()["peers"][0]["ways"] == ["partial_sums", "ecn"])
+            eventually(lambda host=host: host.status()["peers"][0]["capabilities"] == ["partial_sums", "ecn"])
         yield Path("native", "impaired", a, b), wire
 
 
@@ -142,7 +142,7 @@ def test_both_ways_at_once_over_a_bad_cable_in_overlayds_wire(
     assert total(found, "UdpInCsumErrors", "Udp6InCsumErrors") > 0
     assert total(found, "TcpInCsumErrors") == 0
     for host in (path.a, path.b):
-        assert "partial_sums" in host.status()["peers"][0]["ways"], "losses did not end the way"
+        assert "partial_sums" in host.status()["peers"][0]["capabilities"], "losses did not end the way"
 
 
 @pytest.mark.parametrize("ill", ["forge", "unsum"])

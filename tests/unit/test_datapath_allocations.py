@@ -62,7 +62,7 @@ def measure() -> None:
             in_bursts += count.value - before
             assert sent % native.ATTENTION == 4 + rig.vnet
             assert received % native.ATTENTION > 0
-            assert len(engine.refused()) == 1
+            assert len(engine.punted()) == 1
             rig.read_tun()
             rig.read_peer()
         before = count.value

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from overlayd.core.forward import Change, ForwardingTable, Peer
 from overlayd.datapath.native.engine import NativeEngine
 from overlayd.wire import ip
-from overlayd.wire.hello import Ability, Greeting, Kind, Path, decode
+from overlayd.wire.hello import Capability, Hello, HelloKind, HelloPath, decode
 from support.native import TCPV4, TCPV6, UDP, native, tcp, valid
 from support.packets import ipv4, ipv6, packet, rfc1071
 from support.rig import MTU, OWN, PLAIN, Rig, superpacket
 
-BOTH = Ability.PARTIAL_SUMS | Ability.ECN
+BOTH = Capability.PARTIAL_SUMS | Capability.ECN
 TO_US = {4: ("10.1.2.3", "10.1.1.2"), 6: ("fd00:2::3", "fd00:1::2")}
 
 # RFC 6040 section 4.2, figure 4: [outer][inner], None to drop. Not-ECT 0, ECT(1) 1, ECT(0) 2, CE 3.
@@ -123,17 +123,17 @@ class Pair(Rig):
         self.local.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
         self.peer.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
 
-    def answer(self, tunnel: bool = True, abilities: Ability = BOTH) -> list[Greeting]:
-        """Let the engine ask, and answer; gives back the questions."""
-        self.engine.greet()
-        asked = [decode(data) for data in self.read_peer()]
+    def answer(self, tunnel: bool = True, capabilities: Capability = BOTH) -> list[Hello]:
+        """Let the engine send hellos, and reply; the requests."""
+        self.engine.send_hellos()
+        requests = [decode(data) for data in self.read_peer()]
         if tunnel:
-            asked += [decode(frame[24 + 42 :]) for frame in self.tap.read()]
-        for question in asked:
-            assert question is not None
-            self.peer.sendto(question.answer(abilities).encode(), self.local.getsockname())
+            requests += [decode(frame[24 + 42 :]) for frame in self.tap.read()]
+        for request in requests:
+            assert request is not None
+            self.peer.sendto(request.reply(capabilities).encode(), self.local.getsockname())
         self.inbound()
-        return [one for one in asked if one is not None]
+        return [one for one in requests if one is not None]
 
     def close(self) -> None:
         super().close()
@@ -147,53 +147,53 @@ def pair() -> Iterator[Pair]:
     one.close()
 
 
-def test_ways_open_as_answers_come_and_close_without(pair: Pair) -> None:
-    assert pair.engine.ways() == {"alpha": []}
-    assert [one.path for one in pair.answer()] == [Path.SOCKET]
-    assert pair.engine.ways() == {"alpha": ["partial_sums", "ecn"]}
-    assert {one.path for one in pair.answer()} == {Path.SOCKET, Path.TUNNEL}
-    assert pair.engine.ways() == {"alpha": ["partial_sums", "ecn", "tunnel_gso"]}
+def test_capabilities_need_replies(pair: Pair) -> None:
+    assert pair.engine.capabilities() == {"alpha": []}
+    assert [one.path for one in pair.answer()] == [HelloPath.SOCKET]
+    assert pair.engine.capabilities() == {"alpha": ["partial_sums", "ecn"]}
+    assert {one.path for one in pair.answer()} == {HelloPath.SOCKET, HelloPath.TUNNEL}
+    assert pair.engine.capabilities() == {"alpha": ["partial_sums", "ecn", "tunnel_gso"]}
     pair.tap.good = False
-    assert [one.path for one in pair.answer()] == [Path.SOCKET]
-    assert pair.engine.ways() == {"alpha": ["partial_sums", "ecn"]}
+    assert [one.path for one in pair.answer()] == [HelloPath.SOCKET]
+    assert pair.engine.capabilities() == {"alpha": ["partial_sums", "ecn"]}
     pair.now += 60
-    pair.engine.greet()
-    assert pair.engine.ways() == {"alpha": []}
+    pair.engine.send_hellos()
+    assert pair.engine.capabilities() == {"alpha": []}
 
 
-def test_abilities_are_the_peers(pair: Pair) -> None:
-    pair.answer(abilities=Ability.ECN)
-    pair.answer(abilities=Ability.ECN)
-    assert pair.engine.ways() == {"alpha": ["ecn"]}
+def test_capabilities_are_the_peers(pair: Pair) -> None:
+    pair.answer(capabilities=Capability.ECN)
+    pair.answer(capabilities=Capability.ECN)
+    assert pair.engine.capabilities() == {"alpha": ["ecn"]}
 
 
 def test_questions_are_answered_to_announced_peers_alone(pair: Pair) -> None:
-    question = Greeting(Kind.QUESTION, Path.TUNNEL, BOTH, b"12345678")
-    pair.peer.sendto(question.encode(), pair.local.getsockname())
-    pair.stranger.sendto(question.encode(), pair.local.getsockname())
+    request = Hello(HelloKind.REQUEST, HelloPath.TUNNEL, BOTH, b"12345678")
+    pair.peer.sendto(request.encode(), pair.local.getsockname())
+    pair.stranger.sendto(request.encode(), pair.local.getsockname())
     pair.inbound()
-    assert pair.read_peer() == [question.answer(BOTH).encode()]
+    assert pair.read_peer() == [request.reply(BOTH).encode()]
     assert pair.engine.counters().rx_drops == {"unknown_peer": 1}
     pair.engine.replace_table(
         ForwardingTable(OWN, [], MTU, [(ip_network("10.1.2.0/24"), Peer("127.0.0.2", pair.alpha.port, 4, "alpha"))])
     )
-    pair.peer.sendto(question.encode(), pair.local.getsockname())
+    pair.peer.sendto(request.encode(), pair.local.getsockname())
     pair.inbound()
     assert pair.read_peer() == []
     assert pair.engine.counters().rx_drops == {"unknown_peer": 1, "bad_version": 1}
-    pair.engine.greet()
+    pair.engine.send_hellos()
     assert pair.read_peer() == [], "flannel would put it on its TUN"
 
 
-def test_ways_outlive_a_table(pair: Pair) -> None:
+def test_capabilities_outlive_a_table(pair: Pair) -> None:
     pair.answer()
     pair.engine.replace_table(pair.table)
-    assert pair.engine.ways() == {"alpha": ["partial_sums", "ecn"]}
+    assert pair.engine.capabilities() == {"alpha": ["partial_sums", "ecn"]}
     pair.engine.replace_table(ForwardingTable(OWN, [], MTU, []))
-    assert pair.engine.ways() == {}
+    assert pair.engine.capabilities() == {}
 
 
-def test_ways_outlive_a_change_of_other_peers(pair: Pair) -> None:
+def test_capabilities_outlive_a_change_of_other_peers(pair: Pair) -> None:
     pair.answer()
     beyond = [(ip_network("10.1.9.0/24"), Peer("127.0.0.9", pair.alpha.port, 4, "beyond", announced=True))]
     alpha = [(ip_network(net), pair.alpha) for net in ("10.1.2.0/24", "fd00:2::/64")]
@@ -206,16 +206,16 @@ def test_ways_outlive_a_change_of_other_peers(pair: Pair) -> None:
     ):
         table = table.changed(change)
         pair.engine.replace_table(table, change)
-        assert pair.engine.ways() == ways
+        assert pair.engine.capabilities() == ways
     pair.answer()
-    assert pair.engine.ways() == {"alpha": ["partial_sums", "ecn"]}
+    assert pair.engine.capabilities() == {"alpha": ["partial_sums", "ecn"]}
 
 
 def test_a_peer_that_goes_back_to_flannels_format_gets_it(pair: Pair) -> None:
     pair.answer()
     plain = Peer(pair.alpha.host, pair.alpha.port, 4, "alpha")
     pair.engine.replace_table(ForwardingTable(OWN, [], MTU, [(ip_network("10.1.2.0/24"), plain)]))
-    assert pair.engine.ways() == {}
+    assert pair.engine.capabilities() == {}
     one = superpacket(os.urandom(5000))
     pair.send_tun(one.packet, one.vnet)
     pair.outbound()
@@ -257,7 +257,7 @@ def partial(data: bytes, check: int) -> bytes:
     return data[:at] + pseudo.to_bytes(2, "big") + data[at + 2 :]
 
 
-def test_sums_stay_partial_to_whom_it_is_said(pair: Pair) -> None:
+def test_sums_stay_partial_towards_capable_peers(pair: Pair) -> None:
     one = superpacket(os.urandom(5000))
     pair.send_tun(one.packet, one.vnet)
     pair.outbound()

@@ -299,10 +299,10 @@ def test_what_the_kernel_refuses_as_a_run_goes_one_by_one() -> None:
 
 
 def test_offloads_are_named() -> None:
-    rig = Rig("native", settings=UdpSettings(without_offloads="udp_gso,join_udp"))
+    rig = Rig("native", settings=UdpSettings(without_offloads="udp_gso,coalesce_udp"))
     try:
         gauges = rig.engine.gauges()
-        assert (gauges["udp_gso"], gauges["join_udp"], gauges["join_tcp"]) == (0, 0, 1)
+        assert (gauges["udp_gso"], gauges["coalesce_udp"], gauges["coalesce_tcp"]) == (0, 0, 1)
         assert "udp_gso" not in rig.engine.offloads
     finally:
         rig.close()

@@ -61,7 +61,9 @@ def test_a_superpacket_that_the_tun_refuses_is_written_apart(native: Rig) -> Non
     counters = native.engine.counters()
     assert (counters.total.rx_packets, counters.total.rx_bytes, counters.rx_drops) == (144, 144 * 1040, {})
     gauges = native.engine.gauges()
-    assert (gauges["join_refusals"], gauges["join_tcp"], gauges["join_udp"]) == (16, 0, 0), "no more are made"
+    assert (gauges["coalesce_refusals"], gauges["coalesce_tcp"], gauges["coalesce_udp"]) == (16, 0, 0), (
+        "no more are made"
+    )
     outside.close()
     inside.close()
 

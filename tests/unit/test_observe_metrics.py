@@ -61,7 +61,7 @@ class Engine:
         return Counters(Traffic(8, 800, 2, 200), peers, {"no_lease": 3}, {"unknown_peer": 4}, 5, 6)
 
     def gauges(self) -> dict[str, int]:
-        rest = {"run_segments": 128, "gso_failures": 1, "join_refusals": 2, "tunnelled": 3, "busy_poll_us": 50}
+        rest = {"run_segments": 128, "gso_failures": 1, "coalesce_refusals": 2, "tunnelled": 3, "busy_poll_us": 50}
         return {**dict.fromkeys(OFFLOADS, 1), **rest}
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from overlayd.wire import hello as greeting
+from overlayd.wire import hello
 from overlayd.wire.probe import LENGTH, NONCE, Probe, ProbeKind, Sender, decode
 
 US = Sender(1, "0.1.0", 1472, True)
@@ -82,5 +82,5 @@ def test_a_release_that_is_too_long_is_cut() -> None:
 
 
 def test_it_is_no_greeting() -> None:
-    assert greeting.decode(SOUND) is None
-    assert greeting.decode(SOUND[: greeting.LENGTH]) is None
+    assert hello.decode(SOUND) is None
+    assert hello.decode(SOUND[: hello.LENGTH]) is None

@@ -1,4 +1,4 @@
-"""The packet engine in C. Its policy and its set-up are `native_engine`'s; the pure functions are there for tests.
+"""The packet engine in C. Its policy and its set-up are `engine.py`'s; the pure functions are there for tests.
 
 A *virtio-net header* is struct virtio_net_hdr of <linux/virtio_net.h>: 10 bytes in native order.
 """
@@ -9,19 +9,28 @@ REASONS: tuple[str, ...]
 """DropReason values in the order in which counters and verdicts number them."""
 
 ATTENTION: int
-"""Added to a burst's count when `Engine.refused` or `Engine.degraded` has something to give."""
+"""Added to a burst's count when `Engine.punted` or `Engine.degraded` has something to give."""
 
 OWN: int
 """The owner of this host's networks."""
 NOBODY: int
 """No owner."""
 
-PARTIAL: int
-"""A way: inner sums stay partial."""
+PARTIAL_SUMS: int
+"""Capability: inner sums stay partial."""
 ECN: int
-"""A way: the outer ECN field is the inner one's."""
-TUNNEL: int
-"""A way: superpackets go through the TAP."""
+"""Capability: the outer ECN field is a copy of the inner one."""
+TUNNEL_GSO: int
+"""Capability: superpackets go through the TAP."""
+
+PUNT_OUTBOUND: int
+"""Punted: dropped outbound, and the container may deserve an ICMP error."""
+PUNT_INBOUND: int
+"""Punted: dropped inbound, and the peer may deserve an ICMP error."""
+PUNT_EMSGSIZE: int
+"""Punted: too long for the path to the peer."""
+PUNT_HELLO: int
+"""Punted: not an IP packet but a hello, from an announced peer."""
 
 class Table:
     """An immutable forwarding table."""
@@ -40,16 +49,16 @@ class Table:
 
         `count`: the numbers of all peers are below it.
         `peers`: (number, underlay address, port, slot of its counters, announced); announced: it may leave sums
-        partial, send superpackets whole and speak to us.
+        partial, send superpackets whole and send hellos.
         `hosts`: (underlay address, number of the peer that stands for it), NOBODY to forget it.
         `networks`: (first address, prefix length, owner): the number of a peer, OWN for this host, NOBODY for none.
         """
 
     def outbound(self, packet: bytes) -> int:
-        """The verdict of core.decide.decide_outbound: a peer's number, or -1 - index into REASONS."""
+        """The verdict of core.forward.decide_outbound: a peer's number, or -1 - index into REASONS."""
 
     def inbound(self, packet: bytes, outer_source: bytes) -> int:
-        """The verdict of core.decide.decide_inbound: the sender's number, or -1 - index into REASONS."""
+        """The verdict of core.forward.decide_inbound: the sender's number, or -1 - index into REASONS."""
 
 class Engine:
     """Two sockets, a TUN and a table. RuntimeError from any method while another thread is in a burst."""
@@ -64,14 +73,14 @@ class Engine:
     def replace_table(self, table: Table) -> None:
         """Decide by this table from the next burst on. Comes before the first burst."""
 
-    def replace_tun(self, tun: int, vnet_header: bool, join_tcp: bool, join_udp: bool) -> None:
-        """Use this TUN, opened with IFF_VNET_HDR or not; whether TCP and UDP flows are joined for it."""
+    def replace_tun(self, tun: int, vnet_header: bool, coalesce_tcp: bool, coalesce_udp: bool) -> None:
+        """Use this TUN, opened with IFF_VNET_HDR or not; whether TCP and UDP flows are coalesced for it."""
 
     def replace_tap(self, tap: int, mac: bytes, source4: bytes, source6: bytes, port: int) -> None:
         """Use this TAP, -1 for none; with its MAC, the outer source addresses (empty for none) and port."""
 
-    def set_way(self, slot: int, way: int) -> None:
-        """How packets go to the peers of a slot: any of PARTIAL, ECN, TUNNEL, or 0 for flannel's way."""
+    def set_capabilities(self, slot: int, capabilities: int) -> None:
+        """Use these with the peers of a slot: any of PARTIAL_SUMS, ECN, TUNNEL_GSO; 0 is flannel's format."""
 
     def tunnel(self, peer: int, payload: bytes) -> bool:
         """Send one datagram through the TAP; whether the kernel took it. Raises IndexError."""
@@ -80,14 +89,10 @@ class Engine:
         """Carry one burst from the TUN: the number of reads, plus ATTENTION where that applies, or TUN_GONE (-1)."""
 
     def inbound(self, underlay_family: int) -> int:
-        """Carry one burst from the socket of family 4 or 6: the number of messages, and ATTENTION likewise."""
+        """Carry one burst from the socket of family 4 or 6: the number of messages, plus ATTENTION as above."""
 
-    def refused(self) -> list[tuple[int, int, int, bytes]]:
-        """Take out what may deserve an ICMP error: (direction, peer's number, length, the packet's first bytes).
-
-        Direction 0: outbound, by the table; 1: inbound, by the table; 2: outbound, by the socket (EMSGSIZE);
-        3: no packet but a greeting from an announced peer.
-        """
+    def punted(self) -> list[tuple[int, int, int, bytes]]:
+        """Fetch and clear the punted packets: (PUNT_..., peer's number, length, the packet's first bytes)."""
 
     def degraded(self) -> list[tuple[str, int]]:
         """Offloads that were given up since the last call: (names, errno that the kernel gave)."""
@@ -95,7 +100,7 @@ class Engine:
     def counters(
         self,
     ) -> tuple[tuple[int, int, int, int], list[tuple[int, int, int, int]], tuple[int, ...], tuple[int, ...], int]:
-        """Total and by slot (tx packets, bytes, rx packets, bytes); drops tx and rx by REASONS; refused() overflows."""
+        """Total and by slot (tx packets, bytes, rx packets, bytes); drops tx and rx by REASONS; punted packets lost."""
 
     def gauges(self) -> dict[str, int]:
         """What is on now, and how often the kernel refused a run or a superpacket."""
@@ -104,7 +109,7 @@ class Engine:
         """Set the counters of a slot to 0."""
 
 def segment(header: bytes, packet: bytes) -> Sequence[bytes]:
-    """The packets that a superpacket with this virtio-net header stands for. Raises ValueError when it is none."""
+    """The segments of a superpacket with this virtio-net header. Raises ValueError if it is not one."""
 
 def complete(header: bytes, packet: bytes) -> bytes:
     """The packet with the checksum that its virtio-net header left open. Raises ValueError when that is outside."""

@@ -27,7 +27,7 @@ struct peer {
     socklen_t address_length;
     struct key key; /* the underlay address, to compare */
     bool ipv6;     /* the underlay family */
-    bool announced; /* its lease and ours say that both ends are overlayd: it may leave sums partial, ask, ... */
+    bool announced; /* both leases say overlayd: it may leave sums partial, send hellos, ... */
     int slot;      /* of its counters */
 };
 
@@ -187,7 +187,7 @@ static inline bool same_host(const struct peer *one, const struct peer *other)
            (one->ipv6 == other->ipv6 && one->key.high == other->key.high && one->key.low == other->key.low);
 }
 
-/* As core.decide.decide_outbound, but for the MTU, which a superpacket's segments have to fit: PASS sets `peer`. */
+/* As core.forward.decide_outbound, but for the MTU, which a superpacket's segments have to fit: PASS sets `peer`. */
 static inline enum reason decide_outbound(const struct table *table, const struct ip *ip, int *peer)
 {
     if (table_owner(table, ip->source, ip->address) != OWN)
@@ -196,7 +196,7 @@ static inline enum reason decide_outbound(const struct table *table, const struc
     return *peer == NOBODY ? NO_LEASE : *peer == OWN ? DESTINATION_OWN : PASS;
 }
 
-/* As core.decide.decide_inbound, for a datagram from `host` (table_host), whoever that is. PASS fills `ip`. */
+/* As core.forward.decide_inbound, for a datagram from `host` (table_host), whoever that is. PASS fills `ip`. */
 static inline enum reason decide_inbound(const struct table *table, const uint8_t *packet, size_t length, int host,
                                          struct ip *ip)
 {
