@@ -49,7 +49,7 @@ LEAK = 8.0  # MiB that a daemon may have more at the end: its caches, and what m
 DEVICES = {"udp": ["ovl0"], "vxlan": ["ovl.1", "ovl6.1"], "host-gw": []}
 _POOL = random.Random(1).randbytes((4 << 20) + 4099)
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 # --- what is carried --------------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ class Trouble:
 
     some: list[Host]
     chance: random.Random
-    say: Say
+    report: Report
     done: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -163,7 +163,7 @@ class Trouble:
         what = self.chance.choice(harms)(host)
         if what is not None:
             self.done[what.split(":")[0]] += 1
-            self.say(f"{host.name}: {what}")
+            self.report(f"{host.name}: {what}")
 
     def end(self) -> None:
         """Give back the leases that there were, and wait for every daemon."""
@@ -259,14 +259,14 @@ class Holdings:
         return cls(len(list((process / "fd").iterdir())), int(fields["VmRSS"].split()[0]) / 1024)
 
 
-def soak(seconds: float, seed: int, say: Say, *, mode: str = "udp") -> list[Stream]:
+def soak(seconds: float, seed: int, report: Report, *, mode: str = "udp") -> list[Stream]:
     """Raises AssertionError for what does not hold; gives back what was carried."""
     with hosts(3, mode=mode, family="dual", underlay="dual") as some:
         everyone = list(some)
         before = [_state(host) for host in everyone]
         containers = [host.container(0) for host in everyone]
         pairs = list(zip(containers, [*containers[1:], containers[0]], strict=True))
-        trouble, began = Trouble(everyone, random.Random(seed), say), time.monotonic()
+        trouble, began = Trouble(everyone, random.Random(seed), report), time.monotonic()
         with talking(pairs, FAMILIES) as streams:
             end, begun = time.monotonic() + seconds, None
             while (left := end - time.monotonic()) > 0:
@@ -275,7 +275,7 @@ def soak(seconds: float, seed: int, say: Say, *, mode: str = "udp") -> list[Stre
                 if begun is None and left < seconds * 0.7:  # everything has happened once, caches are filled
                     begun = Holdings.of(trouble.never)
             trouble.end()
-            say(f"all of it ends: {', '.join(f'{count} {what}' for what, count in sorted(trouble.done.items()))}")
+            report(f"all of it ends: {', '.join(f'{count} {what}' for what, count in sorted(trouble.done.items()))}")
             for host in everyone:
                 eventually(lambda host=host: host.status()["problems"] == [], f"{host.name} is well", timeout=WELL)  # type: ignore[misc]
         for host, was in zip(everyone, before, strict=True):
@@ -284,11 +284,11 @@ def soak(seconds: float, seed: int, say: Say, *, mode: str = "udp") -> list[Stre
         for stream in streams:
             pause, over = stream.pause
             when = f"longest pause {pause:.1f} s, over at {over - began:.1f} s"
-            say(f"{stream.name}: {stream.carried / 1e6:,.0f} MB, {when}")
+            report(f"{stream.name}: {stream.carried / 1e6:,.0f} MB, {when}")
             assert stream.carried > 0, f"{stream.name}: nothing was carried"
             assert stream.digest == stream.arrived, f"{stream.name}: other data than was sent"
         assert begun is not None
-        say(
+        report(
             f"{trouble.never.name}: descriptors {begun.descriptors} -> {after.descriptors}, "
             f"memory {begun.memory:.1f} -> {after.memory:.1f} MiB, repairs {trouble.never.status()['repairs']}"
         )
@@ -324,12 +324,12 @@ def main() -> int:
     for mode in modes:
         began = time.monotonic()
 
-        def say(text: str, began: float = began) -> None:
+        def report(text: str, began: float = began) -> None:
             print(f"{time.monotonic() - began:7.1f} s  {text}", flush=True)
 
         print(f"soak: {mode} for {given.minutes / len(modes):g} minutes, --mode {mode} --seed {given.seed}", flush=True)
         try:
-            soak(given.minutes * 60 / len(modes), given.seed, say, mode=mode)
+            soak(given.minutes * 60 / len(modes), given.seed, report, mode=mode)
         except (AssertionError, pytest.fail.Exception, OSError) as error:
             print(f"soak: {error}; again with --mode {mode} --seed {given.seed}", file=sys.stderr)
             return 1
