@@ -7,12 +7,14 @@ the packets.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from overlayd.core.leases.lease import Lease
 from overlayd.core.leases.table import LeaseEvent
 from overlayd.core.node import Node
-from overlayd.datapath.contract import Counters, Progress
+
+if TYPE_CHECKING:  # every command loads this; none but a running data path needs those
+    from overlayd.datapath.contract import Counters, Progress
 
 
 class DataPath(Protocol):

@@ -10,8 +10,9 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
+from pydantic.fields import FieldInfo
+
 from overlayd.backend.modes import SETTINGS
-from overlayd.backend.vxlan import VXLAN
 from overlayd.cli.arguments import Command, Parser
 from overlayd.cli.settings import add_flags, sources
 from overlayd.core.address import Address, Network
@@ -29,7 +30,6 @@ from overlayd.system.control_client import ControlError, ask
 from overlayd.system.state_dir import StateDir
 
 _SUBNETS = ("subnet_len", "subnet_min", "subnet_max", "ipv6_subnet_len", "ipv6_subnet_min", "ipv6_subnet_max")
-_VXLAN = ("learning", "gbp", "direct_routing")
 
 
 def configure(parser: Parser) -> None:
@@ -46,15 +46,26 @@ def _configure_init(init: Parser) -> None:
     for name in _SUBNETS:
         network.add_argument(f"--{name.replace('_', '-')}", help=Settings.model_fields[name].description)
     network.add_argument("--backend", required=True, help=", ".join(SETTINGS.modes))
-    network.add_argument("--port", help="UDP port of the backend")
-    network.add_argument("--vni", help="VXLAN network identifier")
     network.add_argument("--mtu", help="MTU of the overlay in bytes")
-    for name in _VXLAN:
-        description = f"vxlan: {VXLAN.section.model_fields[name].description}"
-        network.add_argument(f"--{name.replace('_', '-')}", action="store_const", const="true", help=description)
+    for name, (modes, info) in _mode_options().items():
+        flag, description = f"--{name.replace('_', '-')}", f"{', '.join(modes)}: {info.description}"
+        if info.annotation is bool:
+            network.add_argument(flag, action="store_const", const="true", help=description)
+        else:
+            network.add_argument(flag, help=description)
     init.add_argument("--force", action="store_true", help="replace a different configuration")
     add_flags(init, "etcd")
     init.set_defaults(run=_init)
+
+
+def _mode_options() -> dict[str, tuple[list[str], FieldInfo]]:
+    """The settings of modes that PREFIX/config can hold: by name, the modes that have it, and the first one's field."""
+    found: dict[str, tuple[list[str], FieldInfo]] = {}
+    for mode in SETTINGS.modes.values():
+        for _, name in mode.options:
+            assert mode.section is not None  # a mode with options has a section
+            found.setdefault(name, ([], mode.section.model_fields[name]))[0].append(mode.name)
+    return found
 
 
 def configure_reserve(parser: Parser) -> None:
@@ -92,10 +103,9 @@ def _init(given: argparse.Namespace) -> int:
     raw: dict[str, Any] = {"mode": given.backend}
     for name in ("network", "ipv6_network", "mtu", *_SUBNETS):
         raw[name] = getattr(given, name)
-    section = {"port": given.port, "vni": given.vni, **{name: getattr(given, name) for name in _VXLAN}}
-    section = {name: value for name, value in section.items() if value is not None}
+    section = {name: value for name in _mode_options() if (value := getattr(given, name)) is not None}
     if section:
-        raw[given.backend] = section
+        raw[given.backend.replace("-", "_")] = section
     settings = validate(raw, SETTINGS)
     if not isinstance(settings, Settings):
         raise UsageError("\n".join(f"{_flag(one.path)}: {one.value} {one.text}" for one in settings))

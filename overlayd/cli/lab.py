@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from overlayd.backend.modes import SETTINGS
 from overlayd.cli import lab_status
 from overlayd.cli.arguments import Command, Parser, print_json
 from overlayd.cli.common import add_common, add_group
@@ -21,13 +22,12 @@ from overlayd.lab import Host, Lab, LabError, LabSpec, merged, reap
 from overlayd.lab import state as states
 from overlayd.lab.drawing import draw
 from overlayd.lab.namespace import silent
-from overlayd.lab.spec import SpecError
+from overlayd.lab.spec import SpecError, settings_of
 
 Run = Callable[[argparse.Namespace], int]
 
-_MODES = ("udp", "vxlan", "host-gw", "none")
+_MODES = (*SETTINGS.modes, "none")
 _STACKS = ("ipv4", "ipv6", "dual")
-_WATCH = {"udp": "udp port 8285", "vxlan": "udp port 8472", "host-gw": "net 10.1.0.0/16", "none": ""}
 
 
 def configure(parser: Parser) -> None:
@@ -206,7 +206,7 @@ def _hints(lab: Lab) -> list[tuple[str, str]]:
             )
         hints += [
             (
-                f"{invocation()} lab exec{name} h1 -- tcpdump -ni eth0 {_WATCH[lab.spec.mode]}",
+                f"{invocation()} lab exec{name} h1 -- tcpdump -ni eth0 {_capture_filter(lab.spec)}",
                 "packets on the wire",
             ),
             (f"{invocation()} lab exec{name} h1 -- ip route", "the routes that overlayd has set"),
@@ -222,6 +222,12 @@ def _hints(lab: Lab) -> list[tuple[str, str]]:
         (f"{invocation()} lab down{name}", "take it down"),
     ]
     return hints
+
+
+def _capture_filter(spec: LabSpec) -> str:
+    """tcpdump's expression for the overlay's packets between hosts."""
+    port = getattr(settings_of(spec).section, "port", None)
+    return "net 10.1.0.0/16" if port is None else f"udp port {port}"
 
 
 def _exec(arguments: argparse.Namespace) -> int:
