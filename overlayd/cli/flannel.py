@@ -18,7 +18,7 @@ _PREFIX, _OWN_PREFIX = "FLANNELD_", "OVERLAYD_"
 _VERBOSE = 4
 """The level of klog's -v from which flannel logs what overlayd logs at debug."""
 
-_NO_KUBERNETES = "overlayd has no Kubernetes subnet manager; use etcd or static"
+_NO_KUBERNETES = "overlayd has no Kubernetes subnet manager; use --registry etcd or static"
 UNSUPPORTED = {
     "kube-subnet-mgr": _NO_KUBERNETES,
     "kube-api-url": _NO_KUBERNETES,

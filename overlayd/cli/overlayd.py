@@ -84,6 +84,8 @@ def _serve(sources: Sources, loaded: Loaded, manager: ServiceManager) -> int:
             manager.status(f"{error}; tried again in {_BEFORE_RETRY} s")
             time.sleep(_BEFORE_RETRY)
         return error.exit_status
+    except BrokenPipeError as error:  # of a socket: nobody reads what a daemon prints, so it must not end quietly
+        raise RuntimeError("a connection ended and nobody handled it") from error
     return 0
 
 

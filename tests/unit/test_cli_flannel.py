@@ -84,3 +84,12 @@ def test_every_error_has_the_programs_name(capsys: pytest.CaptureFixture[str]) -
         ["overlayd", " --mtu"],
         ["overlayd", " --vxlan-port"],
     ]
+
+
+def test_a_daemon_does_not_end_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("overlayd.cli.overlayd.run", broken)
+    with pytest.raises(RuntimeError, match="a connection ended"):
+        main(["--network=10.1.0.0/16"])
