@@ -49,8 +49,9 @@ class Authority:
         self.directory.mkdir(parents=True, exist_ok=True)
         _request(self.own, "keyUsage=critical,keyCertSign,cRLSign", subject="/O=overlayd lab authority")
 
-    def issue(self, name: str, addresses: Iterable[Address | str] = ()) -> Certificate:
+    def issue(self, name: str, addresses: Iterable[Address | str] = (), common_name: str = "") -> Certificate:
         """A certificate, good for client and server, that names these addresses. Raises LabError."""
+        subject = "/O=overlayd lab" + (f"/CN={common_name}" if common_name else "")
         made = Certificate.at(self.directory, name)
         names = ",".join(["DNS:localhost", *(f"IP:{address}" for address in addresses)])
         _request(
@@ -59,14 +60,13 @@ class Authority:
             # etcd's gateway is a client of its own server, with the server's certificate.
             "extendedKeyUsage=serverAuth,clientAuth",
             f"subjectAltName={names}",
+            subject=subject,
             signer=self.own,
         )
         return made
 
 
-def _request(
-    made: Certificate, *extensions: str, subject: str = "/O=overlayd lab", signer: Certificate | None = None
-) -> None:
+def _request(made: Certificate, *extensions: str, subject: str, signer: Certificate | None = None) -> None:
     argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     argv += ["-subj", subject, "-days", _DAYS, "-out", str(made.cert), "-keyout", str(made.key)]
     for extension in extensions:

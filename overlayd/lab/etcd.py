@@ -139,11 +139,13 @@ class Etcd(Etcdctl):
 
 
 @contextlib.contextmanager
-def loopback(*options: str) -> Iterator[Etcd]:
+def loopback(*options: str, tls: bool = False) -> Iterator[Etcd]:
     """An etcd of one member on free ports of 127.0.0.1, which is gone after the block. Needs no privileges."""
     with tempfile.TemporaryDirectory(prefix="overlayd-etcd-") as directory:
         etcd = Etcd(Path(directory), options)
         etcd.add("etcd", Endpoint(ip_address("127.0.0.1"), *_free_ports(2)))
+        if tls:
+            etcd.use_tls()
         try:
             etcd.start()
             yield etcd

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 
@@ -310,6 +311,19 @@ async def test_a_wrong_password_is_said_and_not_shown(guarded: Etcd, name: str, 
         assert f"user {name}: " in str(error.value)
         assert "check etcd.username and etcd.password" in str(error.value)
         assert password not in f"{error.value!r} {one!r} {vars(one)}"
+
+
+async def test_a_client_certificate_with_a_common_name_is_named_as_the_cause() -> None:
+    with loopback(tls=True) as etcd:
+        etcd.enable_auth()
+        assert etcd.tls is not None
+        named = etcd.tls.authority.issue("named", common_name=USER[0])
+        tls = ssl.create_default_context(cafile=etcd.tls.authority.cafile)
+        tls.load_cert_chain(named.cert, named.key)
+        async with client(*etcd.endpoints, tls=tls, username=USER[0], password=SECRET) as one:
+            with pytest.raises(EtcdError, match="refuses client certificates that have a CommonName") as error:
+                await one.get(PREFIX + "a")
+            assert not isinstance(error.value, UnavailableError), "no retry heals it"
 
 
 async def test_without_a_user_it_is_told_that_one_is_needed(guarded: Etcd) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_network
@@ -30,6 +32,7 @@ from overlayd.registry.etcd.client import EtcdClient
 from overlayd.registry.etcd.messages import Delete, Put
 from overlayd.registry.etcd.registry import EtcdRegistry
 from overlayd.system.state_dir import StateDir
+from support.commands import one_line
 from support.waiting import eventually_async
 
 PREFIX = "/coreos.com/network"
@@ -463,6 +466,19 @@ async def test_looking_only_does_not_wait(etcd: Etcd, make: Make) -> None:
     await asyncio.to_thread(etcd.members[0].kill)
     with pytest.raises(RegistryError, match=r"etcd: http://127\.0\.0\.1:.*check etcd\.endpoints"):
         await make(read_only=True).acquire()
+
+
+def test_a_check_without_etcd_and_without_saved_leases_says_so_in_one_line(tmp_path: Path) -> None:
+    config = tmp_path / "overlayd.yaml"
+    paths = {"state_dir": tmp_path / "state", "subnet_file": tmp_path / "env", "control_socket": tmp_path / "socket"}
+    lines = [f"{key}: {path}" for key, path in paths.items()]
+    config.write_text("\n".join(["registry: etcd", "etcd: {endpoints: http://127.0.0.1:1}", *lines, ""]))
+    argv = [sys.executable, "-m", "overlayd", "--config", str(config), "--check"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert one_line(done.stderr).startswith("overlayd: etcd: http://127.0.0.1:1: ")
+    assert done.stderr.endswith("; check etcd.endpoints\n")
+    assert list(tmp_path.iterdir()) == [config]
 
 
 async def test_a_new_configuration_is_gone_over_to(etcd: Etcd, make: Make) -> None:

@@ -175,7 +175,9 @@ def _encode(text: str) -> str:
 
 
 def decode(text: str) -> Json:
-    """An answer. Raises UnavailableError when it is not etcd's."""
+    """An answer. Raises UnavailableError when it is not etcd's, EtcdError for a client certificate that it refuses."""
+    if "CommonName of client sending a request against gateway" in text:  # etcd: server/embed/serve.go
+        raise EtcdError("with users, etcd refuses client certificates that have a CommonName; use one without it")
     try:
         found = json.loads(text)
     except ValueError:
