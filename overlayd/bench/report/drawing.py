@@ -6,7 +6,7 @@ others are the kernel. Counted are copies of every byte and wake-ups of a proces
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from overlayd.bench.report import svg
@@ -14,6 +14,9 @@ from overlayd.bench.report.colours import colour_of
 from overlayd.bench.result import ScenarioRecord
 
 COPY, WAKE = "copy", "wake-up"
+_WIDTH, _HEIGHT, _GAP, _TOP = 128.0, 24.0, 22.0, 20.0
+"""Of a box; between two of them; above the first one."""
+_PROGRAM = colour_of("udp-native")
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Step:
 
 @dataclass(frozen=True)
 class DataPath:
-    """From program to program."""
+    """From program to program; both hosts have the same number of steps."""
 
     key: str
     title: str
@@ -72,31 +75,31 @@ def path_of(record: ScenarioRecord) -> str | None:
 
 def draw(path: DataPath) -> str:
     """The drawing as SVG."""
-    height, width, gap = 24.0, 128.0, 22.0
-    right = svg.WIDTH - width
-    rows = max(len(path.sender), len(path.receiver))
-    parts = [svg.text(0, 12, "sending host", "soft"), svg.text(right, 12, "receiving host", "soft")]
-    for left, steps, upward in ((0.0, path.sender, False), (right, path.receiver, True)):
-        for number, step in enumerate(steps):
-            row = rows - 1 - number if upward else number + rows - len(steps)
-            top = 20 + row * (height + gap)
-            look = f"c{colour_of('udp-native')} wash" if step.program else "box"
-            parts += [
-                svg.rect(left, top, width, height, look),
-                svg.text(left + width / 2, top + 16, step.name, "ink", "middle"),
-            ]
-            if number:
-                between = top + height if upward else top - gap
-                ends = (between + gap - 2, between + 3) if upward else (between + 2, between + gap - 3)
-                parts.append(_arrow(left + 8, *ends))
-                if step.cost:
-                    parts.append(svg.text(left + 18, between + 15, " + ".join(step.cost), "strong"))
-    wire = 20 + (rows - 1) * (height + gap) + height / 2
-    parts += [
-        f'<path d="M{width + 2} {wire}H{right - 3}m-5 -4l5 4l-5 4" class="arrow"/>',
+    right, rows = svg.WIDTH - _WIDTH, len(path.sender)
+    wire = _TOP + (rows - 1) * (_HEIGHT + _GAP) + _HEIGHT / 2
+    parts = [
+        svg.text(0, 12, "sending host", "soft"),
+        svg.text(right, 12, "receiving host", "soft"),
+        *_column(0.0, path.sender, upward=False),
+        *_column(right, path.receiver, upward=True),
+        f'<path d="M{_WIDTH + 2} {wire}H{right - 3}m-5 -4l5 4l-5 4" class="arrow"/>',
         svg.text(svg.WIDTH / 2, wire - 7, "underlay", "soft", "middle"),
     ]
-    return svg.drawing(f"Data path: {path.title}", 20 + rows * (height + gap) - gap + 4, parts)
+    return svg.drawing(f"Data path: {path.title}", _TOP + rows * (_HEIGHT + _GAP) - _GAP + 4, parts)
+
+
+def _column(left: float, steps: Sequence[Step], *, upward: bool) -> Iterator[str]:
+    """A host: a box for each step, and between two of them an arrow with its cost."""
+    for number, step in enumerate(steps):
+        top = _TOP + (len(steps) - 1 - number if upward else number) * (_HEIGHT + _GAP)
+        yield svg.rect(left, top, _WIDTH, _HEIGHT, f"c{_PROGRAM} wash" if step.program else "box")
+        yield svg.text(left + _WIDTH / 2, top + 16, step.name, "ink", "middle")
+        if number:
+            between = top + _HEIGHT if upward else top - _GAP
+            ends = (between + 2, between + _GAP - 3)
+            yield _arrow(left + 8, *(reversed(ends) if upward else ends))
+            if step.cost:
+                yield svg.text(left + 18, between + 15, " + ".join(step.cost), "strong")
 
 
 def _arrow(x: float, begin: float, end: float) -> str:

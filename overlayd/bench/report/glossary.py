@@ -20,7 +20,10 @@ GLOSSARY = (
     ("segment, GSO, TSO, USO", "to divide a superpacket into packets of the MTU, in software or in the network card"),
     ("coalesce, GRO", "to merge packets of one flow into a superpacket on the receiving side"),
     ("copy", "every byte is read and written once by a processor, as from a program into the kernel"),
-    ("wake-up", "a sleeping process gets a processor because a packet has come: 5 to 50 µs on an idle core"),
+    (
+        "wake-up",
+        "a sleeping process gets a processor because a packet has come: microseconds, most on a core that sleeps",
+    ),
     ("TUN", "a network device whose packets a program reads and writes: how udp mode gets at containers' packets"),
     ("TCP_RR", "request and response of one byte each, one at a time: latency as a program sees it"),
     ("p50, p99, p99.9", "the latency that 50 %, 99 %, 99.9 % of the transactions do not exceed"),
