@@ -8,25 +8,25 @@ from typing import Any
 
 Json = dict[str, Any]
 
-_WAITING = 20_000  # events; a reader that is further behind is let go
+_BACKLOG = 20_000  # events; a reader that is further behind is disconnected
 
 
 class Feed:
-    """Hands events to any number of readers; none of them can hold the others up."""
+    """Sends events to any number of readers; a slow one does not delay the others."""
 
     def __init__(self) -> None:
         self._readers: set[asyncio.Queue[Json | None]] = set()
 
     @property
-    def wanted(self) -> bool:
+    def has_readers(self) -> bool:
         """Whether anybody reads."""
         return bool(self._readers)
 
     def publish(self, events: Iterable[Json]) -> None:
-        """Give these to every reader; one that is too far behind gets no more."""
+        """Send these to every reader; one that is too far behind gets no more."""
         for event in events:
             for reader in list(self._readers):
-                if reader.qsize() >= _WAITING:
+                if reader.qsize() >= _BACKLOG:
                     self._readers.discard(reader)
                     reader.put_nowait(None)
                 else:

@@ -30,7 +30,7 @@ from overlayd.datapath.handover import SOCKETS, STATE, TUN, HandoverFile
 from overlayd.datapath.peers import PeerTable
 from overlayd.datapath.python import PythonEngine
 from overlayd.datapath.settings import UdpSettings
-from overlayd.system.device import ailment
+from overlayd.system.device import fault
 from overlayd.system.errors import HostError
 from overlayd.system.files import write_sysctl
 from overlayd.system.service_manager import ServiceManager
@@ -224,7 +224,7 @@ class UdpDataPath:
     def faults(self, now: float) -> list[str]:
         if self._tun is None or self._engine is None:
             return [f"{DEVICE}: the TUN is gone: packets of containers are lost until it is made again"]
-        found = [text for text in (ailment(DEVICE),) if text is not None]
+        found = [text for text in (fault(DEVICE),) if text is not None]
         return [*found, *self._faults.poll(self._engine, self.waiting(), now)]
 
     @property

@@ -16,7 +16,7 @@ def main() -> int:
     engine = take_over(manager.given)
     try:
         if engine is not None:
-            manager.lend(engine.halt)
+            manager.share(engine.halt)
         from overlayd.cli.overlayd import main as command
 
         return command(manager=manager)

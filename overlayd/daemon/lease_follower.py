@@ -69,7 +69,7 @@ class LeaseFeed:
 
     def publish(self, events: Iterable[LeaseEvent]) -> None:
         """Send these to whoever watches."""
-        if self._feed.wanted:
+        if self._feed.has_readers:
             self._feed.publish({"event": event.kind, **self._describe(event.lease)} for event in events)
 
     async def watch(self) -> AsyncIterator[dict[str, Any]]:

@@ -107,11 +107,11 @@ class Reloader:
             old = overlay.node.lease
             try:
                 await self._change(self._given)
-                log.info("follows the registry", reason=reason, lease=str(overlay.node.lease))
+                log.info("applied the registry's change", reason=reason, lease=str(overlay.node.lease))
                 if overlay.node.lease.subnets != old.subnets:
                     await self._report_orphaned(old)
             except (HostError, RegistryError) as error:
-                log.error("cannot follow the registry, the old state stays", reason=reason, error=str(error))
+                log.error("registry's change refused, the old configuration stays", reason=reason, error=str(error))
 
     async def follow_underlay(self) -> None:
         """Apply the underlay interface as it is now. Raises HostError, RegistryError."""

@@ -92,7 +92,7 @@ async def bring_up(running: Running, lifecycle: Lifecycle, manager: ServiceManag
             data_path.resume()
         await install(overlay)
         running.forwarding.enable()  # nothing is refused from here on
-        for name in manager.forget_untaken():
+        for name in manager.forget_unused():
             log.info("file descriptor kept by the service manager is no longer needed", name=name)
         running.health.poll(time.monotonic())
         _log_ready(running, time.time() - lifecycle.started)

@@ -1,4 +1,4 @@
-"""Whether this host's part of the overlay works: looked at every second, told by /healthz and /readyz.
+"""Whether this host's part of the overlay works: polled every second, reported by /healthz and /readyz.
 
     broken      packets of containers do not move here, though the process lives: red
     problems    somebody or something cannot be reached, or is not as it should be: said, but not red
@@ -75,10 +75,10 @@ class Health:
         if (data_path := overlay.backend.data_path) is not None:
             yield from data_path.faults(now)
         else:
-            yield from (text for name in overlay.backend.devices if (text := device.ailment(name)))
+            yield from (text for name in overlay.backend.devices if (text := device.fault(name)))
         if (text := self._underlay_problem()) is not None:
             yield text
-        elif (text := device.ailment(node.underlay.name, carrier=True)) is not None:
+        elif (text := device.fault(node.underlay.name, carrier=True)) is not None:
             yield f"underlay {text}"
         yield from self._forwarding_faults()
         yield from (str(failure) for failure in overlay.reconciler.failures if failure.fatal)
@@ -89,7 +89,7 @@ class Health:
                 self._one_way.verdict = 0
         if self._one_way.verdict:
             yield (
-                f"{self._one_way.verdict} packets went out to peers in {PERIOD:.0f} s and none came back,"
+                f"{self._one_way.verdict} packets were sent to peers in {PERIOD:.0f} s, none was received,"
                 " and no peer answers probes"
             )
 
@@ -115,7 +115,7 @@ class Health:
         if state == "starting":
             return not_ready(state, "the data path is not up yet")
         problems = list(self.problems())
-        return {"state": state, "well": not problems, "broken": self.broken, "problems": shortened(problems)}
+        return {"state": state, "well": not problems, "broken": self.broken, "problems": shorten(problems)}
 
 
 def not_ready(state: str, reason: str) -> dict[str, Any]:
@@ -128,20 +128,20 @@ def waiting_reason(state: RegistryState) -> str:
     return f"waiting for {state.name}: {state.error or 'it has not answered yet'}"
 
 
-def shortened(problems: list[str]) -> list[str]:
-    """So many that an answer stays small; the last says how many there are beyond."""
+def shorten(problems: list[str]) -> list[str]:
+    """The first of them, so that an answer stays small, and a line that counts the others."""
     more = len(problems) - _SHOWN
     return problems if more <= 0 else [*problems[:_SHOWN], f"and {more} more"]
 
 
 def traffic(backend: Backend) -> Traffic:
-    """What the engine has carried, or else what the kernel has counted at the overlay's devices."""
+    """Totals of the engine, or of the overlay's devices where the kernel forwards the packets."""
     counters = backend.data_path.counters() if backend.data_path is not None else None
     return counters.total if counters is not None else device_traffic(device.counts(backend.devices).values())
 
 
 def device_traffic(counts: Iterable[dict[str, int]]) -> Traffic:
-    """The kernel's counts of the overlay's devices, in the engine's terms."""
+    """The sum of the kernel's counters of these devices."""
     total = Traffic()
     for one in counts:
         total.tx_packets += one["tx_packets"]
@@ -152,12 +152,12 @@ def device_traffic(counts: Iterable[dict[str, int]]) -> Traffic:
 
 
 def registry_problems(state: RegistryState) -> Iterator[str]:
-    """What is wrong with where leases come from, and with other people's entries there."""
+    """What is wrong with the source of leases, and with others' entries there."""
     if not state.connected or state.stale is not None:
         since = ""
         if state.stale is not None:
             since = f"; the leases are stale: this host saved them {time.time() - state.stale:.0f} s ago"
         elif state.since is not None:
             since = f", for {time.time() - state.since:.0f} s; the leases are those known then"
-        yield f"{state.name} is out of reach{since}: {state.error or 'not tried again yet'}"
+        yield f"{state.name} is unreachable{since}: {state.error or 'not tried again yet'}"
     yield from (f"{key}: {text}" for key, text in state.invalid.items())

@@ -1,7 +1,7 @@
 """/metrics in Prometheus' text format (version 0.0.4).
 
-Written by hand: prometheus_client would keep an object for every series of every peer between scrapes, and the numbers
-are all counted elsewhere already. Names keep to Prometheus' conventions: base units, `_total` for what only grows, one
+Written by hand: prometheus_client would keep an object for every series of every peer between scrapes, and all numbers
+are counted elsewhere already. Names keep to Prometheus' conventions: base units, `_total` for what only grows, one
 name for both directions with a label. A test reads the page with prometheus_client's parser.
 
 How many series there are does not depend on how many peers there are beyond `metrics_peers`: then there are only sums,
@@ -37,7 +37,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Labels = Mapping[str, str]
 Sample = tuple[Labels, float]
-Family = tuple[str, str, str, Iterable[Sample]]
+MetricFamily = tuple[str, str, str, Iterable[Sample]]
 """Name, type, help, samples."""
 
 _DIRECTIONS = ("tx", "rx")
@@ -75,14 +75,14 @@ def _escaped(text: str) -> str:
     return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
-def _one(name: str, kind: str, meaning: str, value: float) -> Family:
+def _one(name: str, kind: str, meaning: str, value: float) -> MetricFamily:
     return name, kind, meaning, [({}, value)]
 
 
 # --- the process and the daemon ---------------------------------------------------------------------------------------
 
 
-def _process() -> Iterator[Family]:
+def _process() -> Iterator[MetricFamily]:
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     cpu = resource.getrusage(resource.RUSAGE_SELF)
     yield _one("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", resident)
@@ -90,25 +90,25 @@ def _process() -> Iterator[Family]:
     yield _one("process_open_fds", "gauge", "Open file descriptors.", descriptors.open_count())
 
 
-def _build() -> Iterator[Family]:
+def _build() -> Iterator[MetricFamily]:
     labels = {"version": __version__, "python": platform.python_version()}
-    yield "overlayd_build_info", "gauge", "What runs; always 1.", [(labels, 1)]
+    yield "overlayd_build_info", "gauge", "Version of overlayd and of Python; always 1.", [(labels, 1)]
 
 
-def _state(lifecycle: Lifecycle, registry: RegistryState, report: Mapping[str, Any]) -> Iterator[Family]:
+def _state(lifecycle: Lifecycle, registry: RegistryState, report: Mapping[str, Any]) -> Iterator[MetricFamily]:
     yield _one("overlayd_start_time_seconds", "gauge", "When the daemon started, since the epoch.", lifecycle.started)
     ready = lifecycle.phase == "ready" and not report["broken"]
     yield _one("overlayd_ready", "gauge", "Whether /readyz is green.", ready)
-    yield _one("overlayd_broken", "gauge", "Things that keep packets from moving here.", len(report["broken"]))
+    yield _one("overlayd_broken", "gauge", "Faults that keep packets from being forwarded here.", len(report["broken"]))
     yield _one("overlayd_problems", "gauge", "Problems as overlayctl status lists them.", len(report["problems"]))
-    yield _one("overlayd_reloads_total", "counter", "Configurations taken since the start.", lifecycle.reloads)
+    yield _one("overlayd_reloads_total", "counter", "Configurations applied since the start.", lifecycle.reloads)
     refused = lifecycle.reload_error is not None
     yield _one("overlayd_reload_refused", "gauge", "Whether the last reload was refused.", refused)
     where = {"registry": registry.name}
     connected = registry.connected and lifecycle.phase != "waiting"
-    yield "overlayd_registry_connected", "gauge", "Whether the registry is in reach.", [(where, connected)]
+    yield "overlayd_registry_connected", "gauge", "Whether the registry is reachable.", [(where, connected)]
     if registry.since is not None:
-        meaning = "When that became so, since the epoch."
+        meaning = "When overlayd_registry_connected last changed, since the epoch."
         yield "overlayd_registry_since_seconds", "gauge", meaning, [(where, registry.since)]
     stale = registry.stale is not None
     yield "overlayd_registry_stale", "gauge", "Whether leases come from this host's disk.", [(where, stale)]
@@ -118,14 +118,14 @@ def _state(lifecycle: Lifecycle, registry: RegistryState, report: Mapping[str, A
     invalid = len(registry.invalid)
     yield "overlayd_registry_invalid_entries", "gauge", "Invalid entries of the registry, ignored.", [(where, invalid)]
     if registry.revision is not None:
-        meaning = "The revision that is known."
+        meaning = "Revision of the registry that is known."
         yield "overlayd_registry_revision", "gauge", meaning, [(where, registry.revision)]
     if registry.expires is not None:
         meaning = "When this host's own lease ends unless renewed, since the epoch."
         yield _one("overlayd_lease_expiry_time_seconds", "gauge", meaning, registry.expires)
 
 
-async def _running(overlay: Overlay) -> list[Family]:
+async def _running(overlay: Overlay) -> list[MetricFamily]:
     backend, node, prober, reconciler = overlay.backend, overlay.node, overlay.prober, overlay.reconciler
     data_path = backend.data_path
     counters = data_path.counters() if data_path is not None else None
@@ -137,12 +137,17 @@ async def _running(overlay: Overlay) -> list[Family]:
     }
     rules = {} if counters is not None else await firewall_drops(backend)
     families = [
-        ("overlayd_mode_info", "gauge", "How packets travel; always 1.", [(mode, 1)]),
+        ("overlayd_mode_info", "gauge", "Mode, engine and registry; always 1.", [(mode, 1)]),
         _one("overlayd_overlay_mtu_bytes", "gauge", "MTU of the overlay.", node.overlay_mtu),
         _one("overlayd_underlay_mtu_bytes", "gauge", "MTU of the underlay interface.", node.underlay.mtu),
         _one("overlayd_leases", "gauge", "Leases known, this host's own included.", len(reconciler.table)),
-        _one("overlayd_repairs_total", "counter", "Objects of the kernel put right.", overlay.repairs),
-        _one("overlayd_refused_operations", "gauge", "What the kernel refused.", len(reconciler.failures)),
+        _one("overlayd_repairs_total", "counter", "Kernel objects and forwarding switches repaired.", overlay.repairs),
+        _one(
+            "overlayd_refused_operations",
+            "gauge",
+            "Operations that the kernel refused at the last attempt.",
+            len(reconciler.failures),
+        ),
         *(_engine(data_path, counters) if data_path is not None and counters is not None else ()),
         _drops(counters, rules),
         *_devices(backend.devices),
@@ -150,7 +155,7 @@ async def _running(overlay: Overlay) -> list[Family]:
         *_probes(prober.counters),
     ]
     single = len(peers) <= overlay.settings.metrics_peers
-    meaning = "Whether peers have series of their own: there are at most metrics_peers of them."
+    meaning = "Whether each peer has its own series: there are at most metrics_peers peers."
     families.append(_one("overlayd_peer_series", "gauge", meaning, single))
     return [*families, *_each_peer(peers, counters, prober)] if single else families
 
@@ -158,18 +163,18 @@ async def _running(overlay: Overlay) -> list[Family]:
 # --- packets ----------------------------------------------------------------------------------------------------------
 
 
-def _engine(data_path: DataPath, counters: Counters) -> Iterator[Family]:
+def _engine(data_path: DataPath, counters: Counters) -> Iterator[MetricFamily]:
     total, progress, gauges = counters.total, data_path.progress, data_path.gauges()
     both = [({"direction": one}, getattr(total, f"{one}_packets")) for one in _DIRECTIONS]
     yield "overlayd_packets_total", "counter", "Packets of containers that the engine carried.", both
     both = [({"direction": one}, getattr(total, f"{one}_bytes")) for one in _DIRECTIONS]
-    yield "overlayd_bytes_total", "counter", "Their bytes, from the IP header on.", both
+    yield "overlayd_bytes_total", "counter", "Bytes of these packets, from the IP header on.", both
     yield _one("overlayd_icmp_sent_total", "counter", "ICMP errors sent to containers and peers.", counters.icmp_sent)
     meaning = "ICMP errors that the rate limit withheld."
     yield _one("overlayd_icmp_limited_total", "counter", meaning, counters.icmp_limited)
     if progress is not None:
         both = [({"direction": one}, getattr(progress, f"{one}_bursts")) for one in _DIRECTIONS]
-        yield "overlayd_bursts_total", "counter", "Wake-ups of the engine.", both
+        yield "overlayd_bursts_total", "counter", "Bursts that the engine handled, one per wake-up.", both
         both = [({"direction": one}, getattr(progress, f"{one}_reads")) for one in _DIRECTIONS]
         yield "overlayd_reads_total", "counter", "Reads in them: a packet, a superpacket or a run of datagrams.", both
     offloads = [({"offload": name}, gauges[name]) for name in OFFLOADS if name in gauges]
@@ -179,26 +184,28 @@ def _engine(data_path: DataPath, counters: Counters) -> Iterator[Family]:
         yield "overlayd_offload_refusals_total", "counter", "Superpackets and runs that the kernel refused.", refused
         meaning = "Superpackets that left by tunnel GSO."
         yield _one("overlayd_tunnelled_total", "counter", meaning, gauges["tunnelled"])
-        yield _one("overlayd_busy_poll_seconds", "gauge", "udp.busy_poll_us.", gauges["busy_poll_us"] / 1e6)
+        yield _one(
+            "overlayd_busy_poll_seconds", "gauge", "Busy-poll time (udp.busy_poll_us).", gauges["busy_poll_us"] / 1e6
+        )
 
 
-def _drops(counters: Counters | None, rules: Mapping[str, int]) -> Family:
+def _drops(counters: Counters | None, rules: Mapping[str, int]) -> MetricFamily:
     found = {"tx": counters.tx_drops, "rx": counters.rx_drops} if counters is not None else {"rx": rules}
     samples = [
         ({"direction": direction, "reason": reason}, number)
         for direction, reasons in found.items()
         for reason, number in sorted(reasons.items())
     ]
-    return "overlayd_drops_total", "counter", "Packets refused, by why (overlayctl counters explains).", samples
+    return "overlayd_drops_total", "counter", "Packets dropped, by reason (overlayctl counters explains each).", samples
 
 
-def _devices(names: tuple[str, ...]) -> Iterator[Family]:
-    """What the kernel counts at the overlay's devices, the only counters there are where it moves the packets."""
+def _devices(names: tuple[str, ...]) -> Iterator[MetricFamily]:
+    """The kernel's counters of the overlay's devices: the only ones where the kernel forwards the packets."""
     counts = device.counts(names)
     for what, meaning in (
         ("packets", "Packets that the kernel counted at the device; tx is towards peers."),
-        ("bytes", "Bytes, likewise."),
-        ("errors", "Errors, likewise."),
+        ("bytes", "Bytes that the kernel counted at the device."),
+        ("errors", "Errors that the kernel counted at the device."),
         ("dropped", "Packets that the kernel dropped at the device."),
     ):
         samples = [
@@ -213,25 +220,23 @@ def _devices(names: tuple[str, ...]) -> Iterator[Family]:
 
 
 def _state_of(targets: list[ProbeTarget]) -> str:
-    """A peer's with all its addresses: one that fails is not made good by another."""
+    """The state of a peer with several addresses: the worst of theirs."""
     states = {one.state for one in targets}
     return next((state for state in ("unreachable", "unknown", "reachable") if state in states), "not_probed")
 
 
-def _peer_states(peers: list[Lease], prober: Prober) -> Family:
+def _peer_states(peers: list[Lease], prober: Prober) -> MetricFamily:
     states = Counter(_state_of(prober.targets_of(lease.key)) for lease in peers)
     samples = [({"state": state}, states[state]) for state in ("reachable", "unreachable", "unknown", "not_probed")]
-    return "overlayd_peers", "gauge", "Peers, by how their answers to probes show them.", samples
+    return "overlayd_peers", "gauge", "Peers by their state, as probes show it.", samples
 
 
-def _probes(counters: ProbeCounters) -> Iterator[Family]:
+def _probes(counters: ProbeCounters) -> Iterator[MetricFamily]:
     counts = counters.events
-    yield _one("overlayd_probes_sent_total", "counter", "Questions sent to peers.", counts["sent"])
-    yield _one(
-        "overlayd_probes_answered_total", "counter", "Questions of peers that were answered.", counts["answered"]
-    )
+    yield _one("overlayd_probes_sent_total", "counter", "Probes sent to peers.", counts["sent"])
+    yield _one("overlayd_probes_answered_total", "counter", "Probes of peers that were answered.", counts["answered"])
     drops = [({"reason": reason}, counters.drops[reason]) for reason in DROP_REASONS]
-    yield "overlayd_probe_drops_total", "counter", "Datagrams on the probe port that were no use.", drops
+    yield "overlayd_probe_drops_total", "counter", "Datagrams on the probe port that were ignored, by reason.", drops
 
 
 def _round_trips(counters: ProbeCounters) -> str:
@@ -242,7 +247,7 @@ def _round_trips(counters: ProbeCounters) -> str:
     return _head(name, "histogram", "Round-trip times of probes to all peers.") + "".join(lines) + tail
 
 
-def _each_peer(peers: list[Lease], counters: Counters | None, prober: Prober) -> Iterator[Family]:
+def _each_peer(peers: list[Lease], counters: Counters | None, prober: Prober) -> Iterator[MetricFamily]:
     names = {lease.key: ",".join(map(str, lease.subnets)) for lease in peers}
     if counters is not None:
         for what, meaning in (("packets", "Packets of containers."), ("bytes", "Their bytes.")):
@@ -263,11 +268,11 @@ def _each_peer(peers: list[Lease], counters: Counters | None, prober: Prober) ->
     averages = [(labels, sum(rtts) / len(rtts)) for labels, one in targets if (rtts := one.rtts)]
     yield "overlayd_peer_rtt_seconds", "gauge", "Average round-trip time of the last probes.", averages
     least = [(labels, min(rtts)) for labels, one in targets if (rtts := one.rtts)]
-    yield "overlayd_peer_rtt_min_seconds", "gauge", "Least of them.", least
+    yield "overlayd_peer_rtt_min_seconds", "gauge", "Minimum round-trip time of the last probes.", least
     loss = [(labels, one.loss) for labels, one in targets if one.asked]
-    yield "overlayd_peer_loss_ratio", "gauge", "Part of the last probes that was not answered, 0 to 1.", loss
+    yield "overlayd_peer_loss_ratio", "gauge", "Fraction of the last probes that was not answered, 0 to 1.", loss
     sizes = [(labels, one.path.mtu) for labels, one in targets if one.path.mtu is not None]
-    yield "overlayd_peer_path_mtu_bytes", "gauge", "The longest packet that gets to the peer.", sizes
+    yield "overlayd_peer_path_mtu_bytes", "gauge", "Path MTU to the peer, by probes.", sizes
     told = [
         ({**labels, "name": lease.name, "version": one.sender.release, "mode": prober.mode_of(one) or "unknown"}, 1)
         for lease in peers
@@ -275,4 +280,4 @@ def _each_peer(peers: list[Lease], counters: Counters | None, prober: Prober) ->
         if one.sender is not None
         for labels in ({"peer": names[lease.key], "address": one.endpoint.host},)
     ]
-    yield "overlayd_peer_info", "gauge", "What the peer says of itself; always 1.", told
+    yield "overlayd_peer_info", "gauge", "Name, version and mode of the peer; always 1.", told

@@ -36,7 +36,7 @@ def describe_lease(lease: Lease) -> dict[str, Any]:
 
 
 def describe_peer(node: Node, lease: Lease) -> dict[str, Any]:
-    """A peer: its lease, and why it cannot be reached, if the lease itself says so."""
+    """A peer: its lease, and why it is unreachable, if the lease shows that."""
     return {**describe_lease(lease), "problem": node.problem(lease)}
 
 
@@ -65,7 +65,7 @@ def status_line(overlay: Overlay, reload_error: str | None) -> str:
     leases = len(overlay.reconciler.table)
     line = f"{node.mode}: {node.lease} over {node.underlay.name}, MTU {node.overlay_mtu}, {leases} leases"
     if not registry.connected:
-        line += f"; {registry.name} is out of reach"
+        line += f"; {registry.name} is unreachable"
     return f"{line}; reload refused, see the log" if reload_error else line
 
 
@@ -117,7 +117,7 @@ async def describe(lifecycle: Lifecycle, overlay: Overlay, health: Health) -> di
 
 
 async def describe_traffic(backend: Backend, counters: Counters | None) -> dict[str, Any]:
-    """What was carried and what was not, since the engine or the device was made; `counters`: the engine's, if any."""
+    """Traffic and drops since the engine or the device was created; `counters`: the engine's, if any."""
     devices = device.counts(backend.devices)
     if counters is None:
         return {
@@ -138,7 +138,7 @@ async def describe_traffic(backend: Backend, counters: Counters | None) -> dict[
 
 
 async def describe_counters(lifecycle: Lifecycle, overlay: Overlay, health: Health) -> dict[str, Any]:
-    """What `overlayctl counters` and `top` ask for again and again: no more than numbers."""
+    """The numbers that `overlayctl counters` and `top` poll."""
     backend, data_path, prober = overlay.backend, overlay.backend.data_path, overlay.prober
     counters = data_path.counters() if data_path is not None else None
     peers = counters.peers if counters is not None else {}

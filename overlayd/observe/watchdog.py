@@ -27,7 +27,7 @@ class Watchdog:
     def __init__(self, manager: ServiceManager, backend: Callable[[], Backend], status: Callable[[], str]) -> None:
         self._manager, self._backend, self._status = manager, backend, status
         self._stalls = StallDetector()
-        self._told = ""
+        self._last_status = ""
 
     async def run(self) -> None:
         """Check twice in each watchdog interval."""
@@ -45,6 +45,6 @@ class Watchdog:
             return
         self._manager.alive()
         status = self._status()
-        if status != self._told:
-            self._told = status
+        if status != self._last_status:
+            self._last_status = status
             self._manager.status(status)

@@ -1,6 +1,6 @@
-"""Where settings come from: flags, then the environment, then the YAML file, each value with its place.
+"""The sources of settings: flags, then the environment, then the YAML file, each value with its place.
 
-Every scalar is read as text, whatever YAML makes of it otherwise: `12:34:56:00:00:01` is a MAC and no number in base
+Every scalar is read as text, whatever YAML makes of it otherwise: `12:34:56:00:00:01` is a MAC, not a number in base
 60, and a value means the same in all three places.
 """
 
@@ -158,15 +158,15 @@ def _read_yaml(path: Path, places: dict[Place, str], errors: list[str]) -> dict[
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark is not None else str(path)
-        errors.append(f"{where}: is not YAML: {getattr(error, 'problem', None) or error}")
+        errors.append(f"{where}: is not valid YAML: {getattr(error, 'problem', None) or error}")
         return {}
     except RecursionError:
-        errors.append(f"{path}: is nested deeper than any configuration")
+        errors.append(f"{path}: is nested too deeply")
         return {}
     if node is None:
         return {}
     if not isinstance(node, yaml.MappingNode):
-        errors.append(f"{path}:{node.start_mark.line + 1}: holds no mapping; write `key: value` lines")
+        errors.append(f"{path}:{node.start_mark.line + 1}: is not a mapping; write `key: value` lines")
         return {}
     value = _plain(node, (), path, places, errors)
     assert isinstance(value, dict)
@@ -177,7 +177,7 @@ def _plain(node: yaml.Node, at: Place, file: Path, places: dict[Place, str], err
     """The node as text, lists and mappings, noting the line of each; aliases are followed, to a bounded depth."""
     line = f"{file}:{node.start_mark.line + 1}"
     if len(at) > _DEPTH:
-        errors.append(f"{line}: is nested deeper than any configuration")
+        errors.append(f"{line}: is nested too deeply")
         return ""
     if at:
         places[at] = line

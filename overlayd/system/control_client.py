@@ -1,4 +1,4 @@
-"""The client of the control API, for commands that ask a running daemon."""
+"""The client of the control API, for commands that query a running daemon."""
 
 from __future__ import annotations
 

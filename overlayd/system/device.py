@@ -1,6 +1,7 @@
-"""What a look at a device costs next to nothing and says most: whether it is up, and what it has counted.
+"""A device's state and counters, cheaply: ioctl(2) and /proc.
 
-Right in any network namespace, and without netlink, whose connection may be busy with a dump of thousands of routes.
+They are those of this network namespace, and need no netlink socket, which may be busy with a dump of thousands of
+routes.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ _COUNTS = (
 )  # the columns of /proc/net/dev (proc(5))
 
 
-def ailment(device: str, *, carrier: bool = False) -> str | None:
-    """What keeps the device from carrying packets, in words; None when nothing does.
+def fault(device: str, *, carrier: bool = False) -> str | None:
+    """What keeps the device from carrying packets, in words, or None.
 
-    `carrier`: whether it has a link that can be lost. The kernel says so up to a second late (linkwatch).
+    `carrier`: whether to check the carrier, too. The kernel reports its loss up to a second late (linkwatch).
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
@@ -37,7 +38,7 @@ def ailment(device: str, *, carrier: bool = False) -> str | None:
 
 
 def counts(devices: Collection[str]) -> dict[str, dict[str, int]]:
-    """What the kernel has counted at each of these devices that is there, by name; empty without devices."""
+    """The kernel's counters of those of these devices that exist, by name."""
     found = {}
     for line in Path("/proc/self/net/dev").read_text().splitlines() if devices else ():
         name, _, numbers = line.partition(":")

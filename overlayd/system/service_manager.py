@@ -1,4 +1,4 @@
-"""What systemd is told of this process, and what it keeps for it between two runs (sd_notify(3), sd_listen_fds(3)).
+"""Notifications to systemd, and the files that it keeps open between two runs (sd_notify(3), sd_listen_fds(3)).
 
 Datagrams of VARIABLE=VALUE lines on the socket that NOTIFY_SOCKET names. Its file descriptor store holds the TUN and
 the sockets open while the daemon is away, so that packets wait in them instead of being lost. Without a service manager
@@ -14,22 +14,22 @@ import time
 from collections.abc import Callable, MutableMapping
 
 _FIRST = 3  # SD_LISTEN_FDS_START: where the file descriptors that are passed begin
-_PATIENCE = 2.0  # seconds; systemd reads its socket in microseconds, and a daemon that hangs on it moves no packets
-_START_LASTS = 30_000_000  # microseconds that a start that says it is alive may go on
+_TIMEOUT = 2.0  # seconds; systemd reads its socket in microseconds, and a daemon that hangs on it moves no packets
+_START_EXTENSION = 30_000_000  # microseconds by which each `starting` extends the start's timeout
 
 
 class ServiceManager:
     """The one that started us; made with no arguments, none."""
 
     def __init__(self, address: str = "", watchdog: float | None = None, given: dict[str, int] | None = None) -> None:
-        """`address` of its socket (a leading @ is the abstract namespace's), `watchdog` seconds without a sign of life
-        after which it kills us, and the file descriptors that it kept, by name."""
+        """`address` of its socket (a leading @ is the abstract namespace's), `watchdog` seconds without a
+        watchdog notification after which it kills us, and the file descriptors that it kept, by name."""
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self.given = dict(given or {})
         """What our former run left and nobody has taken."""
         self._kept = set(self.given)
-        self._borrower: Callable[[], None] | None = None
-        self._complained = False
+        self._halt: Callable[[], None] | None = None
+        self._warned = False
         self.watchdog = watchdog
 
     @classmethod
@@ -55,7 +55,7 @@ class ServiceManager:
         """Whether there is one."""
         return bool(self._address)
 
-    # --- signs of life -----------------------------------------------------------------------------------------------
+    # --- notifications ------------------------------------------------------------------------------------------------
 
     def ready(self, status: str) -> None:
         """The start, or a reload, is done."""
@@ -70,11 +70,11 @@ class ServiceManager:
         self._send("STOPPING=1", "STATUS=stopping")
 
     def starting(self, status: str) -> None:
-        """The start goes on: it may take long, but not in silence."""
-        self._send(f"EXTEND_TIMEOUT_USEC={_START_LASTS}", f"STATUS={status}")
+        """The start goes on: extends its timeout."""
+        self._send(f"EXTEND_TIMEOUT_USEC={_START_EXTENSION}", f"STATUS={status}")
 
     def alive(self) -> None:
-        """All is well; due before `watchdog` seconds have passed since the last time."""
+        """The watchdog notification; due before `watchdog` seconds have passed since the last one."""
         self._send("WATCHDOG=1")
 
     def status(self, text: str) -> None:
@@ -87,7 +87,7 @@ class ServiceManager:
         """Hold this open file under the name for our next run, in place of what had the name."""
         former = self.given.pop(name, None)
         if former is not None:
-            self._call_in()
+            self._halt_user()
             os.close(former)
         if name in self._kept:
             self._send("FDSTOREREMOVE=1", f"FDNAME={name}")
@@ -95,23 +95,23 @@ class ServiceManager:
         # FDPOLL=0: systemd would watch it for errors; we look at it when we get it back.
         self._send("FDSTORE=1", f"FDNAME={name}", "FDPOLL=0", fds=[fd])
 
-    def lend(self, halt: Callable[[], None]) -> None:
-        """Somebody uses what is given; `halt` ends that, and is called before anything is taken or let go."""
-        self._borrower = halt
+    def share(self, halt: Callable[[], None]) -> None:
+        """What is given is in use; `halt` ends that, and is called before anything is taken or closed."""
+        self._halt = halt
 
-    def _call_in(self) -> None:
-        if self._borrower is not None:
-            self._borrower()
-            self._borrower = None
+    def _halt_user(self) -> None:
+        if self._halt is not None:
+            self._halt()
+            self._halt = None
 
     def take(self, name: str) -> int | None:
         """What was kept under the name by our former run, once; it is the caller's to close. None where nothing was."""
-        self._call_in()
+        self._halt_user()
         return self.given.pop(name, None)
 
     def forget(self, *names: str) -> None:
-        """Let go of these, or of all. When it returns nobody but us has them open, so that they can be opened anew."""
-        self._call_in()
+        """Close these, or all. When it returns nobody but us has them open, so that they can be opened anew."""
+        self._halt_user()
         gone = (set(names) or set(self._kept)) & self._kept
         for name in gone:
             fd = self.given.pop(name, None)
@@ -122,8 +122,8 @@ class ServiceManager:
         if gone:
             self._barrier()
 
-    def forget_untaken(self) -> list[str]:
-        """Let go of what our former run left and nobody has taken; the names."""
+    def forget_unused(self) -> list[str]:
+        """Close what our former run left and nobody has taken; the names."""
         names = sorted(self.given)
         if names:
             self.forget(*names)
@@ -139,8 +139,8 @@ class ServiceManager:
         with os.fdopen(ours, "rb"):
             waiting = select.poll()
             waiting.register(ours, 0)
-            if sent and not waiting.poll(_PATIENCE * 1000):
-                self._complain(f"no answer in {_PATIENCE:g} s")
+            if sent and not waiting.poll(_TIMEOUT * 1000):
+                self._warn(f"no answer in {_TIMEOUT:g} s")
 
     def _send(self, *lines: str, fds: list[int] | None = None) -> bool:
         if not self._address:
@@ -148,18 +148,18 @@ class ServiceManager:
         text = "\n".join(" ".join(line.split("\n")) for line in lines)
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-                sock.settimeout(_PATIENCE)
+                sock.settimeout(_TIMEOUT)
                 sock.connect(self._address)
                 socket.send_fds(sock, [text.encode()], fds or [])
         except OSError as error:
-            self._complain(str(error))
+            self._warn(str(error))
             return False
         return True
 
-    def _complain(self, seen: str) -> None:
-        if not self._complained:
-            self._complained = True
+    def _warn(self, seen: str) -> None:
+        if not self._warned:
+            self._warned = True
             import structlog  # not above: a start has packets to move before it has time for this
 
             log = structlog.get_logger()
-            log.warning("the service manager cannot be told", address=self._address.replace("\0", "@"), error=seen)
+            log.warning("service manager cannot be notified", address=self._address.replace("\0", "@"), error=seen)

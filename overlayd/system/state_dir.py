@@ -31,7 +31,7 @@ class StateDir:
         if self._id.exists():
             found = read_text(self._id).strip()
             if not re.fullmatch(r"[0-9a-f]{32}", found):
-                raise HostError(f"{self._id}: holds no identity; remove it to have a new one made")
+                raise HostError(f"{self._id}: not a valid node identity; remove it to get a new one")
             return found
         made = secrets.token_hex(16)
         if not self._read_only:
@@ -43,15 +43,15 @@ class StateDir:
         try:
             return read_text(self._leases) if self._leases.exists() else None
         except HostError as error:
-            log.warning("the saved leases cannot be read", error=str(error))
+            log.warning("saved leases cannot be read", error=str(error))
             return None
 
     def save(self, text: str) -> None:
-        """Keep leases; a full disk is no reason to stop."""
+        """Save leases; a failure is logged, and the daemon goes on."""
         try:
             write_atomically(self._leases, text, mode=0o600)
         except HostError as error:
-            log.warning("leases not saved: a start without etcd would find old ones or none", error=str(error))
+            log.warning("leases not saved: a start without etcd will find old ones or none", error=str(error))
 
     def former_subnets(self) -> tuple[Network, ...]:
         """The subnets that subnet.env names; none where it cannot be read."""

@@ -203,7 +203,7 @@ def test_the_own_subnet_taken_by_another_means_a_new_one(two: Two) -> None:
         lambda: lines(a, "containers with addresses of the old one", "br0 10.1.1.1/24"), "containers are reported"
     )
     assert any("10.1.1.0/24" in problem for problem in a.status()["problems"]), (
-        "the new holder is out of reach from here"
+        "the new holder is unreachable from here"
     )
     eventually(lambda: own_subnet(a) in routes(b), "the peer has the new subnet")
     take_away(etcd, "10.1.1.0/24")

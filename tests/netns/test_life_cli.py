@@ -69,8 +69,8 @@ def idle() -> Iterator[Host]:
         ("mode: vxlan", "udp: {prot: 1}", "FILE:1: udp.prot: unknown key; did you mean port?"),
         ("network: 10.1.0.0/16", "network: 10.1.0.0", "FILE:2: network: 10.1.0.0 has no prefix length; write it like"),
         ("mode: vxlan", "mode: vxlan\nmode: udp", "FILE:2: mode: is given twice; keep one"),
-        ("mode: vxlan", "mode: {vxlan", "FILE:2: is not YAML: "),
-        ("mode: vxlan", "- mode", "FILE:2: is not YAML: "),
+        ("mode: vxlan", "mode: {vxlan", "FILE:2: is not valid YAML: "),
+        ("mode: vxlan", "- mode", "FILE:2: is not valid YAML: "),
         ("mode: vxlan", "leases_file: none.yaml", "FILE:1: leases_file: none.yaml is given beside `leases`; keep one"),
         (
             "ip: 192.0.2.2",

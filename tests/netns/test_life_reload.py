@@ -122,12 +122,12 @@ def test_a_bad_configuration_changes_nothing(pair: Pair, extra: dict[str, Any], 
 
 def test_what_is_not_yaml_changes_nothing(pair: Pair) -> None:
     a, b = pair
-    assert f"{a.config_path}:2: is not YAML: " in refused(a, "network: 10.1.0.0/16\n  mode: {udp\n")
+    assert f"{a.config_path}:2: is not valid YAML: " in refused(a, "network: 10.1.0.0/16\n  mode: {udp\n")
     assert a.container(0).ping(b.container(0).address())
     done = overlayctl(a, "reload")
     assert done.returncode == 1
     assert done.stderr.startswith("overlayctl: reload refused, the old configuration stays in force\n")
-    assert "is not YAML" in done.stderr
+    assert "is not valid YAML" in done.stderr
     good(a)
 
 

@@ -237,7 +237,7 @@ def test_what_is_broken_and_what_is_only_a_problem(daemon: Daemon, monkeypatch: 
         "net.ipv4.ip_forward is off",
     ]
     assert report["problems"][3:] == [
-        "etcd is out of reach: refused",
+        "etcd is unreachable: refused",
         "key: is no lease",
         "the last reload was refused: mode: vxlam is not one of",
     ]
@@ -250,7 +250,7 @@ def test_a_shortage_of_descriptors_is_a_problem_and_ends_nothing(
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(health.descriptors, "limit", lambda: 10)
-    monkeypatch.setattr(health.device, "ailment", refuse)
+    monkeypatch.setattr(health.device, "fault", refuse)
     daemon.health.poll(0.0)
     report = daemon.health.report()
     assert report["broken"] == []
@@ -265,7 +265,7 @@ def test_packets_that_go_out_and_never_come_back(daemon: Daemon, monkeypatch: py
     sent.tx_packets = 50
     daemon.health.poll(5.0)
     assert daemon.health.broken == [
-        "45 packets went out to peers in 5 s and none came back, and no peer answers probes"
+        "45 packets were sent to peers in 5 s, none was received, and no peer answers probes"
     ]
     sent.tx_packets, sent.rx_packets = 60, 3
     daemon.health.poll(10.0)

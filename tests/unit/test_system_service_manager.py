@@ -71,7 +71,7 @@ def test_one_that_is_gone_is_complained_of_once(tmp_path: Path, capsys: pytest.C
     manager = ServiceManager(str(tmp_path / "notify"))
     manager.alive()
     manager.alive()
-    assert capsys.readouterr().out.count("cannot be told") == 1
+    assert capsys.readouterr().out.count("cannot be notified") == 1
 
 
 def test_the_store_keeps_the_file_itself(systemd: Systemd) -> None:
@@ -115,7 +115,7 @@ def test_forgetting_waits_until_it_has_been_read(systemd: Systemd) -> None:
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(ours)
     assert manager.take("udp4") == other
-    assert manager.forget_untaken() == []
+    assert manager.forget_unused() == []
     os.close(other)
 
 

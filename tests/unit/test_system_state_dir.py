@@ -31,7 +31,7 @@ def test_looking_only_makes_nothing(tmp_path: Path) -> None:
 def test_an_identity_that_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "node-id").write_text(text)
-    with pytest.raises(HostError, match="node-id: holds no identity; remove it to have a new one made"):
+    with pytest.raises(HostError, match="node-id: not a valid node identity; remove it to get a new one"):
         store(tmp_path).node_id()
 
 
