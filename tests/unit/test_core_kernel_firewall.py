@@ -89,7 +89,7 @@ def holds(match: dict[str, Any], packet: Packet, elements: set[str]) -> bool:
     elif isinstance(right, list):
         inside = found in right
     elif isinstance(right, str) and right.startswith("@"):
-        inside = str(found) in elements
+        inside = any(found in ip_network(element) for element in elements)
     else:
         inside = found == right
     return inside is (match["op"] != "!=")
@@ -102,8 +102,13 @@ def verdict(ruleset: Ruleset | None, chain: str, packet: Packet, elements: set[s
         statements = rule["expr"]
         matches = [statement["match"] for statement in statements if "match" in statement]
         if rule["chain"] == chain and all(holds(match, packet, elements) for match in matches):
-            [decision] = statements[-1]
-            return decision
+            if "vmap" not in statements[-1]:
+                [decision] = statements[-1]
+                return decision
+            vmap = statements[-1]["vmap"]
+            target = dict(vmap["data"]["set"]).get(value(vmap["key"], packet))
+            if target is not None:
+                return verdict(ruleset, target["jump"]["target"], packet, elements)
     return None
 
 
@@ -134,6 +139,8 @@ def test_guard_of_ipv6() -> None:
 
 INNER = [
     (Packet("10.5.2.7", "10.5.1.7"), None),
+    (Packet("10.5.1.9", "10.5.1.7"), "drop"),  # in this host's own name
+    (Packet("10.5.9.77", "10.5.1.7", BRIDGE), None),
     (Packet("10.5.2.7", "192.168.77.9"), "drop"),  # the underlay
     (Packet("10.5.2.7", "8.8.8.8"), "drop"),
     (Packet("10.5.2.7", "10.5.3.7"), "drop"),  # another host's
@@ -151,6 +158,7 @@ INNER = [
         (Packet("fd05:0:0:2::7", "fd05:0:0:1::7"), None),
         (Packet("fd05:0:0:2::7", "fd77::9"), "drop"),
         (Packet("fd77::9", "fd05:0:0:1::7"), "drop"),
+        (Packet("fd05:0:0:1::9", "fd05:0:0:1::7"), "drop"),
     ],
 )
 def test_inner(packet: Packet, expected: str | None) -> None:
@@ -206,14 +214,15 @@ def test_the_table_is_replaced_in_one_transaction() -> None:
     assert (first, second, third) == ({"add": overlayd}, {"delete": overlayd}, {"add": overlayd})
     added = [command["add"] for command in rest]
     chains = [thing["chain"] for thing in added if "chain" in thing]
-    assert [(chain["name"], chain["hook"], chain["policy"]) for chain in chains] == [
+    assert [(chain["name"], chain.get("hook"), chain.get("policy")) for chain in chains] == [
         ("guard", "input", "accept"),
         ("inner", "prerouting", "accept"),
         ("postrouting", "postrouting", "accept"),
+        (f"from_{DEVICE}", None, None),
     ]
     assert {rule["chain"] for rule in rules_of(table)} == {chain["name"] for chain in chains}
     assert [(thing["set"]["name"], thing["set"]["type"]) for thing in added if "set" in thing] == [
-        ("vteps4", "ipv4_addr")
+        ("vteps4", "ipv4_addr"),
     ]
 
 
@@ -224,6 +233,13 @@ def test_elements_stand_in_the_set_that_the_guard_reads() -> None:
     assert element.parent == table.key
     assert f"@{element.set}" in table.definition
     assert vtep_element(ip_address("fd77::2")).set == "vteps6"
+
+
+def test_packets_that_come_by_other_devices_meet_one_look_up() -> None:
+    """They are all that this host receives: its own traffic, and the datagrams before they are decapsulated."""
+    table = own_table([V4, V6], (DEVICE, "flannel6.1"), [GUARDED], masquerade=False)
+    assert table is not None
+    assert [rule["expr"][0].keys() for rule in rules_of(table) if rule["chain"] == "inner"] == [{"vmap"}]
 
 
 # --- comments: how rules are known again ------------------------------------------------------------------------------
@@ -241,6 +257,18 @@ def test_comments_name_every_rule_in_order_and_end_in_a_digest() -> None:
         for rule in rules_of(ruleset):
             assert re.fullmatch(r"overlayd: .+ #[0-9a-f]{8}", rule["comment"])
             assert len(rule["comment"]) <= 128, "nft's limit"
+
+
+def test_comments_are_in_the_order_in_which_the_kernel_lists_rules() -> None:
+    """By chain, as the chains were made: else the table would differ for ever, and be replaced at each comparison."""
+    marked = list(overlay_packets([V4], (DEVICE,), UNDERLAY))
+    table = own_table([V4], (DEVICE,), [GUARDED], masquerade=True, marked=marked)
+    assert table is not None
+    added = [command.get("add", {}) for command in json.loads(table.definition)]
+    made = [thing["chain"]["name"] for thing in added if thing.keys() == {"chain"}]
+    assert set(made) == {"guard", "inner", "mark", "unmark", "postrouting", f"from_{DEVICE}"}
+    chains = [comment.partition(":")[0] for comment in table.comments]
+    assert chains == sorted(chains, key=made.index)
 
 
 def test_a_changed_rule_has_another_comment() -> None:

@@ -3,9 +3,10 @@
 table inet overlayd, ours alone:
     set vteps4, vteps6     the underlay addresses of peers (vxlan mode), elements kept one by one
     chain guard            what comes to the VXLAN port and VNI from an address that is no peer's is dropped
-    chain inner            what leaves the overlay device is dropped unless its source lies in the network, outside this
-                           host's own subnet, and its destination in this host's subnet: neither the underlay nor a
-                           family that the overlay does not have can be reached through the overlay
+    chain inner            sends what leaves an overlay device, found by one look-up, to the chain of that device:
+    chain from_DEVICE      drops it unless its source lies in the network, outside this host's own subnet, and its
+                           destination in this host's subnet: neither the underlay nor a family that the overlay does
+                           not have can be reached through the overlay
     chain postrouting      masquerading with flannel's meaning
 
     chains mark, unmark    the overlay's packets carry a mark while they are forwarded, where that is needed:
@@ -20,13 +21,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from overlayd.core.address import Address, Family, Network
 from overlayd.core.kernel import nft_json as nft
 from overlayd.core.kernel.kinds import Ruleset, SetElement
 from overlayd.core.kernel.nft_json import Json
+
+Rule = tuple[str, list[Json]]
+"""What it says of itself, and its expressions."""
 
 TABLE = "overlayd"
 COMMENT = "overlayd: "
@@ -36,6 +40,15 @@ FORWARD_MARK = 0x02000000
 """The bit that the overlay's packets carry between our two forward chains, and lose again."""
 
 _EARLY, _LATE = -500, 500  # priorities before and after any filter chain
+
+_HOOKS: dict[str, Json] = {
+    "guard": {"type": "filter", "hook": "input", "prio": -10, "policy": "accept"},
+    "inner": {"type": "filter", "hook": "prerouting", "prio": -290, "policy": "accept"},
+    "mark": {"type": "filter", "hook": "forward", "prio": _EARLY, "policy": "accept"},
+    "unmark": {"type": "filter", "hook": "forward", "prio": _LATE, "policy": "accept"},
+    "postrouting": {"type": "nat", "hook": "postrouting", "prio": 100, "policy": "accept"},
+}
+"""Of the base chains; the others are reached by a jump."""
 
 _MASQUERADE_MARK = 0x4000  # packets that Kubernetes already marked for masquerading, as flannel leaves them alone
 
@@ -81,53 +94,53 @@ def own_table(
     devices: tuple[str, ...],
     guarded: Iterable[Guarded],
     masquerade: bool,
-    marked: Iterable[tuple[str, list[Json]]] = (),
+    marked: Iterable[Rule] = (),
 ) -> Ruleset | None:
     """Our own table; None where nothing is wanted in it. `devices` are the overlay's (none in host-gw mode), `marked`
     what forwarded packets must match to be marked (`overlay_packets`)."""
     sides, guarded = tuple(sides), tuple(guarded)
-    rules: list[tuple[str, str, list[Json]]] = [
-        ("guard", f"VXLAN from a host without a lease (IPv{item.underlay_family})", _guard(item)) for item in guarded
-    ]
-    for device in devices:
-        rules += [("inner", f"{device}: {text}", match) for text, match in _inner(device, sides)]
-    if masquerade:
-        rules += [("postrouting", text, match) for side in sides for text, match in _masquerade(side)]
-    set_mark = {"mangle": {"key": nft.meta("mark"), "value": {"|": [nft.meta("mark"), FORWARD_MARK]}}}
-    rules += [("mark", text, [*match, nft.counter(), set_mark]) for text, match in marked]
-    if any(chain == "mark" for chain, _, _ in rules):
-        others = 0xFFFFFFFF - FORWARD_MARK
-        clear_mark = {"mangle": {"key": nft.meta("mark"), "value": {"&": [nft.meta("mark"), others]}}}
-        rules.append(("unmark", "the mark is for the forward hook alone", [_is_marked(), clear_mark]))
-    if not rules:
+    chains = {name: rules for name, rules in _chains(sides, devices, guarded, masquerade, marked).items() if rules}
+    if not chains:
         return None
-    chains = {
-        "guard": {"type": "filter", "hook": "input", "prio": -10, "policy": "accept"},
-        "inner": {"type": "filter", "hook": "prerouting", "prio": -290, "policy": "accept"},
-        "mark": {"type": "filter", "hook": "forward", "prio": _EARLY, "policy": "accept"},
-        "unmark": {"type": "filter", "hook": "forward", "prio": _LATE, "policy": "accept"},
-        "postrouting": {"type": "nat", "hook": "postrouting", "prio": 100, "policy": "accept"},
-    }
-    used = {chain for chain, _, _ in rules}
     table: Json = {"family": "inet", "name": TABLE}
     # `add` before `delete` makes the deletion safe where there is no table; all of it is one transaction.
     commands: list[Json] = [{"add": {"table": table}}, {"delete": {"table": table}}, {"add": {"table": table}}]
-    for name in sorted({f"vteps{item.underlay_family}" for item in guarded}):
-        kind = "ipv4_addr" if name.endswith("4") else "ipv6_addr"
-        commands.append({"add": {"set": {"family": "inet", "table": TABLE, "name": name, "type": kind}}})
-    for name, hook in chains.items():
-        if name in used:
-            commands.append({"add": {"chain": {"family": "inet", "table": TABLE, "name": name, **hook}}})
+    commands += [_set(name) for name in sorted({f"vteps{item.underlay_family}" for item in guarded})]
+    for name in chains:
+        commands.append({"add": {"chain": {"family": "inet", "table": TABLE, "name": name, **_HOOKS.get(name, {})}}})
     comments = []
-    for chain, text, expressions in rules:
-        comment = _comment(text, expressions)
-        comments.append(f"{chain}: {comment}")
-        rule = {"family": "inet", "table": TABLE, "chain": chain, "comment": comment, "expr": expressions}
-        commands.append({"add": {"rule": rule}})
+    for name, rules in chains.items():  # in the order of the chains, as the kernel lists them
+        for text, expressions in rules:
+            comment = _comment(text, expressions)
+            comments.append(f"{name}: {comment}")
+            rule = {"family": "inet", "table": TABLE, "chain": name, "comment": comment, "expr": expressions}
+            commands.append({"add": {"rule": rule}})
     return Ruleset("inet", TABLE, None, tuple(comments), json.dumps(commands))
 
 
-def overlay_packets(sides: Iterable[Side], devices: tuple[str, ...], underlay: str) -> Iterator[tuple[str, list[Json]]]:
+def _chains(
+    sides: Sequence[Side],
+    devices: Sequence[str],
+    guarded: Sequence[Guarded],
+    masquerade: bool,
+    marked: Iterable[Rule],
+) -> dict[str, list[Rule]]:
+    """The rules of every chain that our table can have."""
+    stranger = "VXLAN from a host without a lease"
+    set_mark = {"mangle": {"key": nft.meta("mark"), "value": {"|": [nft.meta("mark"), FORWARD_MARK]}}}
+    clear_mark = {"mangle": {"key": nft.meta("mark"), "value": {"&": [nft.meta("mark"), 0xFFFFFFFF - FORWARD_MARK]}}}
+    mark = [(text, [*match, nft.counter(), set_mark]) for text, match in marked]
+    return {
+        "guard": [(f"{stranger} (IPv{item.underlay_family})", _guard(item)) for item in guarded],
+        "inner": [("from overlay devices", [_by_device(devices)])] if devices else [],
+        "mark": mark,
+        "unmark": [("the mark is for the forward hook alone", [_is_marked(), clear_mark])] if mark else [],
+        "postrouting": [rule for side in sides for rule in _masquerade(side)] if masquerade else [],
+        **{_chain_of(device): _from_device(device, sides) for device in devices},
+    }
+
+
+def overlay_packets(sides: Iterable[Side], devices: tuple[str, ...], underlay: str) -> Iterator[Rule]:
     """What forwarded packets match that the overlay needs, by interface and address.
 
     These are packets from the network to containers here, over the overlay's devices (in host-gw mode, the underlay's);
@@ -150,7 +163,7 @@ def overlay_packets(sides: Iterable[Side], devices: tuple[str, ...], underlay: s
 
 def forward_accepts(chain: ForeignChain, sides: Iterable[Side]) -> Ruleset | None:
     """Our rules at the head of somebody else's forward chain: marked packets from and to this host's subnet pass."""
-    rules: list[tuple[str, list[Json]]] = []
+    rules: list[Rule] = []
     for side in sides:
         if chain.family in ("ip", "ip6") and chain.family != side.protocol:
             continue
@@ -170,9 +183,23 @@ def forward_accepts(chain: ForeignChain, sides: Iterable[Side]) -> Ruleset | Non
     return Ruleset(chain.family, chain.table, chain.chain, tuple(comments), json.dumps(commands))
 
 
-def _inner(device: str, sides: tuple[Side, ...]) -> list[tuple[str, list[Json]]]:
-    entered = nft.equal(nft.meta("iifname"), device)
-    rules: list[tuple[str, list[Json]]] = []
+def _set(name: str) -> Json:
+    """The command that makes a set of addresses of the family that its name ends with."""
+    kind = "ipv4_addr" if name.endswith("4") else "ipv6_addr"
+    return {"add": {"set": {"family": "inet", "table": TABLE, "name": name, "type": kind}}}
+
+
+def _chain_of(device: str) -> str:
+    return f"from_{device}"
+
+
+def _by_device(devices: Sequence[str]) -> Json:
+    targets = [[device, {"jump": {"target": _chain_of(device)}}] for device in devices]
+    return {"vmap": {"key": nft.meta("iifname"), "data": {"set": targets}}}
+
+
+def _from_device(device: str, sides: Sequence[Side]) -> list[Rule]:
+    rules: list[Rule] = []
     for side in sides:
         source, destination = nft.field(side.protocol, "saddr"), nft.field(side.protocol, "daddr")
         for text, match in (
@@ -180,10 +207,10 @@ def _inner(device: str, sides: tuple[Side, ...]) -> list[tuple[str, list[Json]]]
             (f"source inside {side.subnet}", nft.equal(source, nft.prefix(side.subnet))),
             (f"destination outside {side.subnet}", nft.differs(destination, side.subnet)),
         ):
-            rules.append((text, [entered, *_protocol(side), match, *nft.drop()]))
+            rules.append((f"{device}: {text}", [*_protocol(side), match, *nft.drop()]))
     protocols = ["ipv4" if side.network.version == 4 else "ipv6" for side in sides]
     others = [{"match": {"op": "!=", "left": nft.meta("nfproto"), "right": protocol}} for protocol in protocols]
-    rules.append(("no such family here", [entered, *others, *nft.drop()]))
+    rules.append((f"{device}: no such family here", [*others, *nft.drop()]))
     return rules
 
 
@@ -200,7 +227,7 @@ def _guard(item: Guarded) -> list[Json]:
     ]
 
 
-def _masquerade(side: Side) -> list[tuple[str, list[Json]]]:
+def _masquerade(side: Side) -> list[Rule]:
     name = side.protocol
     source, destination = nft.field(name, "saddr"), nft.field(name, "daddr")
     multicast = "224.0.0.0/4" if name == "ip" else "ff00::/8"
