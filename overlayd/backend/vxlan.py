@@ -24,7 +24,7 @@ from pydantic import Field
 from overlayd.backend.base import Backend, Mode
 from overlayd.core.address import Family
 from overlayd.core.flannel.form import FormatError, Json
-from overlayd.core.kernel.firewall import Guarded
+from overlayd.core.kernel.firewall import GuardedPort
 from overlayd.core.kernel.kinds import FdbEntry, KernelObject, LinkAddress, Neighbour, Route, VxlanLink
 from overlayd.core.leases.lease import Lease
 from overlayd.core.mtu import ETHERNET_HEADER, UDP_OVERHEAD, VXLAN_HEADER
@@ -83,10 +83,10 @@ class VxlanMode(Mode[VxlanSettings]):
             data["BackendV6Data"] = {"VNI": lease.vni, "VtepMAC": lease.mac_over(6)}
         return data
 
-    def guards(self, node: Node) -> Iterator[Guarded]:
+    def guards(self, node: Node) -> Iterator[GuardedPort]:
         section = node.section
         assert isinstance(section, VxlanSettings)
-        return (Guarded(underlay_family, section.port, section.vni) for underlay_family in node.underlay_families)
+        return (GuardedPort(underlay_family, section.port, section.vni) for underlay_family in node.underlay_families)
 
     def backend(self, node: Node, section: VxlanSettings, manager: ServiceManager) -> Backend:
         return VxlanBackend(node, section)

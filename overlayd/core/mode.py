@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from overlayd.core.address import Address, Family, Network
 from overlayd.core.flannel.form import Json
-from overlayd.core.kernel.firewall import Guarded
+from overlayd.core.kernel.firewall import GuardedPort
 from overlayd.core.leases.lease import Lease
 from overlayd.core.settings.section import Section
 
@@ -70,7 +70,7 @@ class ModeSpec(Generic[SectionT]):
         """BackendData and BackendV6Data of a lease, in flannel's order; what is absent is left out."""
         return {}
 
-    def guards(self, node: Node) -> Iterable[Guarded]:
+    def guards(self, node: Node) -> Iterable[GuardedPort]:
         """The VXLAN ports to guard against hosts that hold no lease."""
         return ()
 

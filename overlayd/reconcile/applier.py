@@ -93,7 +93,7 @@ class Applier:
     async def _do(self, operations: Sequence[Operation], repair: bool) -> list[Failure]:
         """Apply, and receive the notifications of it meanwhile, before they overflow the socket. Those of very many
         operations are received afterwards, and roughly."""
-        applying = asyncio.ensure_future(self._kernel.apply(operations, to_the_end=repair))
+        applying = asyncio.ensure_future(self._kernel.apply(operations, keep_going=repair))
         many = len(operations) > _MANY
         try:
             while not applying.done():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from overlayd.core.address import Address
-from overlayd.core.kernel.firewall import Side, Wanted, rulesets, vtep_element
+from overlayd.core.kernel.firewall import FirewallPolicy, OverlayRange, rulesets, vtep_element
 from overlayd.core.kernel.kinds import KernelObject, SetElement
 from overlayd.core.kernel.provider import Surroundings
 from overlayd.core.leases.lease import Lease
@@ -26,16 +26,18 @@ class Firewall:
         is_public: Callable[[Address], bool],
     ) -> None:
         """`devices` are the overlay's; `is_public`: whether any lease names this underlay address."""
-        sides = []
+        ranges = []
         for one in node.ranges:
             subnet = node.lease.subnet_of(one.network.version)
             if subnet is not None:
-                sides.append(Side(one.network, subnet))
+                ranges.append(OverlayRange(one.network, subnet))
         self._node, self._is_public, self._guards = node, is_public, tuple(node.spec.guards(node))
-        self._wanted = Wanted(tuple(sides), devices, self._guards, node.underlay.name, masquerade, forward_accept)
+        self._policy = FirewallPolicy(
+            tuple(ranges), devices, self._guards, node.underlay.name, masquerade, forward_accept
+        )
 
     def objects(self, now: Surroundings) -> Iterator[KernelObject]:
-        yield from rulesets(self._wanted, now.dropping)
+        yield from rulesets(self._policy, now.dropping)
         for lease in now.peers:
             yield from self._elements(lease)
 
@@ -43,7 +45,8 @@ class Firewall:
         old = [thing for event in events if event.old is not None for thing in self._elements(event.old)]
         new = [thing for event in events if event.new is not None for thing in self._elements(event.new)]
         # A host that has two leases passes the guard with either.
-        return [thing for thing in old if thing in new or not self._is_public(thing.address)], [*new]
+        stays = {thing.key for thing in new}
+        return [thing for thing in old if thing.key in stays or not self._is_public(thing.address)], [*new]
 
     def _elements(self, lease: Lease) -> list[SetElement]:
         if not self._guards:

@@ -39,7 +39,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What is there."""
+    """What is in the kernel."""
 
     state: KernelState
     """Every object that is overlayd's."""
@@ -72,12 +72,12 @@ class Kernel:
         """Whether rules that came from this netlink port are our doing."""
         return nft.is_own(port) or port == self.netlink.elements_port
 
-    async def apply(self, operations: Sequence[Operation], *, to_the_end: bool = False) -> list[Failure]:
+    async def apply(self, operations: Sequence[Operation], *, keep_going: bool = False) -> list[Failure]:
         """Do the operations in order. Gives back those refused; what does not depend on them is done.
 
-        A fatal refusal ends it: what follows would stand on nothing, or on somebody else's device. Devices that were
-        made on the way are removed again, and with them all that hangs on them. Not so `to_the_end`, when what works
-        is to go on working.
+        A fatal refusal ends it: what follows would have no device, or somebody else's. Devices that were made so far
+        are removed again, and with them all that hangs on them. With `keep_going` neither happens: a repair must not
+        take away what works.
         """
         failures: list[Failure] = []
         made: list[Operation] = []
@@ -85,7 +85,7 @@ class Kernel:
             refused = dict(await self._writers[channel](steps))
             failures += [Failure(step, reason) for step, reason in refused.items()]
             made += [step for step in steps if step.object.device and step.verb == "add" and step not in refused]
-            if not to_the_end and any(failure.fatal for failure in failures):
+            if not keep_going and any(failure.fatal for failure in failures):
                 for step in made:
                     await self._device([Operation("delete", step.object)])
                 break
@@ -100,7 +100,7 @@ class Kernel:
         return []
 
     async def _rules(self, steps: Sequence[Operation]) -> list[Refusal]:
-        """All of them or none. nft replaces tables with their elements; a lease event changes a few elements alone."""
+        """All of them or none. A few elements, as of a lease event, need no nft; tables are replaced with theirs."""
         try:
             if len(steps) <= ELEMENTS_MAX and all(cast(NftObject, step.object).is_element for step in steps):
                 reason = await self.netlink.elements(steps)

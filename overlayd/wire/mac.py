@@ -13,11 +13,11 @@ _LOCAL_BIT = 0x02
 def parse_mac(text: str) -> str:
     """The canonical form of a unicast MAC written with colons or dashes.
 
-    Raises ValueError with the remedy when it is not one.
+    Raises ValueError, which says what to write instead.
     """
     mac = text.strip().lower().replace("-", ":")
     if not _MAC.fullmatch(mac):
-        raise ValueError("is no MAC address; write six octets like 06:47:0f:9c:01:2a")
+        raise ValueError("is not a MAC address; write six octets like 06:47:0f:9c:01:2a")
     if int(mac[:2], 16) & _GROUP_BIT:
         raise ValueError("is a group address; a VTEP needs a unicast one (an even first octet)")
     if mac == "00:00:00:00:00:00":
@@ -26,7 +26,7 @@ def parse_mac(text: str) -> str:
 
 
 def derive_mac(seed: str) -> str:
-    """A locally administered unicast MAC that depends on `seed` alone, so every host derives the same one."""
+    """A locally administered unicast MAC that depends on `seed` alone, the same on every host."""
     octets = bytearray(hashlib.sha256(seed.encode()).digest()[:6])
     octets[0] = octets[0] & ~_GROUP_BIT | _LOCAL_BIT
     return octets.hex(":")

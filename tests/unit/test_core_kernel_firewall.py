@@ -12,10 +12,10 @@ import pytest
 
 from overlayd.core.kernel.firewall import (
     FORWARD_MARK,
+    FirewallPolicy,
     ForeignChain,
-    Guarded,
-    Side,
-    Wanted,
+    GuardedPort,
+    OverlayRange,
     forward_accepts,
     overlay_packets,
     own_table,
@@ -24,10 +24,10 @@ from overlayd.core.kernel.firewall import (
 )
 from overlayd.core.kernel.kinds import Ruleset
 
-V4 = Side(ip_network("10.5.0.0/16"), ip_network("10.5.1.0/24"))
-V6 = Side(ip_network("fd05::/48"), ip_network("fd05:0:0:1::/64"))
+V4 = OverlayRange(ip_network("10.5.0.0/16"), ip_network("10.5.1.0/24"))
+V6 = OverlayRange(ip_network("fd05::/48"), ip_network("fd05:0:0:1::/64"))
 DEVICE, BRIDGE, UNDERLAY = "flannel.1", "cni0", "eth0"
-GUARDED = Guarded(underlay_family=4, port=8472, vni=1)
+GUARDED = GuardedPort(underlay_family=4, port=8472, vni=1)
 DOCKER = ForeignChain("ip", "filter", "FORWARD")
 
 
@@ -356,7 +356,7 @@ def test_no_rules_for_a_chain_of_another_family() -> None:
 
 
 def test_rulesets() -> None:
-    wanted = Wanted((V4,), (DEVICE,), (GUARDED,), UNDERLAY, masquerade=False, forward_accept=True)
+    wanted = FirewallPolicy((V4,), (DEVICE,), (GUARDED,), UNDERLAY, masquerade=False, forward_accept=True)
     docker6 = ForeignChain("ip6", "filter", "FORWARD")
     own, foreign = rulesets(wanted, [DOCKER, docker6])
     assert (own.table, own.chain) == ("overlayd", None)

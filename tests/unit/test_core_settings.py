@@ -244,7 +244,7 @@ def test_host_bits_as_the_style_guide_shows_them() -> None:
 @pytest.mark.parametrize(
     ("entry", "text"),
     [
-        ({"vtep_mac": "06:47"}, "vtep_mac: 06:47 is no MAC address; write six octets like 06:47:0f:9c:01:2a"),
+        ({"vtep_mac": "06:47"}, "vtep_mac: 06:47 is not a MAC address; write six octets like 06:47:0f:9c:01:2a"),
         (
             {"vtep_mac": "01:00:5e:00:00:01"},
             "vtep_mac: 01:00:5e:00:00:01 is a group address; a VTEP needs a unicast one (an even first octet)",

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from overlayd.wire.mac import derive_mac, parse_mac
 
-NO_MAC = "is no MAC address; write six octets like 06:47:0f:9c:01:2a"
+NO_MAC = "is not a MAC address; write six octets like 06:47:0f:9c:01:2a"
 GROUP = "is a group address; a VTEP needs a unicast one (an even first octet)"
 
 

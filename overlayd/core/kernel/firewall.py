@@ -1,15 +1,15 @@
-"""The nftables rules that overlayd wants, as data for `nft -j`.
+"""overlayd's nftables rules, as data for `nft -j`.
 
 table inet overlayd, ours alone:
     set vteps4, vteps6     the underlay addresses of peers (vxlan mode), elements kept one by one
-    chain guard            what comes to the VXLAN port and VNI from an address that is no peer's is dropped
+    chain guard            drops datagrams to the VXLAN port and VNI whose source is not a peer's underlay address
     chain inner            sends what leaves an overlay device, found by one look-up, to the chain of that device:
     chain from_DEVICE      drops it unless its source lies in the network, outside this host's own subnet, and its
                            destination in this host's subnet: neither the underlay nor a family that the overlay does
                            not have can be reached through the overlay
-    chain postrouting      masquerading with flannel's meaning
+    chain postrouting      masquerades as flannel does
 
-    chains mark, unmark    the overlay's packets carry a mark while they are forwarded, where that is needed:
+    chains mark, unmark    mark the overlay's packets while they are forwarded, where that is needed:
 
 An `accept` in a table of ours cannot overrule the drop policy of another table's chain, such as Docker's FORWARD.
 So where a foreign forward chain has policy drop, rules that accept marked packets from and to this host's subnet, and
@@ -30,14 +30,14 @@ from overlayd.core.kernel.kinds import Ruleset, SetElement
 from overlayd.core.kernel.nft_json import Json
 
 Rule = tuple[str, list[Json]]
-"""What it says of itself, and its expressions."""
+"""The text of its comment, and its expressions."""
 
 TABLE = "overlayd"
 COMMENT = "overlayd: "
-"""How every rule of ours begins its comment, in whatever table it stands."""
+"""With which the comment of each of our rules begins, in whatever table it stands."""
 
 FORWARD_MARK = 0x02000000
-"""The bit that the overlay's packets carry between our two forward chains, and lose again."""
+"""The bit of the packet mark that the overlay's packets carry between our two forward chains."""
 
 _EARLY, _LATE = -500, 500  # priorities before and after any filter chain
 
@@ -50,7 +50,7 @@ _HOOKS: dict[str, Json] = {
 }
 """Of the base chains; the others are reached by a jump."""
 
-_MASQUERADE_MARK = 0x4000  # packets that Kubernetes already marked for masquerading, as flannel leaves them alone
+_MASQUERADE_MARK = 0x4000  # set by Kubernetes, which masquerades these packets itself; flannel leaves them alone too
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class ForeignChain:
 
 
 @dataclass(frozen=True, slots=True)
-class Guarded:
+class GuardedPort:
     """A VXLAN device to guard: datagrams of `vni` to `port` on this underlay family."""
 
     underlay_family: Family
@@ -72,8 +72,8 @@ class Guarded:
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
-    """The overlay as one family's rules see it."""
+class OverlayRange:
+    """The overlay in one address family."""
 
     network: Network
     subnet: Network
@@ -90,16 +90,16 @@ def vtep_element(address: Address) -> SetElement:
 
 
 def own_table(
-    sides: Iterable[Side],
+    ranges: Iterable[OverlayRange],
     devices: tuple[str, ...],
-    guarded: Iterable[Guarded],
+    guarded: Iterable[GuardedPort],
     masquerade: bool,
     marked: Iterable[Rule] = (),
 ) -> Ruleset | None:
-    """Our own table; None where nothing is wanted in it. `devices` are the overlay's (none in host-gw mode), `marked`
-    what forwarded packets must match to be marked (`overlay_packets`)."""
-    sides, guarded = tuple(sides), tuple(guarded)
-    chains = {name: rules for name, rules in _chains(sides, devices, guarded, masquerade, marked).items() if rules}
+    """Our own table; None where it would be empty. `devices` are the overlay's (none in host-gw mode), `marked` what
+    forwarded packets must match to be marked (`overlay_packets`)."""
+    ranges, guarded = tuple(ranges), tuple(guarded)
+    chains = {name: rules for name, rules in _chains(ranges, devices, guarded, masquerade, marked).items() if rules}
     if not chains:
         return None
     table: Json = {"family": "inet", "name": TABLE}
@@ -119,36 +119,36 @@ def own_table(
 
 
 def _chains(
-    sides: Sequence[Side],
+    ranges: Sequence[OverlayRange],
     devices: Sequence[str],
-    guarded: Sequence[Guarded],
+    guarded: Sequence[GuardedPort],
     masquerade: bool,
     marked: Iterable[Rule],
 ) -> dict[str, list[Rule]]:
     """The rules of every chain that our table can have."""
-    stranger = "VXLAN from a host without a lease"
+    foreign = "VXLAN from a host without a lease"
     set_mark = {"mangle": {"key": nft.meta("mark"), "value": {"|": [nft.meta("mark"), FORWARD_MARK]}}}
     clear_mark = {"mangle": {"key": nft.meta("mark"), "value": {"&": [nft.meta("mark"), 0xFFFFFFFF - FORWARD_MARK]}}}
     mark = [(text, [*match, nft.counter(), set_mark]) for text, match in marked]
     return {
-        "guard": [(f"{stranger} (IPv{item.underlay_family})", _guard(item)) for item in guarded],
+        "guard": [(f"{foreign} (IPv{item.underlay_family})", _guard(item)) for item in guarded],
         "inner": [("from overlay devices", [_by_device(devices)])] if devices else [],
         "mark": mark,
         "unmark": [("the mark is for the forward hook alone", [_is_marked(), clear_mark])] if mark else [],
-        "postrouting": [rule for side in sides for rule in _masquerade(side)] if masquerade else [],
-        **{_chain_of(device): _from_device(device, sides) for device in devices},
+        "postrouting": [rule for one in ranges for rule in _masquerade(one)] if masquerade else [],
+        **{_chain_of(device): _from_device(device, ranges) for device in devices},
     }
 
 
-def overlay_packets(sides: Iterable[Side], devices: tuple[str, ...], underlay: str) -> Iterator[Rule]:
-    """What forwarded packets match that the overlay needs, by interface and address.
+def overlay_packets(ranges: Iterable[OverlayRange], devices: tuple[str, ...], underlay: str) -> Iterator[Rule]:
+    """What the overlay's forwarded packets match, by interface and address.
 
     These are packets from the network to containers here, over the overlay's devices (in host-gw mode, the underlay's);
-    what containers here send, wherever to; and the answers to it.
+    what containers here send, to any destination; and the replies to it.
     """
-    for side in sides:
-        network, subnet = side.network, side.subnet
-        source, destination = nft.field(side.protocol, "saddr"), nft.field(side.protocol, "daddr")
+    for one in ranges:
+        network, subnet = one.network, one.subnet
+        source, destination = nft.field(one.protocol, "saddr"), nft.field(one.protocol, "daddr")
         to_subnet = nft.equal(destination, nft.prefix(subnet))
         for path in devices or (underlay,):
             incoming = [nft.equal(nft.meta("iifname"), path), nft.equal(source, nft.prefix(network))]
@@ -157,18 +157,18 @@ def overlay_packets(sides: Iterable[Side], devices: tuple[str, ...], underlay: s
             {"match": {"op": "!=", "left": nft.meta("iifname"), "right": device}} for device in (*devices, underlay)
         ]
         yield f"from {subnet}", [*elsewhere, nft.equal(source, nft.prefix(subnet))]
-        known = {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}}
-        yield f"answers to {subnet}", [known, to_subnet]
+        established = {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}}
+        yield f"answers to {subnet}", [established, to_subnet]
 
 
-def forward_accepts(chain: ForeignChain, sides: Iterable[Side]) -> Ruleset | None:
-    """Our rules at the head of somebody else's forward chain: marked packets from and to this host's subnet pass."""
+def forward_accepts(chain: ForeignChain, ranges: Iterable[OverlayRange]) -> Ruleset | None:
+    """Our rules at the head of a foreign forward chain, which accept marked packets from and to this host's subnet."""
     rules: list[Rule] = []
-    for side in sides:
-        if chain.family in ("ip", "ip6") and chain.family != side.protocol:
+    for one in ranges:
+        if chain.family in ("ip", "ip6") and chain.family != one.protocol:
             continue
-        for text, field in ((f"to {side.subnet}", "daddr"), (f"from {side.subnet}", "saddr")):
-            rules.append((text, [nft.equal(nft.field(side.protocol, field), nft.prefix(side.subnet)), _is_marked()]))
+        for text, field in ((f"to {one.subnet}", "daddr"), (f"from {one.subnet}", "saddr")):
+            rules.append((text, [nft.equal(nft.field(one.protocol, field), nft.prefix(one.subnet)), _is_marked()]))
     if not rules:
         return None
     comments: list[str] = []
@@ -198,23 +198,23 @@ def _by_device(devices: Sequence[str]) -> Json:
     return {"vmap": {"key": nft.meta("iifname"), "data": {"set": targets}}}
 
 
-def _from_device(device: str, sides: Sequence[Side]) -> list[Rule]:
+def _from_device(device: str, ranges: Sequence[OverlayRange]) -> list[Rule]:
     rules: list[Rule] = []
-    for side in sides:
-        source, destination = nft.field(side.protocol, "saddr"), nft.field(side.protocol, "daddr")
+    for one in ranges:
+        source, destination = nft.field(one.protocol, "saddr"), nft.field(one.protocol, "daddr")
         for text, match in (
-            (f"source outside {side.network}", nft.differs(source, side.network)),
-            (f"source inside {side.subnet}", nft.equal(source, nft.prefix(side.subnet))),
-            (f"destination outside {side.subnet}", nft.differs(destination, side.subnet)),
+            (f"source outside {one.network}", nft.differs(source, one.network)),
+            (f"source inside {one.subnet}", nft.equal(source, nft.prefix(one.subnet))),
+            (f"destination outside {one.subnet}", nft.differs(destination, one.subnet)),
         ):
-            rules.append((f"{device}: {text}", [*_protocol(side), match, *nft.drop()]))
-    protocols = ["ipv4" if side.network.version == 4 else "ipv6" for side in sides]
+            rules.append((f"{device}: {text}", [*_protocol(one), match, *nft.drop()]))
+    protocols = ["ipv4" if one.network.version == 4 else "ipv6" for one in ranges]
     others = [{"match": {"op": "!=", "left": nft.meta("nfproto"), "right": protocol}} for protocol in protocols]
     rules.append((f"{device}: no such family here", [*others, *nft.drop()]))
     return rules
 
 
-def _guard(item: Guarded) -> list[Json]:
+def _guard(item: GuardedPort) -> list[Json]:
     source = nft.field("ip" if item.underlay_family == 4 else "ip6", "saddr")
     return [
         nft.equal(nft.meta("nfproto"), "ipv4" if item.underlay_family == 4 else "ipv6"),
@@ -227,15 +227,15 @@ def _guard(item: Guarded) -> list[Json]:
     ]
 
 
-def _masquerade(side: Side) -> list[Rule]:
-    name = side.protocol
+def _masquerade(one: OverlayRange) -> list[Rule]:
+    name = one.protocol
     source, destination = nft.field(name, "saddr"), nft.field(name, "daddr")
     multicast = "224.0.0.0/4" if name == "ip" else "ff00::/8"
     address, length = multicast.split("/")
-    subnet, network = nft.prefix(side.subnet), nft.prefix(side.network)
+    subnet, network = nft.prefix(one.subnet), nft.prefix(one.network)
     from_subnet, to_subnet = nft.equal(source, subnet), nft.equal(destination, subnet)
     from_network, to_network = nft.equal(source, network), nft.equal(destination, network)
-    not_from_network = nft.differs(source, side.network)
+    not_from_network = nft.differs(source, one.network)
     marked = nft.has_mark(_MASQUERADE_MARK)
     not_multicast = {
         "match": {"op": "!=", "left": destination, "right": {"prefix": {"addr": address, "len": int(length)}}}
@@ -243,7 +243,7 @@ def _masquerade(side: Side) -> list[Rule]:
     leave: list[Json] = [nft.counter(), {"return": None}]
     masquerade: list[Json] = [nft.counter(), {"masquerade": {"flags": "fully-random"}}]
     return [
-        (f"{name}: already marked", [*_protocol(side), marked, *leave]),
+        (f"{name}: already marked", [*_protocol(one), marked, *leave]),
         (f"{name}: subnet to network", [from_subnet, to_network, *leave]),
         (f"{name}: network to subnet", [from_network, to_subnet, *leave]),
         (f"{name}: outside to subnet", [not_from_network, to_subnet, *leave]),
@@ -252,8 +252,8 @@ def _masquerade(side: Side) -> list[Rule]:
     ]
 
 
-def _protocol(side: Side) -> list[Json]:
-    return [nft.equal(nft.meta("nfproto"), "ipv4" if side.network.version == 4 else "ipv6")]
+def _protocol(one: OverlayRange) -> list[Json]:
+    return [nft.equal(nft.meta("nfproto"), "ipv4" if one.network.version == 4 else "ipv6")]
 
 
 def _comment(text: str, expressions: list[Json]) -> str:
@@ -266,23 +266,23 @@ def _is_marked() -> Json:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What the rules are to do on a node."""
+class FirewallPolicy:
+    """What the rules of a node follow from, beside other firewalls."""
 
-    sides: tuple[Side, ...]
+    ranges: tuple[OverlayRange, ...]
     devices: tuple[str, ...]
     """The overlay's devices; empty for host-gw."""
-    guarded: tuple[Guarded, ...]
+    guarded: tuple[GuardedPort, ...]
     underlay: str
     masquerade: bool
     forward_accept: bool
 
 
-def rulesets(wanted: Wanted, dropping: Iterable[ForeignChain]) -> list[Ruleset]:
-    """Every ruleset that is wanted, given the foreign forward chains that drop by policy."""
-    dropping = tuple(dropping) if wanted.forward_accept else ()
-    marked = overlay_packets(wanted.sides, wanted.devices, wanted.underlay) if dropping else ()
-    inner = wanted.devices if wanted.guarded else ()  # elsewhere the daemon's own checks, or none are needed
-    found = [own_table(wanted.sides, inner, wanted.guarded, wanted.masquerade, marked)]
-    found += [forward_accepts(chain, wanted.sides) for chain in dropping]
+def rulesets(policy: FirewallPolicy, dropping: Iterable[ForeignChain]) -> list[Ruleset]:
+    """Every ruleset, given the foreign forward chains that drop by policy."""
+    dropping = tuple(dropping) if policy.forward_accept else ()
+    marked = overlay_packets(policy.ranges, policy.devices, policy.underlay) if dropping else ()
+    inner = policy.devices if policy.guarded else ()  # elsewhere the daemon's own checks, or none are needed
+    found = [own_table(policy.ranges, inner, policy.guarded, policy.masquerade, marked)]
+    found += [forward_accepts(chain, policy.ranges) for chain in dropping]
     return [ruleset for ruleset in found if ruleset is not None]

@@ -1,4 +1,4 @@
-"""The vocabulary of nft's JSON (libnftables-json(5)), as far as our rules speak it."""
+"""The vocabulary of nft's JSON (libnftables-json(5)), as far as our rules use it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def equal(left: Json, right: Any) -> Json:
 
 
 def meta(key: str) -> Json:
-    """What the kernel knows of a packet beside its bytes."""
+    """What the kernel keeps of a packet beside its bytes."""
     return {"meta": {"key": key}}
 
 

@@ -15,7 +15,7 @@ Verb = Literal["add", "change", "delete"]
 
 
 class Channel(Enum):
-    """By which way into the kernel objects are written, each with a writer in `system`."""
+    """How objects are written to the kernel; each channel has a writer in `system.kernel`."""
 
     LINK = "devices, one at a time"
     RTNETLINK = "rtnetlink messages, many to a send"

@@ -68,7 +68,7 @@ class Link(KernelObject):
         return Link(entry.name, entry.mtu, entry.up)
 
     def creation(self) -> bytes | None:
-        """The driver's attributes to make it with; None for a driver that makes its devices by another way."""
+        """The driver's attributes to make it with; None where the driver takes none from netlink."""
         return None
 
     def attributes(self, old: Link | None = None) -> bytes:
