@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
 
-from overlayd.core.forward import TokenBucket
+from overlayd.core.rate_limit import TokenBucket
 from overlayd.core.settings.model import Settings
 from overlayd.core.text import printable
 from overlayd.system import journal

@@ -143,12 +143,12 @@ class ForwardingTable:
         table.mtu, table.routers = self.mtu, self.routers
         table.owners = self.owners.changed((network for network, _ in gone), ((one, Send(peer)) for one, peer in come))
         table.peers = dict(self.peers)
-        bereft = {peer.host for _, peer in gone if table.peers.get(peer.host) is peer}
-        for host in bereft:
+        orphaned = {peer.host for _, peer in gone if table.peers.get(peer.host) is peer}
+        for host in orphaned:
             del table.peers[host]
-        if bereft:  # another lease may name the same address
+        if orphaned:  # another lease may name the same address
             for owner in table.owners:
-                if isinstance(owner, Send) and owner.peer.host in bereft:
+                if isinstance(owner, Send) and owner.peer.host in orphaned:
                     table.peers[owner.peer.host] = owner.peer
         table.peers.update((peer.host, peer) for _, peer in come)
         return table
@@ -208,21 +208,3 @@ def _answer(
     if reason is DropReason.NO_LEASE:
         return Reply(reason, icmp.unreachable(packet, header, router))
     return Reply(reason, icmp.too_big(packet, header, router, table.mtu if mtu is None else mtu))
-
-
-class TokenBucket:
-    """A rate limit: `rate` tokens a second, at most `burst` saved up. `now` is in seconds, from any steady clock."""
-
-    __slots__ = ("_burst", "_now", "_rate", "_tokens")
-
-    def __init__(self, rate: float, burst: float, now: float) -> None:
-        self._rate, self._burst, self._tokens, self._now = rate, burst, burst, now
-
-    def take(self, now: float) -> bool:
-        """Take one token if there is one."""
-        self._tokens = min(self._burst, self._tokens + (now - self._now) * self._rate)
-        self._now = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True

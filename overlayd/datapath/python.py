@@ -24,12 +24,12 @@ from overlayd.core.forward import (
     Peer,
     Reply,
     Send,
-    TokenBucket,
     decide_inbound,
     decide_outbound,
     too_big_for,
 )
 from overlayd.core.mtu import UDP_OVERHEAD
+from overlayd.core.rate_limit import TokenBucket
 from overlayd.datapath.contract import (
     DEFAULTS,
     ICMP_BURST,

@@ -306,3 +306,20 @@ def test_offloads_are_named() -> None:
         assert "udp_gso" not in rig.engine.offloads
     finally:
         rig.close()
+
+
+@pytest.mark.parametrize("poll", ["0", "200"])
+def test_reads_are_counted_while_polling(poll: str) -> None:
+    """The watchdog goes by them: what a poll carries is progress, too, of either direction."""
+    rig = Rig("native", settings=UdpSettings(busy_poll_us=poll))
+    try:
+        for n in range(200):
+            rig.send_tun(small(n))
+        rig.peer.sendto(small(1, "10.1.2.3", "10.1.1.2"), rig.local.getsockname())
+        rig.outbound()
+        rig.inbound()
+        assert len(rig.read_peer()) == 200
+        progress = rig.engine.progress
+        assert (progress.tx_reads, progress.rx_reads) == (200, 1)
+    finally:
+        rig.close()

@@ -15,10 +15,10 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 
-from overlayd.core.forward import TokenBucket
 from overlayd.core.mtu import MINIMUM
 from overlayd.core.probing.path_mtu import PathMtuSearch
 from overlayd.core.probing.target import TIMEOUT, Endpoint, ProbeTarget, Question
+from overlayd.core.rate_limit import TokenBucket
 from overlayd.wire.probe import NONCE, Probe
 
 RATE, BURST = 200.0, 20.0

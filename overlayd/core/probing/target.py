@@ -11,9 +11,9 @@ from array import array
 from dataclasses import dataclass
 
 from overlayd.core.address import Family
-from overlayd.core.forward import TokenBucket
 from overlayd.core.mtu import IP_HEADER, MINIMUM, UDP_HEADER
 from overlayd.core.probing.path_mtu import PathMtuSearch
+from overlayd.core.rate_limit import TokenBucket
 from overlayd.wire.probe import LENGTH, Probe, ProbeKind, Sender
 
 TIMEOUT = 1.0

@@ -102,6 +102,9 @@ class Engine:
     ) -> tuple[tuple[int, int, int, int], list[tuple[int, int, int, int]], tuple[int, ...], tuple[int, ...], int]:
         """Total and by slot (tx packets, bytes, rx packets, bytes); drops tx and rx by REASONS; punted packets lost."""
 
+    def reads(self) -> tuple[int, int]:
+        """Reads of the TUN and of the sockets so far, those of busy polling included."""
+
     def gauges(self) -> dict[str, int]:
         """What is on now, and how often the kernel refused a run or a superpacket."""
 

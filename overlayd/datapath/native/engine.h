@@ -153,6 +153,7 @@ struct engine {
     struct traffic total, *slots;
     uint8_t *capabilities; /* enum capability; by slot, as the counters */
     int slot_count;
+    uint64_t tx_reads, rx_reads; /* those of busy polling included */
     uint64_t tx_drops[REASONS], rx_drops[REASONS];
     uint64_t unanswered; /* punted packets that found the ring full */
     uint64_t gso_failures, coalesce_refusals, tunnelled;

@@ -24,7 +24,6 @@ from overlayd.core.forward import (
     ForwardingTable,
     Peer,
     Reply,
-    TokenBucket,
     Verdict,
     decide_inbound,
     decide_outbound,
@@ -32,6 +31,7 @@ from overlayd.core.forward import (
 )
 from overlayd.core.mtu import UDP_OVERHEAD
 from overlayd.core.offload import OFFLOADS
+from overlayd.core.rate_limit import TokenBucket
 from overlayd.datapath.capabilities import Capabilities
 from overlayd.datapath.contract import (
     DEFAULTS,
@@ -90,7 +90,7 @@ class NativeEngine:
         self._icmp = TokenBucket(ICMP_RATE, ICMP_BURST, now())
         self._icmp_sent = self._icmp_limited = self._container_reply_errors = 0
         self._peer_reply_errors = 0
-        self.progress = Progress()
+        self._tx_bursts = self._rx_bursts = 0
         self._slots: dict[str, int] = {}
         self._free: list[int] = []
         self._granted: list[str] = []
@@ -156,8 +156,7 @@ class NativeEngine:
         if count >= native.ATTENTION:
             self._handle_attention()
             count -= native.ATTENTION
-        self.progress.tx_bursts += 1
-        self.progress.tx_reads += max(count, 0)
+        self._tx_bursts += 1
         return count
 
     def inbound(self, underlay_family: Family) -> int:
@@ -165,8 +164,7 @@ class NativeEngine:
         if count >= native.ATTENTION:
             self._handle_attention()
             count -= native.ATTENTION
-        self.progress.rx_bursts += 1
-        self.progress.rx_reads += count
+        self._rx_bursts += 1
         return count
 
     def _handle_attention(self) -> None:
@@ -266,6 +264,11 @@ class NativeEngine:
     def offloads(self) -> str:
         """What the kernel granted, for the log."""
         return ",".join(self._granted) or "none"
+
+    @property
+    def progress(self) -> Progress:
+        tx_reads, rx_reads = self._native.reads()
+        return Progress(self._tx_bursts, tx_reads, self._rx_bursts, rx_reads)
 
     def gauges(self) -> dict[str, int]:
         state = {name: int(name in self._granted) for name in OFFLOADS}

@@ -199,6 +199,7 @@ static int inbound_burst(struct engine *engine, int family)
         if ((unsigned)got < want && batch_bytes < BULK)
             break; /* else more may have arrived while this was written: cheaper than going to sleep */
     }
+    engine->rx_reads += (unsigned)burst;
     return burst;
 }
 

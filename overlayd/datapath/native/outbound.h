@@ -108,6 +108,7 @@ static int outbound_burst(struct engine *engine)
             break; /* more packets will wake us again */
     }
     flush(engine);
+    engine->tx_reads += (unsigned)reads;
     if (reads)
         engine->lone = reads == 1 && bytes <= engine->table->mtu ? engine->lone + 1 : 0;
     return result ? result : reads;

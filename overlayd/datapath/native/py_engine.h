@@ -301,6 +301,14 @@ static PyObject *engine_counters(PyObject *self, PyObject *Py_UNUSED(none))
                          numbers(engine->rx_drops, REASONS), (unsigned long long)engine->unanswered);
 }
 
+static PyObject *engine_reads(PyObject *self, PyObject *Py_UNUSED(none))
+{
+    const struct engine *engine = ((EngineObject *)self)->engine;
+    if (refuse_busy(engine))
+        return NULL;
+    return Py_BuildValue("(KK)", (unsigned long long)engine->tx_reads, (unsigned long long)engine->rx_reads);
+}
+
 static PyObject *engine_gauges(PyObject *self, PyObject *Py_UNUSED(none))
 {
     const struct engine *engine = ((EngineObject *)self)->engine;
@@ -361,6 +369,7 @@ static PyMethodDef engine_methods[] = {
     {"punted", engine_punted, METH_NOARGS, NULL},
     {"degraded", engine_degraded, METH_NOARGS, NULL},
     {"counters", engine_counters, METH_NOARGS, NULL},
+    {"reads", engine_reads, METH_NOARGS, NULL},
     {"gauges", engine_gauges, METH_NOARGS, NULL},
     {"forget", engine_forget, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
