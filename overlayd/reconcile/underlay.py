@@ -57,6 +57,8 @@ class UnderlayFollower:
             return None
         left = self._grace_left(found)
         if left > 0:
+            if self.trouble is not None:  # what it was has passed
+                self._set_trouble(f"interface {was.name} is up without an address that packets were sent from")
             return left
         if (found.index, found.mtu, found.addresses) != (was.index, was.mtu, was.addresses):
             await self._change()

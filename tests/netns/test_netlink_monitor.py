@@ -124,12 +124,21 @@ def test_of_others_nothing_is_heard(host: Host) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["link set eth0 mtu 1400", "link set eth0 down", "addr add 198.51.100.1/24 dev eth0", "link set eth0 name old"],
+    [
+        "link set eth0 mtu 1400",
+        "link set eth0 down",
+        "addr add 198.51.100.1/24 dev eth0",
+        "addr del 192.0.2.1/24 dev eth0",
+        "link set eth0 name old",
+    ],
 )
 def test_a_change_of_the_underlay(host: Host, line: str) -> None:
     undo = ["link set eth0 mtu 1500 up"] if "name" not in line else ["link set old name eth0", "link set eth0 up"]
     _, others = heard(host, {}, lambda: host.ip(line))
-    host.ip(*undo, *(["addr del 198.51.100.1/24 dev eth0"] if "addr" in line else []))
+    if "addr" in line:
+        verb = "del" if "addr add" in line else "add"
+        undo.append(f"addr {verb} {line.split()[2]} dev eth0")
+    host.ip(*undo)
     assert others.underlay
     assert not others.needs_comparison({})
 

@@ -6,6 +6,7 @@ h1c1 10.1.1.2 -- br0 10.1.1.1 [h1] eth0 192.0.2.1 ======== eth0 192.0.2.2 [h2] b
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -55,6 +56,20 @@ def test_down_and_up(pairs: dict[str, Pair], mode: str) -> None:
     eventually(lambda: picture(a, mode) == before)
     assert "data path rebuilt" not in a.log()[mark:]
     assert "device differs" not in a.log()[mark:]
+
+
+@pytest.mark.parametrize("away", [0.5, 5.0], ids=["for a moment", "for longer than the grace period"])
+@pytest.mark.parametrize("mode", MODES)
+def test_an_address_that_comes_back(pairs: dict[str, Pair], mode: str, away: float) -> None:
+    """With it the kernel forgets the routes that go over it; all is well again as soon as it is there."""
+    a, b = pairs[mode]
+    before, own = picture(a, mode), a.plan.underlay[0]
+    a.ip(f"address delete {own} dev eth0")
+    time.sleep(away)
+    addresses(a)
+    eventually(lambda: talks(a, b, 0.3), "containers talk again", timeout=3)
+    eventually(lambda: a.status()["problems"] == [], "nothing is reported any more", timeout=3)
+    eventually(lambda: picture(a, mode) == before)
 
 
 @pytest.mark.parametrize("mode", MODES)

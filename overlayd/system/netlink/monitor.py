@@ -198,8 +198,10 @@ class Monitor:
             return
         if underlay:
             flags = entry.flags if kind == RTM_NEWADDR else None
-            # Only a change of flags is news: of an address whose lifetime is renewed there is nothing else.
-            into.underlay = into.underlay or flags != self._underlay_addresses.get(entry.address)
+            # Only a change of flags is news: of an address whose lifetime is renewed there is nothing else. One from
+            # before `watch` is not known yet: its deletion is a change, too.
+            known = entry.address in self._underlay_addresses
+            into.underlay = into.underlay or not known or flags != self._underlay_addresses[entry.address]
             self._underlay_addresses[entry.address] = flags
         elif (address := LinkAddress.of(entry, self._interfaces)) is not None:
             into.interfaces.append((address.key, address if kind == RTM_NEWADDR else None))
