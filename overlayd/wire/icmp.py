@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 
 from overlayd.wire.checksum import internet_checksum
-from overlayd.wire.ip import IPV6_HEADER, PROTO_ICMP, PROTO_ICMPV6, Header
+from overlayd.wire.ip import IPV4_HEADER_MIN, IPV6_HEADER, PROTO_ICMP, PROTO_ICMPV6, Header
 
 ICMP_UNREACHABLE = 3
 ICMP_HOST_UNREACHABLE = 1  # code of type 3
@@ -24,6 +24,23 @@ _QUOTED_V4 = 576 - 28  # RFC 1812 section 4.3.2.3: as much as fits without the a
 _QUOTED_V6 = 1280 - IPV6_HEADER - 8  # RFC 4443: as much as fits into the minimum MTU
 _HOP_LIMIT = 64
 
+# An error, RFC 792 and RFC 4443:
+#
+#  0                   1                   2                   3
+#  0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
+# +---------------+---------------+-------------------------------+
+# |     type      |     code      |           checksum            |
+# +---------------+---------------+-------------------------------+
+# |             MTU (too big, fragmentation needed), or 0         |
+# +---------------------------------------------------------------+
+# |       the packet that is answered, as much as fits            |
+_ERROR = struct.Struct("!BBHI")
+_TYPE = 0
+_CHECKSUM = slice(2, 4)
+_IPV4 = struct.Struct("!BBHHHBBHII")  # the header of wire/ip.py, without options
+_IPV4_CHECKSUM = slice(10, 12)
+_IPV6 = struct.Struct("!IHBB")  # up to the addresses
+
 
 def may_answer(packet: bytes, header: Header) -> bool:
     """Whether an ICMP error may answer this packet: not an error, a later fragment, a multicast or a broadcast."""
@@ -33,11 +50,11 @@ def may_answer(packet: bytes, header: Header) -> bool:
             return False
         if header.source >> 24 in (0, 127):
             return False
-        return not (header.protocol == PROTO_ICMP and (not payload or payload[0] not in _ICMP_QUERIES))
+        return not (header.protocol == PROTO_ICMP and (not payload or payload[_TYPE] not in _ICMP_QUERIES))
     if header.destination >> 120 == 0xFF or header.source >> 120 == 0xFF or header.source <= 1:
         return False
     # ICMPv6 behind extension headers is looked for nowhere here: RFC 4443 asks it of those that can parse them.
-    return not (header.protocol == PROTO_ICMPV6 and (not payload or payload[0] < _ICMPV6_INFORMATIONAL))
+    return not (header.protocol == PROTO_ICMPV6 and (not payload or payload[_TYPE] < _ICMPV6_INFORMATIONAL))
 
 
 def unreachable(packet: bytes, header: Header, source: int) -> bytes:
@@ -59,19 +76,18 @@ def _is_group_v4(address: int) -> bool:
 
 
 def _error_v4(packet: bytes, header: Header, source: int, kind: int, code: int, rest: int) -> bytes:
-    quoted = packet[:_QUOTED_V4]
-    message = struct.pack("!BBHI", kind, code, 0, rest) + quoted
-    message = message[:2] + internet_checksum(message).to_bytes(2, "big") + message[4:]
+    message = bytearray(_ERROR.pack(kind, code, 0, rest) + packet[:_QUOTED_V4])
+    message[_CHECKSUM] = internet_checksum(bytes(message)).to_bytes(2, "big")
     # TOS 0xc0: internetwork control, as RFC 1812 section 4.3.2.5 asks of errors.
-    ip = struct.pack(
-        "!BBHHHBBHII", 0x45, 0xC0, 20 + len(message), 0, 0, _HOP_LIMIT, PROTO_ICMP, 0, source, header.source
-    )
-    return ip[:10] + internet_checksum(ip).to_bytes(2, "big") + ip[12:] + message
+    length = IPV4_HEADER_MIN + len(message)
+    ip = bytearray(_IPV4.pack(0x45, 0xC0, length, 0, 0, _HOP_LIMIT, PROTO_ICMP, 0, source, header.source))
+    ip[_IPV4_CHECKSUM] = internet_checksum(bytes(ip)).to_bytes(2, "big")
+    return bytes(ip + message)
 
 
 def _error_v6(packet: bytes, header: Header, source: int, kind: int, code: int, rest: int) -> bytes:
-    message = struct.pack("!BBHI", kind, code, 0, rest) + packet[:_QUOTED_V6]
+    message = bytearray(_ERROR.pack(kind, code, 0, rest) + packet[:_QUOTED_V6])
     addresses = source.to_bytes(16, "big") + header.source.to_bytes(16, "big")
     pseudo = addresses + struct.pack("!II", len(message), PROTO_ICMPV6)
-    message = message[:2] + internet_checksum(pseudo + message).to_bytes(2, "big") + message[4:]
-    return struct.pack("!IHBB", 6 << 28, len(message), PROTO_ICMPV6, _HOP_LIMIT) + addresses + message
+    message[_CHECKSUM] = internet_checksum(pseudo + bytes(message)).to_bytes(2, "big")
+    return _IPV6.pack(6 << 28, len(message), PROTO_ICMPV6, _HOP_LIMIT) + addresses + bytes(message)

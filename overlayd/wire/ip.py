@@ -33,7 +33,24 @@ PROTO_ICMP = 1
 PROTO_UDP = 17
 PROTO_ICMPV6 = 58
 
-_IPV4_OFFSET = 0x1FFF
+# Fields of the headers above. parse() checks the length once; behind that no access can fail.
+_VERSION_TOS = slice(0, 2)
+_TOS = 1  # the ECN field is in its lowest two bits
+_IPV4_LENGTH = 2  # first of two bytes, as every length and _IPV4_FRAGMENT
+_IPV4_FRAGMENT = 6
+_IPV4_PROTOCOL = 9
+_IPV4_CHECKSUM = slice(10, 12)
+_IPV4_SOURCE = slice(12, 16)
+_IPV4_DESTINATION = slice(16, 20)
+_TRAFFIC_CLASS = 1  # the ECN field is in bits 4 and 5 of this byte
+_IPV6_LENGTH = 4
+_IPV6_NEXT_HEADER = 6
+_IPV6_SOURCE = slice(8, 24)
+_IPV6_DESTINATION = slice(24, 40)
+
+_IPV4_OFFSET = 0x1FFF  # of the 16 bits at _IPV4_FRAGMENT
+_ECN = 0b11
+_ECN_SHIFT = 4  # of IPv6
 
 NOT_ECT, ECT_1, ECT_0, CE = range(4)
 """The ECN field (RFC 3168)."""
@@ -84,29 +101,29 @@ def parse(packet: bytes) -> Header | Malformed:
         header_length = (packet[0] & 0x0F) * 4
         if header_length < IPV4_HEADER_MIN or header_length > length:
             return Malformed.HEADER_LENGTH
-        if packet[2] << 8 | packet[3] != length:
+        if packet[_IPV4_LENGTH] << 8 | packet[_IPV4_LENGTH + 1] != length:
             return Malformed.LENGTH
-        fragment = packet[6] << 8 | packet[7]
+        fragment = packet[_IPV4_FRAGMENT] << 8 | packet[_IPV4_FRAGMENT + 1]
         return Header(
             4,
-            int.from_bytes(packet[12:16], "big"),
-            int.from_bytes(packet[16:20], "big"),
+            int.from_bytes(packet[_IPV4_SOURCE], "big"),
+            int.from_bytes(packet[_IPV4_DESTINATION], "big"),
             header_length,
-            packet[9],
+            packet[_IPV4_PROTOCOL],
             fragment & _IPV4_OFFSET,
         )
     if version == 6:
         if length < IPV6_HEADER:
             return Malformed.TOO_SHORT
         # A payload length of 0 with more bytes behind is a jumbogram (RFC 2675), which no datagram can carry.
-        if packet[4] << 8 | packet[5] != length - IPV6_HEADER:
+        if packet[_IPV6_LENGTH] << 8 | packet[_IPV6_LENGTH + 1] != length - IPV6_HEADER:
             return Malformed.LENGTH
         return Header(
             6,
-            int.from_bytes(packet[8:24], "big"),
-            int.from_bytes(packet[24:40], "big"),
+            int.from_bytes(packet[_IPV6_SOURCE], "big"),
+            int.from_bytes(packet[_IPV6_DESTINATION], "big"),
             IPV6_HEADER,
-            packet[6],
+            packet[_IPV6_NEXT_HEADER],
             0,
         )
     return Malformed.VERSION
@@ -114,13 +131,13 @@ def parse(packet: bytes) -> Header | Malformed:
 
 def ecn(packet: bytes) -> int:
     """The ECN field of a sound packet."""
-    return packet[1] & 3 if packet[0] >> 4 == 4 else packet[1] >> 4 & 3
+    return packet[_TOS] & _ECN if packet[0] >> 4 == 4 else packet[_TRAFFIC_CLASS] >> _ECN_SHIFT & _ECN
 
 
 def decapsulate_ecn(packet: bytes, outer: int) -> bytes | None:
     """A sound inner packet with what the outer header's ECN field makes of its own (RFC 6040 section 4.2).
 
-    None when it must be dropped: it was marked on the way, and its transport knows no marks but loss.
+    None when it must be dropped: it was marked on the way, and its transport does not support ECN.
     """
     inner = ecn(packet)
     if outer == CE and inner == NOT_ECT:
@@ -129,12 +146,14 @@ def decapsulate_ecn(packet: bytes, outer: int) -> bytes | None:
         return packet
     edited = bytearray(packet)
     if packet[0] >> 4 == 6:
-        edited[1] = packet[1] & ~0x30 | outer << 4
+        edited[_TRAFFIC_CLASS] = packet[_TRAFFIC_CLASS] & ~(_ECN << _ECN_SHIFT) | outer << _ECN_SHIFT
         return bytes(edited)
-    edited[1] = packet[1] & ~3 | outer
+    edited[_TOS] = packet[_TOS] & ~_ECN | outer
     # RFC 1624: a header checksum that was wrong stays wrong.
-    total = (~int.from_bytes(packet[10:12], "big") & 0xFFFF) + (~int.from_bytes(packet[:2], "big") & 0xFFFF)
-    total += int.from_bytes(edited[:2], "big")
+    total = (~int.from_bytes(packet[_IPV4_CHECKSUM], "big") & 0xFFFF) + (
+        ~int.from_bytes(packet[_VERSION_TOS], "big") & 0xFFFF
+    )
+    total += int.from_bytes(edited[_VERSION_TOS], "big")
     total = (total & 0xFFFF) + (total >> 16)
-    edited[10:12] = (~((total & 0xFFFF) + (total >> 16)) & 0xFFFF).to_bytes(2, "big")
+    edited[_IPV4_CHECKSUM] = (~((total & 0xFFFF) + (total >> 16)) & 0xFFFF).to_bytes(2, "big")
     return bytes(edited)
