@@ -25,7 +25,7 @@ from aiohttp import web
 
 from overlayd.api.clients import IDLE, ClientLimit
 from overlayd.observe.lifecycle import Lifecycle
-from overlayd.observe.metrics import CONTENT_TYPE
+from overlayd.observe.metric_format import CONTENT_TYPE
 from overlayd.system.errors import HostError
 
 _FRESH = 1.0  # seconds for which an answer is given again

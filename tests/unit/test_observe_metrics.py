@@ -25,7 +25,7 @@ from overlayd.core.settings.model import ProbeSettings, Settings
 from overlayd.daemon.waiting import Waiting
 from overlayd.datapath.contract import Counters, Progress, Traffic
 from overlayd.datapath.settings import UdpSettings
-from overlayd.observe import health, metrics
+from overlayd.observe import health, metric_format
 from overlayd.observe.health import Health
 from overlayd.observe.lifecycle import Lifecycle, Phase
 from overlayd.observe.metrics import exposition
@@ -300,4 +300,4 @@ def test_before_the_data_path_is_up(daemon: Daemon) -> None:
 
 
 def test_the_content_type_is_prometheus() -> None:
-    assert metrics.CONTENT_TYPE.startswith("text/plain; version=0.0.4")
+    assert metric_format.CONTENT_TYPE.startswith("text/plain; version=0.0.4")
