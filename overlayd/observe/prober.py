@@ -13,7 +13,7 @@ import errno
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
@@ -25,15 +25,15 @@ from overlayd.core.address import Address
 from overlayd.core.forward import Peer
 from overlayd.core.leases.lease import Lease
 from overlayd.core.leases.table import LeaseEvent
-from overlayd.core.mtu import MAXIMUM
 from overlayd.core.node import Node
 from overlayd.core.probing import diagnosis
 from overlayd.core.probing.schedule import ProbeSchedule
-from overlayd.core.probing.target import Endpoint, ProbeTarget, Question
+from overlayd.core.probing.target import ProbeTarget, Question
 from overlayd.core.settings.model import ProbeSettings
 from overlayd.datapath.contract import path_mtu
 from overlayd.observe.probe_counters import ProbeCounters
 from overlayd.observe.probe_sockets import ErrorSockets, ProbeSockets, error_text
+from overlayd.observe.probed_peers import ProbedPeers
 from overlayd.system.errors import HostError
 from overlayd.wire.probe import Probe, ProbeKind, Sender, decode
 
@@ -59,10 +59,7 @@ class Prober:
         self._sockets = ProbeSockets(settings.port, self._receive)
         self._errors = ErrorSockets()
         self._node: Node | None = None
-        self._hosts: dict[str, tuple[str, ...]] = {}
-        """The addresses of each lease that are probed, by its key."""
-        self._unprobed: set[str] = set()
-        """The keys of leases that packets go to and that announce no probe port."""
+        self._peers = ProbedPeers(self._schedule)
         self._wake = asyncio.Event()
         self.problem: str | None = None
         """Why nobody is probed, if so."""
@@ -76,38 +73,14 @@ class Prober:
         if not self._settings.port:
             return
         self._open(node)
-        peers = list(peers)
-        endpoints = {lease.key: list(_endpoints(node, lease)) for lease in peers}
-        self._hosts = {key: tuple(one.host for one in found) for key, found in endpoints.items() if found}
-        self._unprobed = {lease.key for lease in peers if _is_unprobed(node, lease)}
-        everybody = [one for found in endpoints.values() for one in found]
-        self._schedule.replace(everybody, min(node.underlay.mtu, MAXIMUM), self._now())
+        self._peers.replace(node, peers, self._now())
         self._wake.set()
 
-    def apply(self, events: Sequence[LeaseEvent]) -> None:
+    def apply(self, events: Iterable[LeaseEvent]) -> None:
         """What has changed in them since."""
-        node = self._node
-        if node is None or not self._settings.port:
-            return
-        for event in events:
-            key, new = event.lease.key, event.new
-            if key == node.lease.key:
-                continue
-            self._apply(key, [] if new is None else list(_endpoints(node, new)))
-            self._unprobed.discard(key)
-            if new is not None and _is_unprobed(node, new):
-                self._unprobed.add(key)
-        self._wake.set()
-
-    def _apply(self, key: str, endpoints: Sequence[Endpoint]) -> None:
-        hosts = tuple(one.host for one in endpoints)
-        for host in self._hosts.pop(key, ()):
-            if host not in hosts:
-                self._schedule.remove(host)
-        if hosts:
-            self._hosts[key] = hosts
-        for endpoint in endpoints:
-            self._schedule.add(endpoint, self._now())
+        if self._node is not None and self._settings.port:
+            self._peers.apply(self._node, events, self._now())
+            self._wake.set()
 
     def _open(self, node: Node) -> None:
         """Sockets on this host's addresses as they are now; a failure is reported, and tried again by `run`."""
@@ -226,8 +199,7 @@ class Prober:
 
     def targets_of(self, key: str) -> list[ProbeTarget]:
         """Those of the lease with this key."""
-        known = self._schedule.targets
-        return [known[host] for host in self._hosts.get(key, ()) if host in known]
+        return self._peers.targets_of(key)
 
     def _problem(self, target: ProbeTarget) -> str | None:
         one = target.endpoint
@@ -247,7 +219,7 @@ class Prober:
 
     def silent(self) -> bool:
         """Whether all peers that packets go to are probed, and none of them answers."""
-        return not self._unprobed and {one.state for one in self.targets()} == {"unreachable"}
+        return self._peers.silent()
 
     def describe(self, key: str) -> list[dict[str, Any]]:
         """What is known of the addresses of a lease, as JSON; times in seconds, sizes in bytes."""
@@ -274,13 +246,3 @@ class Prober:
             "problem": self._problem(one),
             "notes": list(diagnosis.notes(one, self.mode_of(one), node.mode, node.overlay_mtu)),
         }
-
-
-def _is_unprobed(node: Node, lease: Lease) -> bool:
-    return lease.probe_port is None and any(node.reachable(lease))
-
-
-def _endpoints(node: Node, lease: Lease) -> Iterator[Endpoint]:
-    if lease.probe_port is not None:
-        for public in dict.fromkeys(public for _, public in node.reachable(lease)):
-            yield Endpoint(str(public), lease.probe_port, public.version, lease.key)

@@ -91,7 +91,7 @@ class Daemon:
         """Have the first peer answer a probe."""
         prober = self.overlay.prober
         prober._node = NODE
-        prober._hosts = {"10.1.2.0-24": ("192.0.2.2",)}
+        prober._peers._hosts = {"10.1.2.0-24": ("192.0.2.2",)}
         prober._schedule.replace([Endpoint("192.0.2.2", 8286, 4, "10.1.2.0-24")], 1500, 1000.0)
         for now in (1001.0, 1002.0, 1003.0):
             for _, question in prober._schedule.due(now):
