@@ -114,8 +114,8 @@ def test_a_server_that_is_ended_ends_its_tool() -> None:
 
 def test_a_peer_that_is_none_is_told_with_the_remedy() -> None:
     with hosts(2, mode="none") as (a, b):
-        assert f"run `overlayctl bench serve` there, and let TCP {PORT} in" in bench(a, "--peer", "192.0.2.2").stderr
-        assert "--peer h2: is no IP address" in bench(a, "--peer", "h2").stderr
+        assert f"`overlayctl bench serve` there, and allow TCP port {PORT}" in bench(a, "--peer", "192.0.2.2").stderr
+        assert "--peer h2: is not an IP address" in bench(a, "--peer", "h2").stderr
         with b.socket(socket.AF_INET, socket.SOCK_STREAM) as other:
             other.bind(("0.0.0.0", PORT))
             other.listen()
