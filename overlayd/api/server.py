@@ -152,7 +152,7 @@ class ControlServer:
         return web.json_response(report, status=503 if red else 200)
 
     def _health(self) -> dict[str, Any]:
-        """The report; with thousands of problems it takes a while, and strangers may ask for it all the time."""
+        """The report, at most _FRESH seconds old: with thousands of problems it takes a while to make."""
         at, report = self._report
         if not report or time.monotonic() - at >= _FRESH or report["state"] != self._lifecycle.phase:
             report = self.service.health_report()

@@ -63,7 +63,7 @@ class Health:
         if shortage is not None and self._shortage is None:
             log.error("resources run out", reason=shortage)
         self._shortage = shortage
-        with suppress(OSError):  # without a descriptor nothing can be read: what was known stands
+        with suppress(OSError):  # without a descriptor nothing can be read: the last result stays
             self.broken = list(self._faults(now))
         for text in self.broken if not before else ():
             log.error("data path is broken", reason=text)

@@ -72,11 +72,11 @@ def each_peer(peers: list[Lease], counters: Counters | None, prober: Prober) -> 
     yield "overlayd_peer_loss_ratio", "gauge", "Fraction of the last probes that was not answered, 0 to 1.", loss
     sizes = [(labels, one.path.mtu) for labels, one in targets if one.path.mtu is not None]
     yield "overlayd_peer_path_mtu_bytes", "gauge", "Path MTU to the peer, by probes.", sizes
-    told = [
+    infos = [
         ({**labels, "name": lease.name, "version": one.sender.release, "mode": prober.mode_of(one) or "unknown"}, 1)
         for lease in peers
         for one in prober.targets_of(lease.key)
         if one.sender is not None
         for labels in ({"peer": names[lease.key], "address": one.endpoint.host},)
     ]
-    yield "overlayd_peer_info", "gauge", "Name, version and mode of the peer; always 1.", told
+    yield "overlayd_peer_info", "gauge", "Name, version and mode of the peer; always 1.", infos

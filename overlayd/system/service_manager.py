@@ -37,19 +37,19 @@ class ServiceManager:
         """As the service manager has set the environment. Its variables are removed: they are not for our children."""
         mine = str(os.getpid())
         variables = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
-        told = {name: environ.pop(name, "") for name in variables}
+        found = {name: environ.pop(name, "") for name in variables}
         watchdog = None
-        if told["WATCHDOG_USEC"].isdecimal() and told["WATCHDOG_PID"] in ("", mine):
-            watchdog = int(told["WATCHDOG_USEC"]) / 1e6 or None
+        if found["WATCHDOG_USEC"].isdecimal() and found["WATCHDOG_PID"] in ("", mine):
+            watchdog = int(found["WATCHDOG_USEC"]) / 1e6 or None
         given: dict[str, int] = {}
-        if told["LISTEN_PID"] == mine and told["LISTEN_FDS"].isdecimal():
-            fds = range(_FIRST, _FIRST + int(told["LISTEN_FDS"]))
-            for fd, name in zip(fds, told["LISTEN_FDNAMES"].split(":"), strict=False):
+        if found["LISTEN_PID"] == mine and found["LISTEN_FDS"].isdecimal():
+            fds = range(_FIRST, _FIRST + int(found["LISTEN_FDS"]))
+            for fd, name in zip(fds, found["LISTEN_FDNAMES"].split(":"), strict=False):
                 os.set_inheritable(fd, False)
                 if name in given:  # two of one name: which one is right, nobody can tell
                     os.close(given[name])
                 given[name] = fd
-        return cls(told["NOTIFY_SOCKET"], watchdog, given)
+        return cls(found["NOTIFY_SOCKET"], watchdog, given)
 
     def __bool__(self) -> bool:
         """Whether there is one."""
