@@ -20,7 +20,7 @@ from pydantic import Field, SecretStr, create_model
 from overlayd.core.leases.lease import Lease, Wire
 from overlayd.core.leases.subnets import SubnetRange
 from overlayd.core.mode import ModeSpec
-from overlayd.core.settings import values
+from overlayd.core.settings import etcd_values, values
 from overlayd.core.settings.defaults import CONTROL_SOCKET, SUBNET_FILE
 from overlayd.core.settings.section import FileName, Flag, Section
 from overlayd.wire.mac import parse_mac
@@ -42,10 +42,10 @@ class ProbeSettings(Section):
 class EtcdSettings(Section):
     """The etcd registry."""
 
-    endpoints: Annotated[str, values.urls()] = Field(
+    endpoints: Annotated[str, etcd_values.urls()] = Field(
         "http://127.0.0.1:2379", description="URLs of etcd's members, separated by commas"
     )
-    prefix: Annotated[str, values.parser(values.etcd_prefix)] = Field(
+    prefix: Annotated[str, values.parser(etcd_values.etcd_prefix)] = Field(
         "/coreos.com/network", description="prefix of the network's keys"
     )
     cafile: FileName | None = Field(None, description="certificate authority to verify etcd's certificate with")
@@ -54,7 +54,7 @@ class EtcdSettings(Section):
         description="this client's certificate (without a common name: etcd's gateway refuses those that have one)",
     )
     keyfile: FileName | None = Field(None, description="private key of certfile")
-    username: Annotated[str | None, values.parser(values.user_name)] = Field(None, description="etcd user")
+    username: Annotated[str | None, values.parser(etcd_values.user_name)] = Field(None, description="etcd user")
     password: Annotated[SecretStr | None, values.parser(SecretStr)] = Field(
         None, description="password of the etcd user (a flag shows in `ps`: prefer the file or the environment)"
     )
