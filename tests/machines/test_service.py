@@ -1,5 +1,5 @@
 """The service on two machines: started, reloaded, restarted, killed and hung under traffic, its mode changed, its host
-cut off; installed and removed. machine.py has the picture."""
+cut off; installed and removed. support/machine.py has the picture."""
 
 from __future__ import annotations
 

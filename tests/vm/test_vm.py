@@ -1,4 +1,4 @@
-"""The service on two virtual machines, on a kernel of Debian's own; vm.py has the picture. Tests that say nothing
+"""The service on two virtual machines, on a kernel of Debian's own (picture: support/vm.py). Tests that say nothing
 of a kernel are those of the machines that systemd-nspawn boots."""
 
 from __future__ import annotations
