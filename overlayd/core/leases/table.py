@@ -59,19 +59,21 @@ class LeaseTable:
             old = self._leases.get(key)
             if old == new:
                 continue
+            if old is not None:
+                self._count(old, -1)
             if new is None:
                 del self._leases[key]
             else:
                 self._leases[key] = new
-            self._count(old, -1)
-            self._count(new, 1)
+                self._count(new, 1)
             events.append(LeaseEvent(old, new))
         return events
 
-    def _count(self, lease: Lease | None, step: int) -> None:
-        for public in (lease.public_ip, lease.public_ipv6) if lease is not None else ():
-            if public is not None:
-                self._publics[public] += step
+    def _count(self, lease: Lease, step: int) -> None:
+        if lease.public_ip is not None:
+            self._publics[lease.public_ip] += step
+        if lease.public_ipv6 is not None:
+            self._publics[lease.public_ipv6] += step
 
     def is_public(self, address: Address) -> bool:
         """Whether any lease names this underlay address."""

@@ -103,6 +103,7 @@ class Replica:
             except DataLossError as error:
                 log.error("etcd has lost data: reading all leases again", reason=str(error))
                 self.loaded = False
+                await sleep(backoff(0))  # endpoints of two clusters would alternate
             except EtcdError as error:
                 self._connectivity.lost(error)
                 self._client.next_endpoint()

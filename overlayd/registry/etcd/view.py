@@ -141,7 +141,8 @@ class View:
         """Judge a key again, and the others that claim the same subnet."""
         before = self._claimed.get(key, ())
         self._judge(key)
-        for subnet in {*before, *self._claimed.get(key, ())}:
+        claimed = self._claimed.get(key, ())
+        for subnet in {*before, *claimed} if before else claimed:
             for rival in self._claims.get(subnet, ()):
                 if rival != key:
                     self._judge(rival)
