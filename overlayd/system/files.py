@@ -62,7 +62,12 @@ def read_sysctl(name: str) -> str | None:
 
 def is_sysctl_writable(name: str) -> bool:
     """Whether `write_sysctl` may succeed: /proc/sys may be read-only in a container."""
-    return os.access(Path("/proc/sys", name), os.W_OK)
+    try:
+        # access(2) would ignore CAP_NET_ADMIN, by which a user other than root may write.
+        os.close(os.open(Path("/proc/sys", name), os.O_WRONLY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def write_sysctl(name: str, value: str) -> None:
