@@ -50,7 +50,8 @@ def test_idle_clients_of_the_control_socket_take_nothing_from_packets_and_repair
             time.sleep(LOOKS)
         a.ip(f"route delete {b.subnet}")
         eventually(lambda: route(a, b) == before, "the route is put back")
-        eventually(lambda: a.status()["problems"] == [])
+        eventually(lambda: route(a, b), "the route is put back", timeout=30)
+    eventually(lambda: a.status()["problems"] == [])
     assert a.pid == pid
     assert 'msg="too many clients: old connections are closed" server="control socket"' in a.log()
 
@@ -65,8 +66,8 @@ def test_a_shortage_is_a_problem_in_words_and_passes(pair: Pair) -> None:
             eventually(lambda: "file descriptors run out" in a.log()[mark:], "the log says so")
             time.sleep(LOOKS)
         a.ip(f"route delete {b.subnet}")
-        eventually(lambda: route(a, b), "the route is put back all the same")
     finally:
         a.run("prlimit", f"--pid={pid}", "--nofile=1024")
+    eventually(lambda: route(a, b), "the route is put back", timeout=30)
     eventually(lambda: a.status()["problems"] == [])
     assert a.pid == pid
