@@ -23,6 +23,11 @@ ECN: int
 TUNNEL_GSO: int
 """Capability: superpackets go through the TAP."""
 
+OUTBOUND: int
+"""Direction, as this host's containers see it; an index of drops."""
+INBOUND: int
+"""The other direction."""
+
 PUNT_OUTBOUND: int
 """Punted: dropped outbound, and the container may deserve an ICMP error."""
 PUNT_INBOUND: int
@@ -99,8 +104,10 @@ class Engine:
 
     def counters(
         self,
-    ) -> tuple[tuple[int, int, int, int], list[tuple[int, int, int, int]], tuple[int, ...], tuple[int, ...], int]:
-        """Total and by slot (tx packets, bytes, rx packets, bytes); drops tx and rx by REASONS; punted packets lost."""
+    ) -> tuple[
+        tuple[int, int, int, int], list[tuple[int, int, int, int]], tuple[tuple[int, ...], tuple[int, ...]], int
+    ]:
+        """Total and by slot (tx packets, bytes, rx packets, bytes); drops by direction and REASONS; punts lost."""
 
     def reads(self) -> tuple[int, int]:
         """Reads of the TUN and of the sockets so far, those of busy polling included."""

@@ -23,7 +23,7 @@ static int busy_poll(struct engine *engine)
         int moved = outbound_burst(engine);
         if (moved < 0)
             return moved;
-        for (int family = 0; family < 2; family++)
+        for (enum family family = V4; family < FAMILIES; family++)
             if (engine->batches[family].socket >= 0)
                 moved += inbound_burst(engine, family);
         if (!moved)
@@ -35,11 +35,10 @@ static int busy_poll(struct engine *engine)
     return 0;
 }
 
-/* One burst from the TUN, or from the socket of an underlay family (0 IPv4, 1 IPv6); then busy polling, if it is on. */
-enum { FROM_TUN = -1 };
-static int carry(struct engine *engine, int from)
+/* One burst from the TUN, or from the socket of an underlay family; then busy polling, if it is on. */
+static int carry(struct engine *engine, enum direction direction, enum family family)
 {
-    int count = from == FROM_TUN ? outbound_burst(engine) : inbound_burst(engine, from);
+    int count = direction == OUTBOUND ? outbound_burst(engine) : inbound_burst(engine, family);
     if (engine->poll && count > 0 && busy_poll(engine) < 0)
         return TUN_GONE;
     return count;

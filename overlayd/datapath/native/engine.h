@@ -73,6 +73,9 @@ enum {
     COALESCE_FAILURES = 16, /* superpackets refused by the TUN in a row before coalescing is given up */
 };
 
+/* As this host's containers see it; shared with Python. */
+enum direction { OUTBOUND, INBOUND, DIRECTIONS };
+
 /* Why a packet is handed to Python; exported to it under these names. */
 enum punt_reason {
     PUNT_OUTBOUND, /* dropped outbound: the container may deserve an ICMP error */
@@ -102,7 +105,8 @@ struct run {
 };
 
 struct batch { /* of one socket */
-    int socket, family; /* 0 IPv4, 1 IPv6 */
+    int socket;
+    enum family family;
     unsigned count;
     struct mmsghdr messages[RUNS];
     struct run runs[RUNS];
@@ -125,9 +129,9 @@ struct engine {
     bool busy; /* a burst is being carried, the GIL released */
     const struct table *table;
 
-    struct batch batches[2]; /* IPv4, IPv6 underlay */
+    struct batch batches[FAMILIES];
     int tap;                 /* takes superpackets with their outer headers, or -1 */
-    struct outer outers[2];
+    struct outer outers[FAMILIES];
     int *open_runs;          /* by peer: its run that may grow, or -1 */
     uint32_t run_segments;   /* at most; 1 when GSO is off */
     size_t headers_used;
@@ -154,7 +158,7 @@ struct engine {
     uint8_t *capabilities; /* enum capability; by slot, as the counters */
     int slot_count;
     uint64_t tx_reads, rx_reads; /* those of busy polling included */
-    uint64_t tx_drops[REASONS], rx_drops[REASONS];
+    uint64_t drops[DIRECTIONS][REASONS];
     uint64_t unanswered; /* punted packets that found the ring full */
     uint64_t gso_failures, coalesce_refusals, tunnelled;
     int gso_error, coalesce_error, tunnel_error; /* errno of what made us give the offload up, until Python has fetched it */

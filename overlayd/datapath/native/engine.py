@@ -244,9 +244,11 @@ class NativeEngine:
     # --- 5. report ---------------------------------------------------------------------------------------------------
 
     def counters(self) -> Counters:
-        total, slots, tx_drops, rx_drops, unanswered = self._native.counters()
-        tx = {reason: count for reason, count in zip(native.REASONS, tx_drops, strict=True) if count}
-        rx = {reason: count for reason, count in zip(native.REASONS, rx_drops, strict=True) if count}
+        total, slots, drops, unanswered = self._native.counters()
+        tx, rx = (
+            {reason: count for reason, count in zip(native.REASONS, drops[direction], strict=True) if count}
+            for direction in (native.OUTBOUND, native.INBOUND)
+        )
         if self._container_reply_errors:
             rx["tun_error"] = rx.get("tun_error", 0) + self._container_reply_errors
         if self._peer_reply_errors:

@@ -48,7 +48,7 @@ static void write_coalesced(void *context, struct vnet *vnet, struct iovec *iov,
         return;
     }
     if (count == 1 || (errno != EINVAL && errno != EIO)) {
-        engine->rx_drops[TUN_ERROR] += count;
+        engine->drops[INBOUND][TUN_ERROR] += count;
         return;
     }
     /* The kernel refuses the superpacket: write its packets, which are still intact in the receive buffer. */
@@ -68,7 +68,7 @@ static void write_coalesced(void *context, struct vnet *vnet, struct iovec *iov,
         if (write_tun(engine, single, 2))
             count_rx(engine, owner, 1, length);
         else
-            engine->rx_drops[TUN_ERROR]++;
+            engine->drops[INBOUND][TUN_ERROR]++;
     }
 }
 
@@ -104,7 +104,7 @@ static bool inbound_superpacket(struct engine *engine, uint8_t *packet, size_t l
         if (write_tun(engine, iov, 3))
             count_rx(engine, host, 1, headers + payload);
         else
-            engine->rx_drops[TUN_ERROR]++;
+            engine->drops[INBOUND][TUN_ERROR]++;
     }
     return true;
 }
@@ -127,7 +127,7 @@ static void inbound_datagram(struct engine *engine, uint8_t *packet, size_t leng
     }
     if (reason == TOO_LONG && announced && inbound_superpacket(engine, packet, length, &ip, host))
         return;
-    engine->rx_drops[reason]++;
+    engine->drops[INBOUND][reason]++;
     if (reason == TOO_LONG)
         punt(engine, PUNT_INBOUND, host, &part, 1, length);
 }
@@ -151,7 +151,7 @@ static void read_control(struct msghdr *message, size_t *size, unsigned *ecn)
     }
 }
 
-static int inbound_burst(struct engine *engine, int family)
+static int inbound_burst(struct engine *engine, enum family family)
 {
     const int socket = engine->batches[family].socket;
     int burst = 0;

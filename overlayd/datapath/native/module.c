@@ -160,6 +160,7 @@ static int module_exec(PyObject *module)
         long value;
     } constants[] = {{"ATTENTION", ATTENTION}, {"OWN", OWN},         {"NOBODY", NOBODY},
                      {"PARTIAL_SUMS", CAP_PARTIAL_SUMS}, {"ECN", CAP_ECN}, {"TUNNEL_GSO", CAP_TUNNEL_GSO},
+                     {"OUTBOUND", OUTBOUND}, {"INBOUND", INBOUND},
                      {"PUNT_OUTBOUND", PUNT_OUTBOUND}, {"PUNT_INBOUND", PUNT_INBOUND},
                      {"PUNT_EMSGSIZE", PUNT_EMSGSIZE}, {"PUNT_HELLO", PUNT_HELLO}};
     for (size_t index = 0; done == 0 && index < sizeof constants / sizeof *constants; index++)

@@ -37,7 +37,7 @@ static void outbound_packet(struct engine *engine, const struct vnet *vnet, uint
         reason = TOO_LONG;
 
     if (reason != PASS) {
-        engine->tx_drops[reason] += plan.count;
+        engine->drops[OUTBOUND][reason] += plan.count;
         if (reason == NO_LEASE || reason == TOO_LONG) {
             uint8_t headers[HEADERS_MAX];
             struct iovec parts[2] = {{packet, length}, {NULL, 0}};
@@ -94,7 +94,7 @@ static int outbound_burst(struct engine *engine)
         }
         reads++;
         if ((size_t)got < head) {
-            engine->tx_drops[TOO_SHORT]++;
+            engine->drops[OUTBOUND][TOO_SHORT]++;
             continue;
         }
         size_t length = (size_t)got - head;

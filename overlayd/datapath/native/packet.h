@@ -76,6 +76,9 @@ _Static_assert(sizeof(struct vnet) == 10, "struct virtio_net_hdr has 10 bytes");
 enum reason { FOR_EACH_REASON(X) REASONS, PASS = REASONS };
 #undef X
 
+/* Underlay families, as indices; shared with Python. */
+enum family { V4, V6, FAMILIES };
+
 /* --- bytes ------------------------------------------------------------------------------------------------------ */
 
 static inline uint16_t get16(const uint8_t *at) { return (uint16_t)(at[0] << 8 | at[1]); }

@@ -41,10 +41,10 @@ static PyObject *engine_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     if (!engine)
         goto no_memory;
     engine->tun = engine->tap = -1;
-    engine->batches[1].family = 1;
+    engine->batches[V6].family = V6;
     engine->poll = (int64_t)poll_us * 1000;
-    engine->batches[0].socket = socket4;
-    engine->batches[1].socket = socket6;
+    engine->batches[V4].socket = socket4;
+    engine->batches[V6].socket = socket6;
     engine->run_segments = run_segments < 1 ? 1 : run_segments > RUN_SEGMENTS ? RUN_SEGMENTS : run_segments;
     engine->coalescer.sink = write_coalesced;
     engine->coalescer.context = engine;
@@ -160,12 +160,12 @@ static PyObject *engine_replace_tap(PyObject *self, PyObject *args)
     }
     engine->tap = tap;
     engine->tunnel_error = 0;
-    for (int family = 0; family < 2; family++) {
+    for (enum family family = V4; family < FAMILIES; family++) {
         struct outer *outer = &engine->outers[family];
         *outer = (struct outer){.length = 0};
         if (!lengths[family])
             continue;
-        uint16_t network = ETHERNET, transport = (uint16_t)(ETHERNET + (family ? IPV6_HEADER : IPV4_HEADER));
+        uint16_t network = ETHERNET, transport = (uint16_t)(ETHERNET + (family == V6 ? IPV6_HEADER : IPV4_HEADER));
         uint16_t inner = (uint16_t)(transport + UDP_HEADER);
         uint8_t *frame = outer->bytes + VNET_TUNNEL, *ip = frame + network;
         outer->length = VNET_TUNNEL + (size_t)inner;
@@ -173,8 +173,8 @@ static PyObject *engine_replace_tap(PyObject *self, PyObject *args)
         memcpy(outer->bytes + VNET_INNER_NETWORK, &inner, 2);
         memcpy(frame, mac, 6);
         memcpy(frame + 6, mac, 6);
-        put16(frame + 12, family ? 0x86dd : 0x0800);
-        if (family) {
+        put16(frame + 12, family == V6 ? 0x86dd : 0x0800);
+        if (family == V6) {
             ip[0] = 0x60;
             ip[IP6_NEXT_HEADER] = PROTO_UDP;
             ip[IP6_HOP_LIMIT] = 65; /* forwarding decrements it: on the wire it is 64, as from a socket */
@@ -221,14 +221,14 @@ static PyObject *engine_set_capabilities(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
-static PyObject *engine_carry(struct engine *engine, int from)
+static PyObject *engine_carry(struct engine *engine, enum direction direction, enum family family)
 {
     int count;
     if (!ready(engine))
         return NULL;
     engine->busy = true;
     Py_BEGIN_ALLOW_THREADS
-    count = carry(engine, from);
+    count = carry(engine, direction, family);
     Py_END_ALLOW_THREADS
     engine->busy = false;
     bool attention = engine->ring_count || engine->gso_error || engine->coalesce_error || engine->tunnel_error;
@@ -237,7 +237,7 @@ static PyObject *engine_carry(struct engine *engine, int from)
 
 static PyObject *engine_outbound(PyObject *self, PyObject *Py_UNUSED(none))
 {
-    return engine_carry(((EngineObject *)self)->engine, FROM_TUN);
+    return engine_carry(((EngineObject *)self)->engine, OUTBOUND, V4);
 }
 
 static PyObject *engine_inbound(PyObject *self, PyObject *args)
@@ -245,7 +245,7 @@ static PyObject *engine_inbound(PyObject *self, PyObject *args)
     int family;
     if (!PyArg_ParseTuple(args, "i", &family))
         return NULL;
-    return engine_carry(((EngineObject *)self)->engine, family == 6);
+    return engine_carry(((EngineObject *)self)->engine, INBOUND, family == 6 ? V6 : V4);
 }
 
 static PyObject *engine_punted(PyObject *self, PyObject *Py_UNUSED(none))
@@ -297,8 +297,8 @@ static PyObject *engine_counters(PyObject *self, PyObject *Py_UNUSED(none))
     }
     if (!slots)
         return NULL;
-    return Py_BuildValue("(NNNNK)", traffic_tuple(&engine->total), slots, numbers(engine->tx_drops, REASONS),
-                         numbers(engine->rx_drops, REASONS), (unsigned long long)engine->unanswered);
+    return Py_BuildValue("(NN(NN)K)", traffic_tuple(&engine->total), slots, numbers(engine->drops[OUTBOUND], REASONS),
+                         numbers(engine->drops[INBOUND], REASONS), (unsigned long long)engine->unanswered);
 }
 
 static PyObject *engine_reads(PyObject *self, PyObject *Py_UNUSED(none))

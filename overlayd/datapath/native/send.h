@@ -26,7 +26,7 @@ static void set_control(struct batch *batch, unsigned index, struct msghdr *mess
     struct cmsghdr *at = &batch->control[index].header;
     if (segments)
         at = put_control(at, SOL_UDP, UDP_SEGMENT, &(uint16_t){(uint16_t)run->size}, sizeof(uint16_t));
-    if (run->ecn && batch->family == 0)
+    if (run->ecn && batch->family == V4)
         at = put_control(at, IPPROTO_IP, IP_TOS, &(int){run->ecn}, sizeof(int));
     else if (run->ecn)
         at = put_control(at, IPPROTO_IPV6, IPV6_TCLASS, &(int){run->ecn}, sizeof(int));
@@ -56,14 +56,14 @@ static bool send_apart(struct engine *engine, struct batch *batch, unsigned inde
         if (done >= 0) {
             count_tx(engine, run->peer, 1, bytes);
         } else if (errno == EAGAIN) {
-            engine->tx_drops[SEND_BUFFER_FULL]++;
+            engine->drops[OUTBOUND][SEND_BUFFER_FULL]++;
         } else if (errno == EMSGSIZE) {
-            engine->tx_drops[TOO_LONG]++;
+            engine->drops[OUTBOUND][TOO_LONG]++;
             if (!answered)
                 punt(engine, PUNT_EMSGSIZE, run->peer, one.msg_iov, one.msg_iovlen, bytes);
             answered = true; /* they have one size and one burst: one reply is enough */
         } else {
-            engine->tx_drops[SEND_ERROR]++;
+            engine->drops[OUTBOUND][SEND_ERROR]++;
         }
     }
     return answered;
@@ -91,7 +91,7 @@ static void flush_batch(struct engine *engine, struct batch *batch)
             continue;
         if (error == EAGAIN) {
             for (; index < batch->count; index++)
-                engine->tx_drops[SEND_BUFFER_FULL] += batch->runs[index].segments;
+                engine->drops[OUTBOUND][SEND_BUFFER_FULL] += batch->runs[index].segments;
             break;
         }
         if (run->segments > 1 && (error == EMSGSIZE || error == EIO || error == EINVAL)) {
@@ -109,10 +109,10 @@ static void flush_batch(struct engine *engine, struct batch *batch)
             }
         } else if (error == EMSGSIZE) {
             struct msghdr *message = &batch->messages[index].msg_hdr;
-            engine->tx_drops[TOO_LONG]++;
+            engine->drops[OUTBOUND][TOO_LONG]++;
             punt(engine, PUNT_EMSGSIZE, run->peer, message->msg_iov, message->msg_iovlen, run->bytes);
         } else {
-            engine->tx_drops[SEND_ERROR] += run->segments;
+            engine->drops[OUTBOUND][SEND_ERROR] += run->segments;
         }
         index++;
     }
@@ -121,7 +121,7 @@ static void flush_batch(struct engine *engine, struct batch *batch)
 
 static void flush(struct engine *engine)
 {
-    for (int family = 0; family < 2; family++)
+    for (enum family family = V4; family < FAMILIES; family++)
         if (engine->batches[family].count)
             flush_batch(engine, &engine->batches[family]);
     engine->headers_used = 0;
@@ -135,7 +135,7 @@ static void run_add(struct engine *engine, int peer, unsigned ecn, const void *h
     struct batch *batch = &engine->batches[to->ipv6];
     uint32_t bytes = (uint32_t)(head_length + tail_length);
     if (batch->socket < 0) {
-        engine->tx_drops[SEND_ERROR]++;
+        engine->drops[OUTBOUND][SEND_ERROR]++;
         return;
     }
     struct run *run = NULL;

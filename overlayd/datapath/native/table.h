@@ -48,9 +48,9 @@ struct table {
     uint32_t mtu;
     int peer_count;
     struct peer *peers;
-    struct level hosts[2]; /* underlay addresses, IPv4 and IPv6; the owner is the peer that stands for the address */
-    int level_count[2];
-    struct level levels[2][129];
+    struct level hosts[FAMILIES]; /* underlay addresses, IPv4 and IPv6; the owner is the peer that stands for the address */
+    int level_count[FAMILIES];
+    struct level levels[FAMILIES][129];
 };
 
 static inline struct key key_of(const uint8_t *address, unsigned length)
@@ -145,7 +145,7 @@ static inline bool level_set(struct level *level, struct key key, int owner)
 }
 
 /* The level of a prefix length, made where there is none yet; NULL without memory. */
-static inline struct level *table_level(struct table *table, int family, int bits)
+static inline struct level *table_level(struct table *table, enum family family, int bits)
 {
     struct level *levels = table->levels[family], made;
     int at = 0, count = table->level_count[family];
@@ -165,7 +165,7 @@ static inline struct level *table_level(struct table *table, int family, int bit
 static inline int table_owner(const struct table *table, const uint8_t *address, unsigned length)
 {
     struct key key = key_of(address, length);
-    int family = length == 16;
+    enum family family = length == 16 ? V6 : V4;
     for (int index = 0; index < table->level_count[family]; index++) {
         const struct level *level = &table->levels[family][index];
         int owner = level_find(level, (struct key){key.high & level->mask.high, key.low & level->mask.low})->owner;
@@ -217,7 +217,7 @@ static inline void table_free(struct table *table)
 {
     if (!table)
         return;
-    for (int family = 0; family < 2; family++) {
+    for (enum family family = V4; family < FAMILIES; family++) {
         for (int index = 0; index < table->level_count[family]; index++)
             free(table->levels[family][index].rows);
         free(table->hosts[family].rows);
@@ -252,7 +252,7 @@ static inline struct table *table_copy(const struct table *from, int peers)
     bool whole = table->peers;
     if (whole)
         memcpy(table->peers, from->peers, (size_t)from->peer_count * sizeof *from->peers);
-    for (int family = 0; family < 2 && whole; family++) {
+    for (enum family family = V4; family < FAMILIES && whole; family++) {
         whole = level_copy(&table->hosts[family], &from->hosts[family]);
         for (int index = 0; index < from->level_count[family] && whole; index++) {
             if (from->levels[family][index].used == 0)
