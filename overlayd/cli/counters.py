@@ -31,6 +31,7 @@ REASONS = {
     " injects packets",
     "spoofed_source": "from a peer, but the inner source is not in that peer's subnet: two hosts disagree about the"
     " leases, or an attempt to inject",
+    "ttl_expired": "from a peer, with a TTL or hop limit of 0: damaged, or forged",
     "destination_not_own": "from a peer, but not for this host's subnet: two hosts disagree about the leases",
     "ce_not_ect": "marked by a congested router, but the transport does not know congestion marks: dropped, so that it"
     " slows down (RFC 6040)",

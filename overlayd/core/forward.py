@@ -44,6 +44,8 @@ class DropReason(StrEnum):
     """Inbound, from a peer, but the inner source is not of that peer's subnet."""
     DESTINATION_NOT_OWN = "destination_not_own"
     """Inbound, for an address outside this host's subnet."""
+    TTL_EXPIRED = "ttl_expired"
+    """Inbound, with a TTL or hop limit of 0, which no router passes on (RFC 1812 section 5.3.1)."""
     CE_NOT_ECT = "ce_not_ect"
     """Inbound, marked by a congested router, but its transport knows no marks: the loss tells it (RFC 6040)."""
     SEND_ERROR = "send_error"
@@ -185,6 +187,8 @@ def decide_inbound(packet: bytes, outer_source: str, table: ForwardingTable) -> 
         return DROP[DropReason.SPOOFED_SOURCE]
     if table.owners.lookup(version, destination) is not DELIVER:
         return DROP[DropReason.DESTINATION_NOT_OWN]
+    if ip.ttl(packet) == 0:
+        return DROP[DropReason.TTL_EXPIRED]
     if len(packet) > table.mtu:
         return _answer(DropReason.TOO_LONG, packet, header, table)
     return DELIVER

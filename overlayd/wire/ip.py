@@ -38,6 +38,7 @@ _VERSION_TOS = slice(0, 2)
 _TOS = 1  # the ECN field is in its lowest two bits
 _IPV4_LENGTH = 2  # first of two bytes, as every length and _IPV4_FRAGMENT
 _IPV4_FRAGMENT = 6
+_IPV4_TTL = 8
 _IPV4_PROTOCOL = 9
 _IPV4_CHECKSUM = slice(10, 12)
 _IPV4_SOURCE = slice(12, 16)
@@ -45,6 +46,7 @@ _IPV4_DESTINATION = slice(16, 20)
 _TRAFFIC_CLASS = 1  # the ECN field is in bits 4 and 5 of this byte
 _IPV6_LENGTH = 4
 _IPV6_NEXT_HEADER = 6
+_IPV6_HOP_LIMIT = 7
 _IPV6_SOURCE = slice(8, 24)
 _IPV6_DESTINATION = slice(24, 40)
 
@@ -127,6 +129,11 @@ def parse(packet: bytes) -> Header | Malformed:
             0,
         )
     return Malformed.VERSION
+
+
+def ttl(packet: bytes) -> int:
+    """The TTL, or hop limit, of a valid packet."""
+    return packet[_IPV4_TTL] if packet[0] >> 4 == 4 else packet[_IPV6_HOP_LIMIT]
 
 
 def ecn(packet: bytes) -> int:

@@ -179,6 +179,8 @@ static void judge(const struct table *table, const struct network *from, const s
         packet[0] = 0x60;
         write16(packet + 4, (unsigned)length - 40);
     }
+    const bool expired = length % 4 == 0;
+    packet[from->width == 4 ? 8 : 7] = expired ? 0 : 64;
     uint8_t *source = packet + (from->width == 4 ? 12 : 8), *destination = source + from->width;
     memcpy(source, from->address, from->width);
     memcpy(destination, to->address, from->width);
@@ -200,6 +202,7 @@ static void judge(const struct table *table, const struct network *from, const s
         reason = decide_inbound(table, packet, length, host, &ip);
         HOLD(reason == (sender < 0 || !same_address((unsigned)sender, index) ? SPOOFED_SOURCE
                         : receiver != OWN                                    ? DESTINATION_NOT_OWN
+                        : expired                                            ? TTL_EXPIRED
                         : length > table->mtu                                ? TOO_LONG
                                                                              : PASS));
         HOLD(decide_inbound(table, packet, length - 1, host, &ip) == (length == header ? TOO_SHORT : LENGTH_MISMATCH));

@@ -196,6 +196,14 @@ def test_a_tun_that_is_gone(rig: Rig) -> None:
         os.close(fd)
 
 
+def test_packets_without_hops_left_are_dropped(rig: Rig) -> None:
+    for one in (packet("10.1.2.3", "10.1.1.2", ttl=0), packet("fd00:2::3", "fd00:1::2", hop_limit=0)):
+        rig.peer.sendto(one, rig.local.getsockname())
+    rig.inbound()
+    assert rig.read_tun() == []
+    assert rig.engine.counters().rx_drops == {"ttl_expired": 2}
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from(("peer", "stranger")), any_bytes()), max_size=30))
 def test_the_engines_are_equal(traffic: list[tuple[bool, str, bytes]]) -> None:

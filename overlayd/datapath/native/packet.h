@@ -67,6 +67,7 @@ _Static_assert(sizeof(struct vnet) == 10, "struct virtio_net_hdr has 10 bytes");
     X(UNKNOWN_PEER, "unknown_peer")                                                                                    \
     X(SPOOFED_SOURCE, "spoofed_source")                                                                                \
     X(DESTINATION_NOT_OWN, "destination_not_own")                                                                      \
+    X(TTL_EXPIRED, "ttl_expired")                                                                                      \
     X(CE_NOT_ECT, "ce_not_ect")                                                                                        \
     X(SEND_ERROR, "send_error")                                                                                        \
     X(SEND_BUFFER_FULL, "send_buffer_full")                                                                            \
@@ -145,6 +146,12 @@ static inline enum reason parse_ip(const uint8_t *packet, size_t length, struct 
         return PASS;
     }
     return BAD_VERSION;
+}
+
+/* The TTL, or hop limit, of a valid packet. */
+static inline uint8_t get_ttl(const uint8_t *packet, const struct ip *ip)
+{
+    return packet[ip->version == 4 ? IP4_TTL : IP6_HOP_LIMIT];
 }
 
 /* The sum of the pseudo header (RFC 9293 section 3.1, RFC 8200 section 8.1) for `length` bytes of transport. */

@@ -210,6 +210,8 @@ static inline enum reason decide_inbound(const struct table *table, const uint8_
         return SPOOFED_SOURCE;
     if (table_owner(table, ip->destination, ip->address) != OWN)
         return DESTINATION_NOT_OWN;
+    if (get_ttl(packet, ip) == 0)
+        return TTL_EXPIRED;
     return length > table->mtu ? TOO_LONG : PASS;
 }
 
