@@ -160,8 +160,6 @@ OUTBOUND_DROPS = [
     ("a broadcast", packet("10.1.1.2", "255.255.255.255"), DropReason.NO_LEASE),
     ("an IPv6 multicast", packet("fd00:1::2", "ff02::16"), DropReason.NO_LEASE),
     ("a later fragment to nobody", packet("10.1.1.2", "10.1.9.9", offset=9), DropReason.NO_LEASE),
-    ("with a TTL of 0", "192.168.0.2", packet("10.1.2.3", "10.1.1.2", ttl=0), DropReason.TTL_EXPIRED),
-    ("with a hop limit of 0", "192.168.0.2", packet("fd00:2::3", "fd00:1::2", hop_limit=0), DropReason.TTL_EXPIRED),
     ("a long error", packet("10.1.1.2", "10.1.2.3", b"\3" + BIG, protocol=ICMP), DropReason.TOO_LONG),
     ("a long later fragment", packet("10.1.1.2", "10.1.2.3", BIG, offset=9), DropReason.TOO_LONG),
 ]
@@ -186,6 +184,8 @@ INBOUND_DROPS = [
     ("to nobody", "192.168.0.2", packet("10.1.2.3", "10.1.9.9"), DropReason.DESTINATION_NOT_OWN),
     ("to a multicast group", "192.168.0.2", packet("10.1.2.3", "224.0.0.1"), DropReason.DESTINATION_NOT_OWN),
     ("to all IPv6 nodes", "192.168.0.2", packet("fd00:2::3", "ff02::1"), DropReason.DESTINATION_NOT_OWN),
+    ("with a TTL of 0", "192.168.0.2", packet("10.1.2.3", "10.1.1.2", ttl=0), DropReason.TTL_EXPIRED),
+    ("with a hop limit of 0", "192.168.0.2", packet("fd00:2::3", "fd00:1::2", hop_limit=0), DropReason.TTL_EXPIRED),
     ("a long error", "192.168.0.2", packet("10.1.2.3", "10.1.1.2", b"\3" + BIG, protocol=ICMP), DropReason.TOO_LONG),
 ]
 
