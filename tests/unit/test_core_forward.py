@@ -102,8 +102,8 @@ def test_inbound_from_the_holder_of_the_source_is_delivered(outer_source: str, s
     assert inbound(outer_source, source, destination) == DELIVER
 
 
-@pytest.mark.parametrize("ttl", [0, 1, 2, 255])
-def test_ttl_decides_nothing_and_is_never_changed(ttl: int) -> None:
+@pytest.mark.parametrize("ttl", [1, 2, 255])
+def test_a_ttl_that_is_left_decides_nothing_and_is_never_changed(ttl: int) -> None:
     """A verdict that lets a packet through names no bytes: the caller has only those that came."""
     assert outbound("10.1.1.2", "10.1.2.3", ttl=ttl) == Send(ALPHA)
     assert inbound("192.168.0.2", "10.1.2.3", "10.1.1.2", ttl=ttl) == DELIVER
