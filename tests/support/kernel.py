@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Any, TypeVar
 
 from overlayd.core.kernel.diff import diff
-from overlayd.core.kernel.firewall import GuardedPort, OverlayRange, own_table
+from overlayd.core.kernel.firewall import FirewallPolicy, GuardedPort, OverlayRange, own_table
 from overlayd.core.kernel.kinds import FdbEntry, KernelObject, KernelState, Neighbour, Route, Ruleset, VxlanLink
 from overlayd.lab import Host
 from overlayd.lab.namespace import within
@@ -77,6 +77,7 @@ def rules() -> Ruleset:
     """Our table with both sets."""
     network = IPv4Network("10.1.0.0/16")
     guarded = (GuardedPort(4, 8472, 1), GuardedPort(6, 8472, 1))
-    made = own_table([OverlayRange(network, IPv4Network("10.1.1.0/24"))], ("ovl.1",), guarded, False)
+    ranges = (OverlayRange(network, IPv4Network("10.1.1.0/24")),)
+    made = own_table(FirewallPolicy(ranges, ("ovl.1",), guarded, "eth0", masquerade=False, forward_accept=False))
     assert made is not None
     return made

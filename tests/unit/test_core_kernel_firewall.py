@@ -29,6 +29,8 @@ V6 = OverlayRange(ip_network("fd05::/48"), ip_network("fd05:0:0:1::/64"))
 DEVICE, BRIDGE, UNDERLAY = "flannel.1", "cni0", "eth0"
 GUARDED = GuardedPort(underlay_family=4, port=8472, vni=1)
 DOCKER = ForeignChain("ip", "filter", "FORWARD")
+POLICY = FirewallPolicy((V4,), (DEVICE,), (), UNDERLAY, masquerade=False, forward_accept=True)
+VXLAN = replace(POLICY, guarded=(GUARDED,))
 
 
 @dataclass(frozen=True)
@@ -126,12 +128,12 @@ def verdict(ruleset: Ruleset | None, chain: str, packet: Packet, elements: set[s
     ],
 )
 def test_guard(packet: Packet, expected: str | None) -> None:
-    table = own_table([V4], (DEVICE,), [GUARDED], masquerade=False)
+    table = own_table(VXLAN)
     assert verdict(table, "guard", packet, {"192.168.77.2"}) == expected
 
 
 def test_guard_of_ipv6() -> None:
-    table = own_table([V6], (DEVICE,), [replace(GUARDED, underlay_family=6)], masquerade=False)
+    table = own_table(replace(POLICY, ranges=(V6,), guarded=(replace(GUARDED, underlay_family=6),)))
     stranger = Packet("fd77::9", "fd77::1", UNDERLAY, dport=8472, vni=1)
     assert verdict(table, "guard", stranger, {"fd77::2"}) == "drop"
     assert verdict(table, "guard", replace(stranger, saddr="fd77::2"), {"fd77::2"}) is None
@@ -162,7 +164,7 @@ INNER = [
     ],
 )
 def test_inner(packet: Packet, expected: str | None) -> None:
-    assert verdict(own_table([V4, V6], (DEVICE,), [GUARDED], masquerade=False), "inner", packet) == expected
+    assert verdict(own_table(replace(VXLAN, ranges=(V4, V6))), "inner", packet) == expected
 
 
 @pytest.mark.parametrize(
@@ -175,7 +177,7 @@ def test_inner(packet: Packet, expected: str | None) -> None:
 )
 def test_a_family_that_the_overlay_has_not_may_not_come_out_of_it(packet: Packet, expected: str | None) -> None:
     """Else the underlay's IPv6 could be reached through an IPv4 overlay."""
-    assert verdict(own_table([V4], (DEVICE,), [GUARDED], masquerade=False), "inner", packet) == expected
+    assert verdict(own_table(VXLAN), "inner", packet) == expected
 
 
 @pytest.mark.parametrize(
@@ -198,16 +200,16 @@ def test_a_family_that_the_overlay_has_not_may_not_come_out_of_it(packet: Packet
     ],
 )
 def test_masquerading_as_flannel_does(packet: Packet, expected: str | None) -> None:
-    assert verdict(own_table([V4, V6], (), [], masquerade=True), "postrouting", packet) == expected
+    assert verdict(own_table(replace(POLICY, ranges=(V4, V6), masquerade=True)), "postrouting", packet) == expected
 
 
 def test_nothing_wanted_is_no_table() -> None:
-    assert own_table([V4, V6], (), [], masquerade=False) is None
+    assert own_table(replace(POLICY, ranges=(V4, V6))) is None
 
 
 def test_the_table_is_replaced_in_one_transaction() -> None:
     """Adding it first makes deleting it safe where there is none."""
-    table = own_table([V4], (DEVICE,), [GUARDED], masquerade=True)
+    table = own_table(replace(VXLAN, masquerade=True))
     assert table is not None
     overlayd = {"table": {"family": "inet", "name": "overlayd"}}
     first, second, third, *rest = json.loads(table.definition)
@@ -228,7 +230,7 @@ def test_the_table_is_replaced_in_one_transaction() -> None:
 
 def test_elements_stand_in_the_set_that_the_guard_reads() -> None:
     element = vtep_element(ip_address("192.168.77.2"))
-    table = own_table([V4], (DEVICE,), [GUARDED], masquerade=False)
+    table = own_table(VXLAN)
     assert table is not None
     assert element.parent == table.key
     assert f"@{element.set}" in table.definition
@@ -237,7 +239,7 @@ def test_elements_stand_in_the_set_that_the_guard_reads() -> None:
 
 def test_packets_that_come_by_other_devices_meet_one_look_up() -> None:
     """They are all that this host receives: its own traffic, and the datagrams before they are decapsulated."""
-    table = own_table([V4, V6], (DEVICE, "flannel6.1"), [GUARDED], masquerade=False)
+    table = own_table(replace(VXLAN, ranges=(V4, V6), devices=(DEVICE, "flannel6.1")))
     assert table is not None
     assert [rule["expr"][0].keys() for rule in rules_of(table) if rule["chain"] == "inner"] == [{"vmap"}]
 
@@ -246,7 +248,7 @@ def test_packets_that_come_by_other_devices_meet_one_look_up() -> None:
 
 
 def test_comments_name_every_rule_in_order_and_end_in_a_digest() -> None:
-    own = own_table([V4, V6], (DEVICE,), [GUARDED], masquerade=True)
+    own = own_table(replace(VXLAN, ranges=(V4, V6), masquerade=True))
     foreign = forward_accepts(DOCKER, [V4])
     assert own is not None
     assert foreign is not None
@@ -262,7 +264,7 @@ def test_comments_name_every_rule_in_order_and_end_in_a_digest() -> None:
 def test_comments_are_in_the_order_in_which_the_kernel_lists_rules() -> None:
     """By chain, as the chains were made: else the table would differ for ever, and be replaced at each comparison."""
     marked = list(overlay_packets([V4], (DEVICE,), UNDERLAY))
-    table = own_table([V4], (DEVICE,), [GUARDED], masquerade=True, marked=marked)
+    table = own_table(replace(VXLAN, masquerade=True), marked)
     assert table is not None
     added = [command.get("add", {}) for command in json.loads(table.definition)]
     made = [thing["chain"]["name"] for thing in added if thing.keys() == {"chain"}]
@@ -273,7 +275,7 @@ def test_comments_are_in_the_order_in_which_the_kernel_lists_rules() -> None:
 
 def test_a_changed_rule_has_another_comment() -> None:
     def table(vni: int, masquerade: bool) -> Ruleset | None:
-        return own_table([V4], (DEVICE,), [replace(GUARDED, vni=vni)], masquerade)
+        return own_table(replace(POLICY, guarded=(replace(GUARDED, vni=vni),), masquerade=masquerade))
 
     assert table(1, True) == table(1, True)
     assert table(1, True) != table(2, True)
@@ -300,7 +302,7 @@ FORWARDED = [
 
 def forwarded(packet: Packet, chain: ForeignChain = DOCKER, devices: tuple[str, ...] = (DEVICE,)) -> str | None:
     """What becomes of a packet that meets our marking chain and then the foreign chain."""
-    table = own_table([V4, V6], devices, [], False, overlay_packets([V4, V6], devices, UNDERLAY))
+    table = own_table(replace(POLICY, ranges=(V4, V6), devices=devices), overlay_packets([V4, V6], devices, UNDERLAY))
     if verdict(table, "mark", packet) == "mangle":
         packet = replace(packet, mark=packet.mark | FORWARD_MARK)
     return verdict(forward_accepts(chain, [V4, V6]), chain.chain, packet)
@@ -322,7 +324,7 @@ def test_another_users_mark_opens_nothing_but_this_hosts_subnet() -> None:
 
 
 def test_the_mark_is_gone_when_the_packet_has_been_forwarded() -> None:
-    table = own_table([V4], (DEVICE,), [], False, overlay_packets([V4], (DEVICE,), UNDERLAY))
+    table = own_table(POLICY, overlay_packets([V4], (DEVICE,), UNDERLAY))
     assert table is not None
     [rule] = [rule for rule in rules_of(table) if rule["chain"] == "unmark"]
     assert rule["expr"][-1]["mangle"]["value"] == {"&": [{"meta": {"key": "mark"}}, 0xFFFFFFFF - FORWARD_MARK]}
@@ -356,7 +358,7 @@ def test_no_rules_for_a_chain_of_another_family() -> None:
 
 
 def test_rulesets() -> None:
-    wanted = FirewallPolicy((V4,), (DEVICE,), (GUARDED,), UNDERLAY, masquerade=False, forward_accept=True)
+    wanted = VXLAN
     docker6 = ForeignChain("ip6", "filter", "FORWARD")
     own, foreign = rulesets(wanted, [DOCKER, docker6])
     assert (own.table, own.chain) == ("overlayd", None)

@@ -1,0 +1,49 @@
+"""overlayd's nftables rules, as data for `nft -j`.
+
+table inet overlayd, ours alone:
+    set vteps4, vteps6     the underlay addresses of peers (vxlan mode), elements kept one by one
+    chain guard            drops datagrams to the VXLAN port and VNI whose source is not a peer's underlay address
+    chain inner            sends what leaves an overlay device, found by one look-up, to the chain of that device:
+    chain from_DEVICE      drops it unless its source lies in the network, outside this host's own subnet, and its
+                           destination in this host's subnet: neither the underlay nor a family that the overlay does
+                           not have can be reached through the overlay
+    chain postrouting      masquerades as flannel does
+
+    chains mark, unmark    mark the overlay's packets while they are forwarded, where that is needed:
+
+An `accept` in a table of ours cannot overrule the drop policy of another table's chain, such as Docker's FORWARD.
+So where a foreign forward chain has policy drop, rules that accept marked packets from and to this host's subnet, and
+no others, stand at its head. Which packets are the overlay's is decided in our own table, by interface, address and
+connection; the foreign rules use only what `iptables` can read and show, so that its owner can go on with it.
+
+    model.py      terms              chains.py     the rules of our own table
+    forward.py    foreign chains     table.py      the table, and all rulesets of a policy
+"""
+
+from overlayd.core.kernel.firewall.forward import forward_accepts, overlay_packets
+from overlayd.core.kernel.firewall.model import (
+    COMMENT,
+    FORWARD_MARK,
+    TABLE,
+    FirewallPolicy,
+    ForeignChain,
+    GuardedPort,
+    OverlayRange,
+    vtep_element,
+)
+from overlayd.core.kernel.firewall.table import own_table, rulesets
+
+__all__ = [
+    "COMMENT",
+    "FORWARD_MARK",
+    "TABLE",
+    "FirewallPolicy",
+    "ForeignChain",
+    "GuardedPort",
+    "OverlayRange",
+    "forward_accepts",
+    "overlay_packets",
+    "own_table",
+    "rulesets",
+    "vtep_element",
+]

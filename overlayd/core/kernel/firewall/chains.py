@@ -1,0 +1,114 @@
+"""The rules of each chain of our own table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from overlayd.core.kernel import nft_json as nft
+from overlayd.core.kernel.firewall.model import (
+    FORWARD_MARK,
+    FirewallPolicy,
+    GuardedPort,
+    OverlayRange,
+    Rule,
+    is_marked,
+)
+from overlayd.core.kernel.nft_json import Json
+
+_EARLY, _LATE = -500, 500  # priorities before and after any filter chain
+
+HOOKS: dict[str, Json] = {
+    "guard": {"type": "filter", "hook": "input", "prio": -10, "policy": "accept"},
+    "inner": {"type": "filter", "hook": "prerouting", "prio": -290, "policy": "accept"},
+    "mark": {"type": "filter", "hook": "forward", "prio": _EARLY, "policy": "accept"},
+    "unmark": {"type": "filter", "hook": "forward", "prio": _LATE, "policy": "accept"},
+    "postrouting": {"type": "nat", "hook": "postrouting", "prio": 100, "policy": "accept"},
+}
+"""Of the base chains; the others are reached by a jump."""
+
+_MASQUERADE_MARK = 0x4000  # set by Kubernetes, which masquerades these packets itself; flannel leaves them alone too
+
+
+def chains(policy: FirewallPolicy, marked: Iterable[Rule]) -> dict[str, list[Rule]]:
+    """The rules of every chain that our table can have; `marked`: what forwarded packets must match to be marked."""
+    ranges = policy.ranges
+    inner = policy.devices if policy.guarded else ()  # elsewhere the daemon's own checks, or none are needed
+    foreign = "VXLAN from a host without a lease"
+    set_mark = {"mangle": {"key": nft.meta("mark"), "value": {"|": [nft.meta("mark"), FORWARD_MARK]}}}
+    clear_mark = {"mangle": {"key": nft.meta("mark"), "value": {"&": [nft.meta("mark"), 0xFFFFFFFF - FORWARD_MARK]}}}
+    mark = [(text, [*match, nft.counter(), set_mark]) for text, match in marked]
+    return {
+        "guard": [(f"{foreign} (IPv{item.underlay_family})", _guard(item)) for item in policy.guarded],
+        "inner": [("from overlay devices", [_by_device(inner)])] if inner else [],
+        "mark": mark,
+        "unmark": [("the mark is for the forward hook alone", [is_marked(), clear_mark])] if mark else [],
+        "postrouting": [rule for one in ranges for rule in _masquerade(one)] if policy.masquerade else [],
+        **{_chain_of(device): _from_device(device, ranges) for device in inner},
+    }
+
+
+def _chain_of(device: str) -> str:
+    return f"from_{device}"
+
+
+def _by_device(devices: Sequence[str]) -> Json:
+    targets = [[device, {"jump": {"target": _chain_of(device)}}] for device in devices]
+    return {"vmap": {"key": nft.meta("iifname"), "data": {"set": targets}}}
+
+
+def _from_device(device: str, ranges: Sequence[OverlayRange]) -> list[Rule]:
+    rules: list[Rule] = []
+    for one in ranges:
+        source, destination = nft.field(one.protocol, "saddr"), nft.field(one.protocol, "daddr")
+        for text, match in (
+            (f"source outside {one.network}", nft.differs(source, one.network)),
+            (f"source inside {one.subnet}", nft.equal(source, nft.prefix(one.subnet))),
+            (f"destination outside {one.subnet}", nft.differs(destination, one.subnet)),
+        ):
+            rules.append((f"{device}: {text}", [*_protocol(one), match, *nft.drop()]))
+    protocols = ["ipv4" if one.network.version == 4 else "ipv6" for one in ranges]
+    others = [{"match": {"op": "!=", "left": nft.meta("nfproto"), "right": protocol}} for protocol in protocols]
+    rules.append((f"{device}: no such family here", [*others, *nft.drop()]))
+    return rules
+
+
+def _guard(item: GuardedPort) -> list[Json]:
+    source = nft.field("ip" if item.underlay_family == 4 else "ip6", "saddr")
+    return [
+        nft.equal(nft.meta("nfproto"), "ipv4" if item.underlay_family == 4 else "ipv6"),
+        nft.equal(nft.field("udp", "dport"), item.port),
+        # RFC 7348: behind 8 bytes of UDP header, flags and 3 reserved bytes, the VNI: bit 96 of the transport header.
+        # Another VNI on the same port belongs to somebody else's device.
+        nft.equal({"payload": {"base": "th", "offset": 96, "len": 24}}, item.vni),
+        {"match": {"op": "!=", "left": source, "right": f"@vteps{item.underlay_family}"}},
+        *nft.drop(),
+    ]
+
+
+def _masquerade(one: OverlayRange) -> list[Rule]:
+    name = one.protocol
+    source, destination = nft.field(name, "saddr"), nft.field(name, "daddr")
+    multicast = "224.0.0.0/4" if name == "ip" else "ff00::/8"
+    address, length = multicast.split("/")
+    subnet, network = nft.prefix(one.subnet), nft.prefix(one.network)
+    from_subnet, to_subnet = nft.equal(source, subnet), nft.equal(destination, subnet)
+    from_network, to_network = nft.equal(source, network), nft.equal(destination, network)
+    not_from_network = nft.differs(source, one.network)
+    marked = nft.has_mark(_MASQUERADE_MARK)
+    not_multicast = {
+        "match": {"op": "!=", "left": destination, "right": {"prefix": {"addr": address, "len": int(length)}}}
+    }
+    leave: list[Json] = [nft.counter(), {"return": None}]
+    masquerade: list[Json] = [nft.counter(), {"masquerade": {"flags": "fully-random"}}]
+    return [
+        (f"{name}: already marked", [*_protocol(one), marked, *leave]),
+        (f"{name}: subnet to network", [from_subnet, to_network, *leave]),
+        (f"{name}: network to subnet", [from_network, to_subnet, *leave]),
+        (f"{name}: outside to subnet", [not_from_network, to_subnet, *leave]),
+        (f"{name}: network to outside", [from_network, not_multicast, *masquerade]),
+        (f"{name}: outside to network", [not_from_network, to_network, *masquerade]),
+    ]
+
+
+def _protocol(one: OverlayRange) -> list[Json]:
+    return [nft.equal(nft.meta("nfproto"), "ipv4" if one.network.version == 4 else "ipv6")]

@@ -1,0 +1,82 @@
+"""The terms of the firewall: what a node's rules follow from, and the names that rules carry in the kernel."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from overlayd.core.address import Address, Family, Network
+from overlayd.core.kernel import nft_json as nft
+from overlayd.core.kernel.kinds import SetElement
+from overlayd.core.kernel.nft_json import Json
+
+Rule = tuple[str, list[Json]]
+"""The text of its comment, and its expressions."""
+
+TABLE = "overlayd"
+COMMENT = "overlayd: "
+"""With which the comment of each of our rules begins, in whatever table it stands."""
+
+FORWARD_MARK = 0x02000000
+"""The bit of the packet mark that the overlay's packets carry between our two forward chains."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignChain:
+    """A base chain on the forward hook that is not ours."""
+
+    family: str
+    table: str
+    chain: str
+
+
+@dataclass(frozen=True, slots=True)
+class GuardedPort:
+    """A VXLAN device to guard: datagrams of `vni` to `port` on this underlay family."""
+
+    underlay_family: Family
+    port: int
+    vni: int
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayRange:
+    """The overlay in one address family."""
+
+    network: Network
+    subnet: Network
+
+    @property
+    def protocol(self) -> str:
+        """nft's name of the family."""
+        return "ip" if self.network.version == 4 else "ip6"
+
+
+@dataclass(frozen=True, slots=True)
+class FirewallPolicy:
+    """What the rules of a node follow from, beside other firewalls."""
+
+    ranges: tuple[OverlayRange, ...]
+    devices: tuple[str, ...]
+    """The overlay's devices; empty for host-gw."""
+    guarded: tuple[GuardedPort, ...]
+    underlay: str
+    masquerade: bool
+    forward_accept: bool
+
+
+def vtep_element(address: Address) -> SetElement:
+    """The element that lets a peer's datagrams through the guard."""
+    return SetElement(TABLE, f"vteps{address.version}", address)
+
+
+def comment_of(text: str, expressions: list[Json]) -> str:
+    """The comment of a rule; its digest stands for the expressions, which the kernel gives back in another form."""
+    digest = hashlib.sha256(json.dumps(expressions, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{COMMENT}{text} #{digest}"
+
+
+def is_marked() -> Json:
+    """The packet carries our mark."""
+    return nft.has_mark(FORWARD_MARK)

@@ -1,0 +1,48 @@
+"""Our own table, and everything that a policy comes to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from overlayd.core.kernel.firewall.chains import HOOKS, chains
+from overlayd.core.kernel.firewall.forward import forward_accepts, overlay_packets
+from overlayd.core.kernel.firewall.model import TABLE, FirewallPolicy, ForeignChain, Rule, comment_of
+from overlayd.core.kernel.kinds import Ruleset
+from overlayd.core.kernel.nft_json import Json
+
+
+def rulesets(policy: FirewallPolicy, dropping: Iterable[ForeignChain]) -> list[Ruleset]:
+    """Every ruleset, given the foreign forward chains that drop by policy."""
+    dropping = tuple(dropping) if policy.forward_accept else ()
+    marked = overlay_packets(policy.ranges, policy.devices, policy.underlay) if dropping else ()
+    found = [own_table(policy, marked)]
+    found += [forward_accepts(chain, policy.ranges) for chain in dropping]
+    return [ruleset for ruleset in found if ruleset is not None]
+
+
+def own_table(policy: FirewallPolicy, marked: Iterable[Rule] = ()) -> Ruleset | None:
+    """Our own table; None where it would be empty. `marked`: what forwarded packets must match to be marked."""
+    filled = {name: rules for name, rules in chains(policy, marked).items() if rules}
+    if not filled:
+        return None
+    table: Json = {"family": "inet", "name": TABLE}
+    # `add` before `delete` makes the deletion safe where there is no table; all of it is one transaction.
+    commands: list[Json] = [{"add": {"table": table}}, {"delete": {"table": table}}, {"add": {"table": table}}]
+    commands += [_set(name) for name in sorted({f"vteps{item.underlay_family}" for item in policy.guarded})]
+    for name in filled:
+        commands.append({"add": {"chain": {"family": "inet", "table": TABLE, "name": name, **HOOKS.get(name, {})}}})
+    comments = []
+    for name, rules in filled.items():  # in the order of the chains, as the kernel lists them
+        for text, expressions in rules:
+            comment = comment_of(text, expressions)
+            comments.append(f"{name}: {comment}")
+            rule = {"family": "inet", "table": TABLE, "chain": name, "comment": comment, "expr": expressions}
+            commands.append({"add": {"rule": rule}})
+    return Ruleset("inet", TABLE, None, tuple(comments), json.dumps(commands))
+
+
+def _set(name: str) -> Json:
+    """The command that makes a set of addresses of the family that its name ends with."""
+    kind = "ipv4_addr" if name.endswith("4") else "ipv6_addr"
+    return {"add": {"set": {"family": "inet", "table": TABLE, "name": name, "type": kind}}}
