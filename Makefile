@@ -183,7 +183,7 @@ install: ## install the service: a virtual environment, commands, units (root; D
 	$(SYSTEM_PYTHON) -m venv --clear $(DESTDIR)$(SHARE)
 	$(ALONE) sh -c 'rm -rf build/lib* build/bdist* && $(DESTDIR)$(SHARE)/bin/python -m pip install --quiet \
 		--disable-pip-version-check --no-compile --constraint constraints.txt ".[documents]"'
-	$(DESTDIR)$(SHARE)/bin/python -B tools/documents.py $(DESTDIR)$(PREFIX)/share $(ZSH)
+	$(DESTDIR)$(SHARE)/bin/python -BI -m overlayd.cli.documents $(DESTDIR)$(PREFIX)/share $(ZSH)
 	$(DESTDIR)$(SHARE)/bin/python -m pip uninstall --quiet --yes argparse-manpage shtab pip setuptools
 	# Paths of the place where it will run, not of the one where it was made
 	rm -f $(DESTDIR)$(SHARE)/lib/*/site-packages/overlayd-*.dist-info/direct_url.json

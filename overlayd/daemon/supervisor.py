@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from overlayd.core.errors import ReportedError
 from overlayd.system.errors import HostError
 
 log = structlog.get_logger()
@@ -53,9 +54,10 @@ class Supervisor:
         done, _ = await asyncio.wait([*tasks, stop], return_when=asyncio.FIRST_COMPLETED)
         await _cancel(*tasks, stop)
         for task in done - {stop}:
-            error = task.exception()
-            log.error("task ended", task=task.get_name(), error=str(error) if error else None)
-            raise error or HostError(f"the task {task.get_name()!r} ended; this is a defect: please report it")
+            error = task.exception() or HostError(f"task {task.get_name()!r} ended; this is a defect: please report it")
+            if not isinstance(error, ReportedError):  # whoever reports those does so once
+                log.error("task failed", task=task.get_name(), error=str(error))
+            raise error
 
 
 async def every(seconds: float, action: Callable[[], Awaitable[object]]) -> None:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-import runpy
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from overlayd.cli import documents
 
 
 @pytest.fixture(scope="module")
 def share(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("share")
-    runpy.run_path(str(ROOT / "tools" / "documents.py"))["main"](path)
+    documents.main(path)
     return path
 
 

@@ -1,4 +1,4 @@
-"""Man pages and shell completion, made from the command lines themselves: `documents.py SHARE [ZSH]`.
+"""Man pages and shell completion, made from the parsers: `python -m overlayd.cli.documents SHARE [ZSH]`.
 
  1. Every parser is completed: overlayctl's are made when their command is used.
  2. shtab writes completion for bash and zsh, argparse-manpage the pages, below SHARE, which is PREFIX/share.
@@ -71,9 +71,9 @@ def complete(parser: Parser) -> None:
                 complete(child)
         elif action.option_strings and isinstance(action.metavar, str):
             if action.metavar in ("FILE", "PATH") or action.metavar.endswith("FILE"):
-                action.complete = shtab.FILE
+                action.complete = shtab.FILE  # type: ignore[attr-defined]  # read by shtab
             elif action.metavar in ("DIRECTORY", "STATE_DIR"):
-                action.complete = shtab.DIRECTORY
+                action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
 
 
 def page(parser: Parser) -> str:
