@@ -80,11 +80,14 @@ class Node:
         return tuple(sorted({self.underlay_family(inner) for inner in self.families}))
 
     @property
-    def overlay_mtu(self) -> int:
-        """Bytes of container packet: as configured, else what every underlay family in use can take."""
-        if self.mtu_override is not None:
-            return self.mtu_override
+    def largest_mtu(self) -> int:
+        """Bytes of container packet that every underlay family in use can carry."""
         return min(overlay_mtu(self.underlay.mtu, self.spec.overhead(family)) for family in self.underlay_families)
+
+    @property
+    def overlay_mtu(self) -> int:
+        """Bytes of container packet: as configured, if the underlay carries that, else as many as it carries."""
+        return min(self.largest_mtu, self.mtu_override or self.largest_mtu)
 
     def route_mtu(self, subnet: Network, public: Address, paths: Mapping[Address, int]) -> int | None:
         """Bytes of container packet that get to the peer's subnet, where its path is known to take less than others."""

@@ -25,7 +25,8 @@ _ANYWHERE = {4: "198.51.100.1", 6: "2001:db8::1"}  # documentation addresses: th
 async def discover(settings: Settings, registry: Registry, netlink: Netlink, stay: str | None = None) -> Node:
     """This host's node. Raises HostError or RegistryError with what is missing and how to give it.
 
-    `stay` is the interface to stay with where the settings name none: a default route may be away for a moment.
+    `stay` is the interface on which the overlay is up: it is kept where the settings name none (a default route may be
+    away for a moment), and an mtu that it has become too narrow for is lowered, where otherwise it is refused.
     """
     if stay is not None and not (settings.iface or settings.iface_regex or settings.iface_can_reach):
         settings = settings.model_copy(update={"iface": stay})
@@ -49,6 +50,11 @@ async def discover(settings: Settings, registry: Registry, netlink: Netlink, sta
                 f"interface {underlay.name} has no IPv{underlay_family} address to send from,"
                 f" and this host's lease is reached over IPv{underlay_family}; add one"
             )
+    if stay is None and (settings.mtu or 0) > (largest := node.largest_mtu):
+        raise HostError(
+            f"mtu: {settings.mtu} does not fit: interface {underlay.name} (MTU {underlay.mtu}) leaves {largest} bytes"
+            f" for containers in {node.mode} mode; set mtu to {largest} or less, or leave it out"
+        )
     least = max(MINIMUM[family] for family in node.families)
     if node.overlay_mtu < least:
         raise HostError(

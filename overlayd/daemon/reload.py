@@ -106,7 +106,7 @@ class Reloader:
         async with overlay.changing:
             old = overlay.node.lease
             try:
-                await self._change(self._given)
+                await self._change(self._given, interface=overlay.node.underlay.name)
                 log.info("applied the registry's change", reason=reason, lease=str(overlay.node.lease))
                 if overlay.node.lease.subnets != old.subnets:
                     await self._report_orphaned(old)
@@ -121,7 +121,7 @@ class Reloader:
     async def _change(self, given: Settings, interface: str | None = None) -> None:
         """Apply a configuration as a whole, or return to the old one. Raises HostError, RegistryError.
 
-        `interface`: the underlay interface to keep, unless the configuration names one.
+        `interface`: the underlay interface, where the configuration has not changed; see `discover`.
         """
         overlay = self._overlay
         given = self._without_restart_only(given)

@@ -107,6 +107,7 @@ def test_what_changes_nothing_disturbs_nothing(pair: Pair) -> None:
         ({"leases_file": "../none.yaml"}, "none.yaml: No such file or directory"),
         ({"leases_file": None, "leases": [{"subnet": "10.1.2.0/24", "public_ip": "192.0.2.2"}]}, "leases: no row has"),
         ({"iface": "eth7"}, "iface: no interface has the name or address eth7; there are lo"),
+        ({"mtu": 9000}, "mtu: 9000 does not fit: interface eth0 (MTU 1500) leaves 1450 bytes for containers in vxlan"),
         ({"udp": {"prot": 1}, "vxlan": {"vni": "x"}}, "udp.prot: unknown key; did you mean port?\n"),
     ],
 )

@@ -87,8 +87,11 @@ def test_overlay_mtu(mode: str, inner: str, underlay: str, expected: int) -> Non
     assert node(inner, underlay, mode).overlay_mtu == expected
 
 
-def test_configured_mtu_goes_before_the_computed_one() -> None:
-    assert node(mtu=1300).overlay_mtu == 1300
+@pytest.mark.parametrize(("configured", "effective"), [(1300, 1300), (1472, 1472), (1473, 1472), (9000, 1472)])
+def test_configured_mtu_goes_before_the_computed_one_as_far_as_the_underlay_carries_it(
+    configured: int, effective: int
+) -> None:
+    assert (node(mtu=configured).overlay_mtu, node(mtu=configured).largest_mtu) == (effective, 1472)
 
 
 def test_on_link() -> None:
