@@ -27,6 +27,7 @@ from overlayd.core.node import Node
 from overlayd.datapath.contract import TUN_GONE, Counters, Engine, MakeEngine, Progress, choose
 from overlayd.datapath.faults import FaultDetector
 from overlayd.datapath.handover import SOCKETS, STATE, TUN, HandoverFile
+from overlayd.datapath.offload_retry import OffloadRetry
 from overlayd.datapath.peers import PeerTable
 from overlayd.datapath.python import PythonEngine
 from overlayd.datapath.settings import UdpSettings
@@ -67,6 +68,7 @@ class UdpDataPath:
         self._extensions = Extensions(settings)
         self._handover_file: HandoverFile | None = None
         self._saving: asyncio.TimerHandle | None = None
+        self._retry = OffloadRetry(self._restore_offloads)
         self._peers = PeerTable(node, settings.port)
         self._faults = FaultDetector(DEVICE, settings.port)
 
@@ -129,7 +131,9 @@ class UdpDataPath:
         except HostError as error:
             log.warning("ICMP errors from the engine will not reach containers", error=str(error))
         if self._engine is None:
-            self._engine = make(self._tun.fileno(), self._sockets, self._peers.table, self._settings, _log_degraded)
+            self._engine = make(
+                self._tun.fileno(), self._sockets, self._peers.table, self._settings, self._retry.refused
+            )
             log.info("packet engine", engine=self._engine.name, offloads=self._engine.offloads)
             if self._settings.busy_poll_us and name != "native":
                 log.warning("only the native engine polls; the setting has no effect", setting="udp.busy_poll_us")
@@ -181,6 +185,7 @@ class UdpDataPath:
     def stop(self) -> None:
         self._detach()
         self._extensions.close()
+        self._retry.cancel()
         if self._saving is not None:
             self._saving.cancel()
             self._saving = None
@@ -221,6 +226,10 @@ class UdpDataPath:
 
     # --- state and counters ------------------------------------------------------------------------------------------
 
+    def _restore_offloads(self) -> None:
+        if self._engine is not None:
+            self._engine.restore_offloads()
+
     def faults(self, now: float) -> list[str]:
         if self._tun is None or self._engine is None:
             return [f"{DEVICE}: the TUN is gone: packets of containers are lost until it is made again"]
@@ -243,7 +252,3 @@ class UdpDataPath:
 
     def gauges(self) -> dict[str, int]:
         return self._engine.gauges() if self._engine is not None else {}
-
-
-def _log_degraded(offload: str, seen: str) -> None:
-    log.warning("offload does not work here; disabled", offload=offload, error=seen)

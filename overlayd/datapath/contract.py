@@ -96,6 +96,9 @@ class Engine(Protocol):
     def replace_tap(self, tap: Tap | None) -> None:
         """Use this TAP for superpackets to peers that reply through it, or none."""
 
+    def restore_offloads(self) -> None:
+        """Use the offloads again that were disabled because the kernel refused them at some point."""
+
     def send_hellos(self) -> None:
         """Send hellos to the announced peers; called every HELLO_INTERVAL seconds."""
 

@@ -90,6 +90,9 @@ class PythonEngine:
     def replace_tap(self, tap: Tap | None) -> None:
         pass  # it makes no superpackets
 
+    def restore_offloads(self) -> None:
+        pass  # it uses none
+
     def send_hellos(self) -> None:
         pass  # and neither sends nor answers hellos: flannel's format is used with every peer
 

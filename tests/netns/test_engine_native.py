@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from overlayd.core.address import Address
-from overlayd.datapath.native.engine import kernel
+from overlayd.datapath.native.offloads import kernel
 from overlayd.lab import Host, Namespace, hosts
 from support.waiting import eventually
 from support.wire import FAMILIES, UDP_PORT, drops, inet, inject, ping_text, udp_echo, udp_packet

@@ -302,6 +302,13 @@ def test_what_the_kernel_refuses_as_a_run_goes_one_by_one() -> None:
             assert rig.engine.gauges()["run_segments"] == segments
         assert told == [("udp_gso", "Invalid argument")]
         assert rig.engine.gauges()["udp_gso"] == 0
+        rig.local.setsockopt(socket.SOL_SOCKET, 11, 0)
+        rig.engine.restore_offloads()
+        for one in sent:
+            rig.send_tun(one)
+        rig.outbound()
+        assert rig.read_peer() == sent
+        assert (rig.engine.gauges()["udp_gso"], rig.engine.gauges()["gso_failures"]) == (1, 2)
     finally:
         rig.close()
 

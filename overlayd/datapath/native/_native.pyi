@@ -81,6 +81,9 @@ class Engine:
     def replace_tun(self, tun: int, vnet_header: bool, coalesce_tcp: bool, coalesce_udp: bool) -> None:
         """Use this TUN, opened with IFF_VNET_HDR or not; whether TCP and UDP flows are coalesced for it."""
 
+    def set_run_segments(self, segments: int) -> None:
+        """Datagrams in a send from now on, 1 without GSO: what a refusal has lowered is as it was."""
+
     def replace_tap(self, tap: int, mac: bytes, source4: bytes, source6: bytes, port: int) -> None:
         """Use this TAP, -1 for none; with its MAC, the outer source addresses (empty for none) and port."""
 

@@ -22,7 +22,6 @@ from overlayd.core.address import FAMILIES, Family
 from overlayd.core.forward import (
     Change,
     ForwardingTable,
-    Peer,
     Reply,
     Verdict,
     decide_inbound,
@@ -31,12 +30,9 @@ from overlayd.core.forward import (
 )
 from overlayd.core.mtu import UDP_OVERHEAD
 from overlayd.core.offload import OFFLOADS
-from overlayd.core.rate_limit import TokenBucket
 from overlayd.datapath.capabilities import Capabilities
 from overlayd.datapath.contract import (
     DEFAULTS,
-    ICMP_BURST,
-    ICMP_RATE,
     NO_TUN,
     Counters,
     Degraded,
@@ -53,18 +49,16 @@ from overlayd.datapath.native.offloads import (
     enable_tun_offloads,
     has_udp_gso,
     has_vnet_header,
-    kernel,
+    run_segments,
     set_udp_gro,
 )
+from overlayd.datapath.native.replies import Replies
 from overlayd.datapath.native.table import NativeTable
 from overlayd.datapath.settings import UdpSettings
 
-_VNET_PLAIN = bytes(10)
-_SEGMENTS, _SEGMENTS_OLD = 128, 64  # UDP_MAX_SEGMENTS since Linux 6.9 and before
-
 
 class NativeEngine:
-    """See `datapath.engine.Engine`. Fast on a TUN that was opened with a virtio-net header, right on any other."""
+    """See `datapath.contract.Engine`. Fast on a TUN that was opened with a virtio-net header, right on any other."""
 
     name = "native"
 
@@ -82,14 +76,12 @@ class NativeEngine:
         """`vnet_header`: how `tun` was opened; None asks the kernel."""
         self._sockets = dict(sockets)
         self._table = table
-        self._now = now
+        self._replies = Replies(self._sockets, now)
+        self._tap: Tap | None = None
         self._settings = settings
         self._without = frozenset(settings.without_offloads or ())
         self._degraded = degraded
         self._vnet_asked = vnet_header
-        self._icmp = TokenBucket(ICMP_RATE, ICMP_BURST, now())
-        self._icmp_sent = self._icmp_limited = self._container_reply_errors = 0
-        self._peer_reply_errors = 0
         self._tx_bursts = self._rx_bursts = 0
         self._slots: dict[str, int] = {}
         self._free: list[int] = []
@@ -97,14 +89,11 @@ class NativeEngine:
         gso = "udp_gso" not in self._without and has_udp_gso(self._sockets.values())
         gro = set_udp_gro(self._sockets.values(), "udp_gro" not in self._without)
         self._socket_offloads = [name for name, on in (("udp_gso", gso), ("udp_gro", gro)) if on]
-        segments = 1
-        if gso:
-            segments = _SEGMENTS if kernel() >= (6, 9) else _SEGMENTS_OLD
         fds = {family: sock.fileno() for family, sock in self._sockets.items()}
-        self._segments = segments
-        self._native = native.Engine(fds.get(4, -1), fds.get(6, -1), segments, settings.busy_poll_us)
+        self._segments = run_segments() if gso else 1
+        self._native = native.Engine(fds.get(4, -1), fds.get(6, -1), self._segments, settings.busy_poll_us)
         self._compiled = NativeTable(self._slot)
-        self._capabilities = Capabilities(self._native, self._reply_to_peer, self._slots, self._compiled.numbers, now)
+        self._capabilities = Capabilities(self._native, self._replies.send, self._slots, self._compiled.numbers, now)
         self.replace_table(table)
         self.replace_tun(tun)
 
@@ -113,10 +102,12 @@ class NativeEngine:
     def replace_tun(self, tun: int | None) -> None:
         if tun is None:
             self._tun = NO_TUN
+            self._replies.use_tun(NO_TUN, vnet_header=False)
             self._native.replace_tun(NO_TUN, False, False, False)
             return
         self._tun = tun
         self._vnet = has_vnet_header(tun) if self._vnet_asked is None else self._vnet_asked
+        self._replies.use_tun(tun, vnet_header=self._vnet)
         tun_offloads: list[str] = []
         if self._vnet:
             wanted = [name for name in TUN_OFFLOADS if name not in self._without]
@@ -127,6 +118,13 @@ class NativeEngine:
         self._native.replace_tun(tun, self._vnet, *self._coalesces)
         coalesced = [name for name, on in (("coalesce_tcp", coalesce_tcp), ("coalesce_udp", coalesce_udp)) if on]
         self._granted = [*tun_offloads, *self._socket_offloads, *coalesced]
+
+    def restore_offloads(self) -> None:
+        self._native.set_run_segments(self._segments)
+        if self._tun != NO_TUN:
+            self._native.replace_tun(self._tun, self._vnet, *self._coalesces)
+        if self._tap is not None:
+            self.replace_tap(self._tap)
 
     # --- 2. table ----------------------------------------------------------------------------------------------------
 
@@ -168,7 +166,7 @@ class NativeEngine:
         return count
 
     def _handle_attention(self) -> None:
-        """The rare cases: offloads that the engine gave up, and punted packets."""
+        """Disabled offloads, and punted packets."""
         for offload, number in self._native.degraded():
             self._degraded(offload, os.strerror(number))
         for reason, number, length, kept in self._native.punted():
@@ -190,35 +188,13 @@ class NativeEngine:
         else:
             self._capabilities.disable_tunnel(peer)
             verdict = too_big_for(packet, path_mtu(peer) - UDP_OVERHEAD[peer.underlay_family], self._table)
-        if not isinstance(verdict, Reply) or not self._may_reply():
-            return
-        if reason == native.PUNT_INBOUND and peer is not None:
-            self._reply_to_peer(verdict.packet, peer)
-        else:
-            self._reply_to_container(verdict.packet)
-
-    def _reply_to_container(self, reply: bytes) -> None:
-        try:
-            os.write(self._tun, _VNET_PLAIN + reply if self._vnet else reply)
-        except OSError:
-            self._container_reply_errors += 1
-
-    def _reply_to_peer(self, reply: bytes, peer: Peer) -> None:
-        try:
-            self._sockets[peer.underlay_family].sendto(reply, (peer.host, peer.port))
-        except OSError:
-            self._peer_reply_errors += 1
-
-    def _may_reply(self) -> bool:
-        if self._icmp.take(self._now()):
-            self._icmp_sent += 1
-            return True
-        self._icmp_limited += 1
-        return False
+        if isinstance(verdict, Reply):
+            self._replies.reply(verdict.packet, peer if reason == native.PUNT_INBOUND else None)
 
     # --- 4. capabilities ---------------------------------------------------------------------------------------------
 
     def replace_tap(self, tap: Tap | None) -> None:
+        self._tap = tap
         own = {family: sock.getsockname() for family, sock in self._sockets.items()}
         source4, source6 = (ip_address(own[family][0]).packed if family in own else b"" for family in FAMILIES)
         port = next(iter(own.values()))[1]
@@ -244,22 +220,22 @@ class NativeEngine:
     # --- 5. report ---------------------------------------------------------------------------------------------------
 
     def counters(self) -> Counters:
-        total, slots, drops, unanswered = self._native.counters()
+        replies = self._replies
+        total, slots, dropped, unanswered = self._native.counters()
         tx, rx = (
-            {reason: count for reason, count in zip(native.REASONS, drops[direction], strict=True) if count}
+            {reason: count for reason, count in zip(native.REASONS, dropped[direction], strict=True) if count}
             for direction in (native.OUTBOUND, native.INBOUND)
         )
-        if self._container_reply_errors:
-            rx["tun_error"] = rx.get("tun_error", 0) + self._container_reply_errors
-        if self._peer_reply_errors:
-            tx["send_error"] = tx.get("send_error", 0) + self._peer_reply_errors
+        for drops, reason, count in ((rx, "tun_error", replies.tun_errors), (tx, "send_error", replies.send_errors)):
+            if count:
+                drops[reason] = drops.get(reason, 0) + count
         return Counters(
             total=Traffic(*total),
             peers={name: Traffic(*slots[slot]) for name, slot in self._slots.items() if any(slots[slot])},
             tx_drops=tx,
             rx_drops=rx,
-            icmp_sent=self._icmp_sent,
-            icmp_limited=self._icmp_limited + unanswered,
+            icmp_sent=replies.sent,
+            icmp_limited=replies.limited + unanswered,
         )
 
     @property

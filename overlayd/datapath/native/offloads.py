@@ -19,6 +19,11 @@ _IFREQ = struct.Struct("16sH22x")
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
 
 
+def run_segments() -> int:
+    """How many datagrams the running kernel takes in one run (UDP_MAX_SEGMENTS)."""
+    return 128 if kernel() >= (6, 9) else 64
+
+
 def kernel() -> tuple[int, int]:
     """The release of the running kernel, such as (6, 17)."""
     major, minor = platform.release().split(".")[:2]

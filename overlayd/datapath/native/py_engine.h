@@ -144,6 +144,16 @@ static PyObject *engine_replace_tun(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *engine_set_run_segments(PyObject *self, PyObject *args)
+{
+    struct engine *engine = ((EngineObject *)self)->engine;
+    unsigned segments;
+    if (!PyArg_ParseTuple(args, "I", &segments) || refuse_busy(engine))
+        return NULL;
+    engine->run_segments = segments < 1 ? 1 : segments > RUN_SEGMENTS ? RUN_SEGMENTS : segments;
+    Py_RETURN_NONE;
+}
+
 static PyObject *engine_replace_tap(PyObject *self, PyObject *args)
 {
     struct engine *engine = ((EngineObject *)self)->engine;
@@ -361,6 +371,7 @@ static PyMethodDef engine_methods[] = {
     {"replace_table", (PyCFunction)(void (*)(void))engine_replace_table, METH_METHOD | METH_FASTCALL | METH_KEYWORDS,
      NULL},
     {"replace_tun", engine_replace_tun, METH_VARARGS, NULL},
+    {"set_run_segments", engine_set_run_segments, METH_VARARGS, NULL},
     {"replace_tap", engine_replace_tap, METH_VARARGS, NULL},
     {"set_capabilities", engine_set_capabilities, METH_VARARGS, NULL},
     {"tunnel", engine_tunnel, METH_VARARGS, NULL},

@@ -34,12 +34,13 @@ static void set_control(struct batch *batch, unsigned index, struct msghdr *mess
     message->msg_control = message->msg_controllen ? begin : NULL;
 }
 
-/* Send the datagrams of a run one by one, because the kernel refused the whole run; whether one was too long. */
+/* Send the datagrams of a run one by one, because the kernel refused the whole run. True when that worked, and none was too
+ * long for the path: then it was the run that the kernel did not like. */
 static bool send_apart(struct engine *engine, struct batch *batch, unsigned index)
 {
     struct run *run = &batch->runs[index];
     struct msghdr whole = batch->messages[index].msg_hdr;
-    bool answered = false;
+    bool answered = false, sent_any = false;
     size_t part = 0;
     for (uint32_t sent = 0; sent < run->segments; sent++) {
         struct msghdr one = whole;
@@ -54,6 +55,7 @@ static bool send_apart(struct engine *engine, struct batch *batch, unsigned inde
             done = sendmsg(batch->socket, &one, MSG_DONTWAIT);
         while (done < 0 && errno == EINTR);
         if (done >= 0) {
+            sent_any = true;
             count_tx(engine, run->peer, 1, bytes);
         } else if (errno == EAGAIN) {
             engine->drops[OUTBOUND][SEND_BUFFER_FULL]++;
@@ -66,7 +68,7 @@ static bool send_apart(struct engine *engine, struct batch *batch, unsigned inde
             engine->drops[OUTBOUND][SEND_ERROR]++;
         }
     }
-    return answered;
+    return sent_any && !answered;
 }
 
 static void flush_batch(struct engine *engine, struct batch *batch)
@@ -97,8 +99,7 @@ static void flush_batch(struct engine *engine, struct batch *batch)
         if (run->segments > 1 && (error == EMSGSIZE || error == EIO || error == EINVAL)) {
             /* EMSGSIZE, and on some kernels EINVAL: a path narrower than the segments, which says nothing of GSO. EIO: no
              * checksum offload on the capabilities out. EINVAL: more segments than this kernel takes, or no GSO on this route. */
-            bool narrow = send_apart(engine, batch, index);
-            if (error != EMSGSIZE && !narrow) {
+            if (send_apart(engine, batch, index) && error != EMSGSIZE) {
                 engine->gso_failures++;
                 if (error == EINVAL && engine->run_segments > RUN_SEGMENTS_OLD) {
                     engine->run_segments = RUN_SEGMENTS_OLD;
