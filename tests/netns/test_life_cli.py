@@ -75,7 +75,7 @@ def idle() -> Iterator[Host]:
         (
             "ip: 192.0.2.2",
             "ip: 192.0.2.1",
-            "FILE:7: leases[1].public_ip: 192.0.2.1 is also that of leases[0] too; each",
+            "FILE:7: leases[1].public_ip: 192.0.2.1 is also that of leases[0]; each",
         ),
         ("ip: 192.0.2.2", "ip: 300.0.2.1", "FILE:7: leases[1].public_ip: 300.0.2.1 is not a valid IPv4 address"),
     ],
