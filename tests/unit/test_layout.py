@@ -38,3 +38,11 @@ def test_helpers_live_in_support() -> None:
 def test_there_is_one_eventually() -> None:
     written = [path.name for path in TESTS.rglob("*.py") if "def " + "eventually(" in path.read_text()]
     assert written == ["waiting.py"]
+
+
+def test_files_are_short_enough_to_be_read_at_once() -> None:
+    """250 lines of Python are full, and 300 too many; so are 500 of C."""
+    package = TESTS.parent / "overlayd"
+    limits = {".py": 300, ".c": 500, ".h": 500}
+    lines = {path: len(path.read_text().splitlines()) for path in package.rglob("*") if path.suffix in limits}
+    assert {path.name: count for path, count in lines.items() if count > limits[path.suffix]} == {}
