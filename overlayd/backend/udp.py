@@ -10,7 +10,7 @@ A lease in etcd is flannel's, which does not name the mode; {"BackendData":{"Wir
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import ip_interface
 from typing import Any
 
@@ -60,6 +60,11 @@ class UdpMode(Mode[UdpSettings]):
     def lease_data(self, lease: Lease) -> Json:
         wire = {_WIRE: lease.wire} if lease.wire == "overlayd" else {}
         return {"BackendData": {**(lease.data or {}), **wire}} if lease.data is not None or wire else {}
+
+    def ports(self, node: Node) -> Iterable[int]:
+        section = node.section
+        assert isinstance(section, UdpSettings)
+        return (section.port,)
 
     def backend(self, node: Node, section: UdpSettings, manager: ServiceManager) -> Backend:
         from overlayd.backend.udp_data_path import UdpDataPath  # engines, sockets, event loop: not before they are used

@@ -15,7 +15,7 @@ in use (the kernel gives a device only one). With direct routing a peer on the s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import ip_interface
 from typing import Annotated, Any
 
@@ -82,6 +82,9 @@ class VxlanMode(Mode[VxlanSettings]):
         if lease.public_ipv6 is not None:
             data["BackendV6Data"] = {"VNI": lease.vni, "VtepMAC": lease.mac_over(6)}
         return data
+
+    def ports(self, node: Node) -> Iterable[int]:
+        return {guarded.port for guarded in self.guards(node)}
 
     def guards(self, node: Node) -> Iterator[GuardedPort]:
         section = node.section

@@ -70,6 +70,10 @@ class ModeSpec(Generic[SectionT]):
         """BackendData and BackendV6Data of a lease, in flannel's order; what is absent is left out."""
         return {}
 
+    def ports(self, node: Node) -> Iterable[int]:
+        """The UDP ports of peers that its datagrams are sent to."""
+        return ()
+
     def guards(self, node: Node) -> Iterable[GuardedPort]:
         """The VXLAN ports to guard against hosts that hold no lease."""
         return ()

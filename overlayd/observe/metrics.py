@@ -25,7 +25,7 @@ from overlayd.observe.lifecycle import Lifecycle
 from overlayd.observe.metric_format import DIRECTIONS, MetricFamily, single, text
 from overlayd.observe.overlay import Overlay
 from overlayd.observe.peer_metrics import each_peer, peer_states, probes, round_trips
-from overlayd.observe.status import firewall_drops
+from overlayd.observe.status import all_drops
 from overlayd.registry.base import RegistryState
 from overlayd.system import descriptors, device
 
@@ -101,7 +101,6 @@ async def _running(overlay: Overlay) -> list[MetricFamily]:
         "engine": (data_path.engine if data_path is not None else None) or "kernel",
         "registry": overlay.registry.name,
     }
-    rules = {} if counters is not None else await firewall_drops(backend)
     families = [
         ("overlayd_mode_info", "gauge", "Mode, engine and registry; always 1.", [(mode, 1)]),
         single("overlayd_overlay_mtu_bytes", "gauge", "MTU of the overlay.", node.overlay_mtu),
@@ -115,7 +114,7 @@ async def _running(overlay: Overlay) -> list[MetricFamily]:
             len(reconciler.failures),
         ),
         *(_engine(data_path, counters) if data_path is not None and counters is not None else ()),
-        _drops(counters, rules),
+        _drops(await all_drops(counters)),
         *_devices(backend.devices),
         peer_states(peers, prober),
         *probes(prober.counters),
@@ -155,8 +154,7 @@ def _engine(data_path: DataPath, counters: Counters) -> Iterator[MetricFamily]:
         )
 
 
-def _drops(counters: Counters | None, rules: Mapping[str, int]) -> MetricFamily:
-    found = {"tx": counters.tx_drops, "rx": counters.rx_drops} if counters is not None else {"rx": rules}
+def _drops(found: Mapping[str, Mapping[str, int]]) -> MetricFamily:
     samples = [
         ({"direction": direction, "reason": reason}, number)
         for direction, reasons in found.items()

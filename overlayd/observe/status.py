@@ -122,7 +122,7 @@ async def describe_traffic(backend: Backend, counters: Counters | None) -> dict[
     if counters is None:
         return {
             "traffic": asdict(device_traffic(devices.values())) if devices else None,
-            "drops": {"tx": {}, "rx": await firewall_drops(backend)},
+            "drops": await all_drops(None),
             "icmp": None,
             "bursts": None,
             "devices": devices,
@@ -130,7 +130,7 @@ async def describe_traffic(backend: Backend, counters: Counters | None) -> dict[
     progress = backend.data_path.progress if backend.data_path is not None else None
     return {
         "traffic": asdict(counters.total),
-        "drops": {"tx": counters.tx_drops, "rx": counters.rx_drops},
+        "drops": await all_drops(counters),
         "icmp": {"sent": counters.icmp_sent, "limited": counters.icmp_limited},
         "bursts": asdict(progress) if progress is not None else None,
         "devices": devices,
@@ -156,14 +156,15 @@ async def describe_counters(lifecycle: Lifecycle, overlay: Overlay, health: Heal
     }
 
 
-async def firewall_drops(backend: Backend) -> dict[str, int]:
-    """Packets that our own rules dropped, by the rule's text."""
-    if not tuple(backend.node.spec.guards(backend.node)):
-        return {}
+async def all_drops(counters: Counters | None) -> dict[str, dict[str, int]]:
+    """Packets dropped by the engine, if there is one, and by our own rules: by direction (tx, rx) and reason."""
     try:
-        return {text: packets for text, packets in (await nft.counters()).items() if packets}
+        found = await nft.counters()
     except HostError:
-        return {}
+        found = {"tx": {}, "rx": {}}
+    if counters is not None:
+        found = {"tx": {**counters.tx_drops, **found["tx"]}, "rx": {**counters.rx_drops, **found["rx"]}}
+    return found
 
 
 def _text(value: object) -> str | None:

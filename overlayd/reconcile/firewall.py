@@ -21,11 +21,13 @@ class Firewall:
         self,
         node: Node,
         devices: tuple[str, ...],
+        ports: tuple[int, ...],
         masquerade: bool,
         forward_accept: bool,
         is_public: Callable[[Address], bool],
     ) -> None:
-        """`devices` are the overlay's; `is_public`: whether any lease names this underlay address."""
+        """`devices` are the overlay's; `ports`: of hosts, which containers may not reach; `is_public`: whether any
+        lease names this underlay address."""
         ranges = []
         for one in node.ranges:
             subnet = node.lease.subnet_of(one.network.version)
@@ -33,7 +35,7 @@ class Firewall:
                 ranges.append(OverlayRange(one.network, subnet))
         self._node, self._is_public, self._guards = node, is_public, tuple(node.spec.guards(node))
         self._policy = FirewallPolicy(
-            tuple(ranges), devices, self._guards, node.underlay.name, masquerade, forward_accept
+            tuple(ranges), devices, self._guards, node.underlay.name, ports, masquerade, forward_accept
         )
 
     def objects(self, now: Surroundings) -> Iterator[KernelObject]:

@@ -13,8 +13,11 @@ from overlayd.reconcile.unreachable import Unreachable
 def providers(backend: Backend, settings: Settings, table: LeaseTable) -> tuple[Provider, ...]:
     """Everything that is to be in the kernel for this backend's node."""
     node = backend.node
+    ports = {*node.spec.ports(node), settings.probe.port} - {0}
     return (
         backend,
         Unreachable(node),
-        Firewall(node, backend.devices, settings.ip_masq, settings.forward_rules, table.is_public),
+        Firewall(
+            node, backend.devices, tuple(sorted(ports)), settings.ip_masq, settings.forward_rules, table.is_public
+        ),
     )

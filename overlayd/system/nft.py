@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from typing import cast
 
 from overlayd.core.kernel.diff import Operation
-from overlayd.core.kernel.firewall import COMMENT, TABLE, ForeignChain
+from overlayd.core.kernel.firewall import COMMENT, OUTBOUND, TABLE, ForeignChain
 from overlayd.core.kernel.kinds import KernelObject, NftObject, Ruleset, SetElement
 from overlayd.core.kernel.nft_json import Json
 from overlayd.system.errors import HostError
@@ -109,17 +109,17 @@ async def _read_own() -> list[KernelObject]:
     return [Ruleset("inet", TABLE, None, tuple(comments)), *objects]
 
 
-async def counters() -> dict[str, int]:
-    """Packets counted by each dropping rule of our own table, by the rule's text."""
-    counts: dict[str, int] = {}
+async def counters() -> dict[str, dict[str, int]]:
+    """Packets counted by the dropping rules of our own table: by direction (tx, rx) and the rule's text."""
+    counts: dict[str, dict[str, int]] = {"tx": {}, "rx": {}}
     for item in await _list("table", "inet", TABLE):
         rule = item.get("rule", {})
         expressions = rule.get("expr", [])
         if _ours(item) and any("drop" in expression for expression in expressions):
             text = rule["comment"].removeprefix(COMMENT).rsplit(" #", 1)[0]
-            counts[text] = sum(
-                expression["counter"]["packets"] for expression in expressions if "counter" in expression
-            )
+            packets = sum(expression["counter"]["packets"] for expression in expressions if "counter" in expression)
+            if packets:
+                counts["tx" if rule["chain"] == OUTBOUND else "rx"][text] = packets
     return counts
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -19,9 +20,10 @@ from overlayd.lab.namespace import within
 from support.commands import overlayd
 from support.dump import assert_same, dump
 from support.waiting import eventually
-from support.wire import MODES
+from support.wire import FAMILIES, MODES, UDP_PORT, VXLAN_PORT, Capture, drops, inject, vxlan_datagram
 
 Pair = tuple[Host, Host]
+PROBE_PORT = 8286
 NFT_DROP = "add table inet filter; add chain inet filter forward { type filter hook forward priority 0; policy drop; }"
 
 
@@ -32,6 +34,22 @@ def docker_drops(host: Host) -> None:
         host.run(tables, "-N", "DOCKER-USER")
         host.run(tables, "-A", "DOCKER-USER", "-j", "RETURN")
         host.run(tables, "-A", "FORWARD", "-j", "DOCKER-USER")
+
+
+@contextlib.contextmanager
+def docker_masquerades(host: Host) -> Iterator[None]:
+    """What Docker does for a bridge, unless told otherwise."""
+    rules = [
+        (f"ip{'6' if subnet.version == 6 else ''}tables", f"POSTROUTING -s {subnet} ! -o docker0 -j MASQUERADE".split())
+        for subnet in host.subnets
+    ]
+    for tables, rule in rules:
+        host.run(tables, "-t", "nat", "-A", *rule)
+    try:
+        yield
+    finally:
+        for tables, rule in rules:
+            host.run(tables, "-t", "nat", "-D", *rule)
 
 
 def nft_drops(host: Host) -> None:
@@ -87,7 +105,7 @@ def test_a_forward_policy_that_drops_after_the_start() -> None:
 @pytest.fixture(scope="module", params=MODES)
 def docker(request: pytest.FixtureRequest) -> Iterator[Pair]:
     """A pair whose FORWARD policy is Docker's."""
-    with hosts(2, mode=request.param, start=False) as (a, b):
+    with hosts(2, mode=request.param, start=False, family="dual", underlay="dual") as (a, b):
         for host in (a, b):
             docker_drops(host)
         a.lab.start()
@@ -241,6 +259,51 @@ def test_the_outside_to_a_remote_container_is(masquerading: tuple[Host, Host, Ho
     a, b, outside = masquerading
     seen = source_seen(outside, "10.1.2.2", b.container(0))
     assert seen == {"udp": "10.1.1.0", "vxlan": "10.1.1.0", "host-gw": "192.0.2.1"}[a.lab.spec.mode]
+
+
+# --- ports of the overlay ---------------------------------------------------------------------------------------------
+
+PORTS = {"udp": (UDP_PORT, PROBE_PORT), "vxlan": (VXLAN_PORT, PROBE_PORT), "host-gw": (PROBE_PORT,)}
+
+
+def assert_ports_are_closed(a: Host, b: Host) -> None:
+    """The first host's container reaches the second at other ports, but not at the overlay's; the drops are counted."""
+    inner, ports = a.container(0), PORTS[a.lab.spec.mode]
+    before, listed = Counter(a.status()["drops"]["tx"]), ", ".join(map(str, sorted(ports)))
+    with Capture(b, "eth0") as capture:
+        for family in FAMILIES:
+            for port in ports:
+                inject(inner, b.public(family), port, b"forged", b"forged")
+            inject(inner, b.public(family), 9, b"control")
+        eventually(lambda: len([one for one in capture.incoming("eth0") if b"control" in one.data]) == 2)
+        assert not [frame for frame in capture.incoming("eth0") if b"forged" in frame.data]
+    assert Counter(a.status()["drops"]["tx"]) - before == Counter(
+        {f"from {subnet} to a host's overlay port (UDP {listed})": 2 * len(ports) for subnet in a.subnets}
+    )
+
+
+def test_a_container_cannot_speak_for_its_host(masquerading: tuple[Host, Host, Host]) -> None:
+    """Its datagram would arrive with the address of a peer."""
+    a, b, _ = masquerading
+    assert_ports_are_closed(a, b)
+
+
+def test_a_container_cannot_speak_for_its_host_by_dockers_masquerading(docker: Pair) -> None:
+    a, b = docker
+    with docker_masquerades(a):
+        assert_ports_are_closed(a, b)
+    assert_ports_are_closed(a, b)  # nor where nobody masquerades
+
+
+def test_its_own_host_refuses_a_container_at_the_overlays_ports(docker: Pair) -> None:
+    """To the host itself nothing is masqueraded: the sender holds no lease."""
+    a, _ = docker
+    before = drops(a) + Counter(a.status()["probes"]["drops"])
+    for family in FAMILIES:
+        for port in PORTS[a.lab.spec.mode]:
+            inject(a.container(0), a.public(family), port, vxlan_datagram(1, *["02:00:00:00:00:01"] * 2, b"\x45"))
+    wanted = 2 * len(PORTS[a.lab.spec.mode])
+    eventually(lambda: (drops(a) + Counter(a.status()["probes"]["drops"]) - before).total() == wanted)
 
 
 def test_what_is_marked_already_is_left_alone(masquerading: tuple[Host, Host, Host]) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from overlayd.core.kernel.firewall import (
     FORWARD_MARK,
+    OUTBOUND,
     FirewallPolicy,
     ForeignChain,
     GuardedPort,
@@ -29,7 +30,7 @@ V6 = OverlayRange(ip_network("fd05::/48"), ip_network("fd05:0:0:1::/64"))
 DEVICE, BRIDGE, UNDERLAY = "flannel.1", "cni0", "eth0"
 GUARDED = GuardedPort(underlay_family=4, port=8472, vni=1)
 DOCKER = ForeignChain("ip", "filter", "FORWARD")
-POLICY = FirewallPolicy((V4,), (DEVICE,), (), UNDERLAY, masquerade=False, forward_accept=True)
+POLICY = FirewallPolicy((V4,), (DEVICE,), (), UNDERLAY, (), masquerade=False, forward_accept=True)
 VXLAN = replace(POLICY, guarded=(GUARDED,))
 
 
@@ -201,6 +202,30 @@ def test_a_family_that_the_overlay_has_not_may_not_come_out_of_it(packet: Packet
 )
 def test_masquerading_as_flannel_does(packet: Packet, expected: str | None) -> None:
     assert verdict(own_table(replace(POLICY, ranges=(V4, V6), masquerade=True)), "postrouting", packet) == expected
+
+
+@pytest.mark.parametrize(
+    ("packet", "expected"),
+    [
+        (Packet("10.5.1.7", "192.168.77.2", BRIDGE, dport=8285), "drop"),
+        (Packet("10.5.1.7", "192.168.77.2", BRIDGE, dport=8286), "drop"),
+        (Packet("10.5.1.7", "192.168.77.2", BRIDGE, dport=53), None),
+        (Packet("10.5.1.7", "10.5.2.7", BRIDGE, dport=8285), None),  # an overlay of the containers' own
+        (Packet("10.5.2.7", "10.5.1.7", dport=8285), None),
+        (Packet("192.168.99.7", "192.168.77.2", "eth1", dport=8285), None),  # a host of the overlay behind this one
+        (Packet("fd05:0:0:1::7", "fd77::2", BRIDGE, dport=8285), "drop"),
+        (Packet("fd05:0:0:1::7", "fd05:0:0:2::7", BRIDGE, dport=8285), None),
+    ],
+)
+def test_containers_do_not_reach_the_ports_of_hosts(packet: Packet, expected: str | None) -> None:
+    table = own_table(replace(POLICY, ranges=(V4, V6), ports=(8285, 8286)))
+    assert verdict(table, OUTBOUND, packet) == expected
+
+
+def test_protection_alone_is_not_required() -> None:
+    """A host without nft can be in an overlay of udp mode."""
+    found = [own_table(replace(policy, ports=(8285,))) for policy in (POLICY, VXLAN, replace(POLICY, masquerade=True))]
+    assert [table.essential for table in found if table is not None] == [False, True, True]
 
 
 def test_nothing_wanted_is_no_table() -> None:

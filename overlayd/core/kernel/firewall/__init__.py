@@ -7,6 +7,8 @@ table inet overlayd, ours alone:
     chain from_DEVICE      drops it unless its source lies in the network, outside this host's own subnet, and its
                            destination in this host's subnet: neither the underlay nor a family that the overlay does
                            not have can be reached through the overlay
+    chain outbound         drops containers' datagrams to the ports on which hosts trust each other's addresses: once
+                           masqueraded, they would speak for this host
     chain postrouting      masquerades as flannel does
 
     chains mark, unmark    mark the overlay's packets while they are forwarded, where that is needed:
@@ -24,6 +26,7 @@ from overlayd.core.kernel.firewall.forward import forward_accepts, overlay_packe
 from overlayd.core.kernel.firewall.model import (
     COMMENT,
     FORWARD_MARK,
+    OUTBOUND,
     TABLE,
     FirewallPolicy,
     ForeignChain,
@@ -36,6 +39,7 @@ from overlayd.core.kernel.firewall.table import own_table, rulesets
 __all__ = [
     "COMMENT",
     "FORWARD_MARK",
+    "OUTBOUND",
     "TABLE",
     "FirewallPolicy",
     "ForeignChain",

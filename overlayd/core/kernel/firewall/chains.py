@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from overlayd.core.kernel import nft_json as nft
 from overlayd.core.kernel.firewall.model import (
     FORWARD_MARK,
+    OUTBOUND,
     FirewallPolicy,
     GuardedPort,
     OverlayRange,
@@ -22,6 +23,7 @@ HOOKS: dict[str, Json] = {
     "inner": {"type": "filter", "hook": "prerouting", "prio": -290, "policy": "accept"},
     "mark": {"type": "filter", "hook": "forward", "prio": _EARLY, "policy": "accept"},
     "unmark": {"type": "filter", "hook": "forward", "prio": _LATE, "policy": "accept"},
+    OUTBOUND: {"type": "filter", "hook": "forward", "prio": -10, "policy": "accept"},
     "postrouting": {"type": "nat", "hook": "postrouting", "prio": 100, "policy": "accept"},
 }
 """Of the base chains; the others are reached by a jump."""
@@ -42,6 +44,7 @@ def chains(policy: FirewallPolicy, marked: Iterable[Rule]) -> dict[str, list[Rul
         "inner": [("from overlay devices", [_by_device(inner)])] if inner else [],
         "mark": mark,
         "unmark": [("the mark is for the forward hook alone", [is_marked(), clear_mark])] if mark else [],
+        OUTBOUND: [_to_ports(one, policy.ports) for one in ranges] if policy.ports else [],
         "postrouting": [rule for one in ranges for rule in _masquerade(one)] if policy.masquerade else [],
         **{_chain_of(device): _from_device(device, ranges) for device in inner},
     }
@@ -83,6 +86,19 @@ def _guard(item: GuardedPort) -> list[Json]:
         {"match": {"op": "!=", "left": source, "right": f"@vteps{item.underlay_family}"}},
         *nft.drop(),
     ]
+
+
+def _to_ports(one: OverlayRange, ports: Sequence[int]) -> Rule:
+    """Behind the forwarding decision, so that what the host itself receives does not meet it; traffic of the network
+    is done with after two comparisons."""
+    source, destination = nft.field(one.protocol, "saddr"), nft.field(one.protocol, "daddr")
+    match = [
+        nft.equal(source, nft.prefix(one.subnet)),
+        nft.differs(destination, one.network),
+        nft.equal(nft.field("udp", "dport"), {"set": list(ports)}),
+    ]
+    listed = ", ".join(map(str, ports))
+    return f"from {one.subnet} to a host's overlay port (UDP {listed})", [*match, *nft.drop()]
 
 
 def _masquerade(one: OverlayRange) -> list[Rule]:

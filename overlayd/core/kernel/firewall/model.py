@@ -18,6 +18,9 @@ TABLE = "overlayd"
 COMMENT = "overlayd: "
 """With which the comment of each of our rules begins, in whatever table it stands."""
 
+OUTBOUND = "outbound"
+"""The chain whose drops are of packets that containers here send; those of all others come from elsewhere."""
+
 FORWARD_MARK = 0x02000000
 """The bit of the packet mark that the overlay's packets carry between our two forward chains."""
 
@@ -62,6 +65,8 @@ class FirewallPolicy:
     """The overlay's devices; empty for host-gw."""
     guarded: tuple[GuardedPort, ...]
     underlay: str
+    ports: tuple[int, ...]
+    """UDP ports on which hosts of the overlay trust each other's addresses."""
     masquerade: bool
     forward_accept: bool
 

@@ -39,7 +39,8 @@ def own_table(policy: FirewallPolicy, marked: Iterable[Rule] = ()) -> Ruleset | 
             comments.append(f"{name}: {comment}")
             rule = {"family": "inet", "table": TABLE, "chain": name, "comment": comment, "expr": expressions}
             commands.append({"add": {"rule": rule}})
-    return Ruleset("inet", TABLE, None, tuple(comments), json.dumps(commands))
+    required = policy.masquerade or bool(policy.guarded)  # without the others the overlay works, if less protected
+    return Ruleset("inet", TABLE, None, tuple(comments), json.dumps(commands), required)
 
 
 def _set(name: str) -> Json:

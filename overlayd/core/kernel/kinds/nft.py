@@ -50,6 +50,8 @@ class Ruleset(NftObject):
     """The comment of every rule (`chain: comment` in a table of ours), in order."""
     definition: str = field(default="", compare=False)
     """nft's JSON commands that make it."""
+    required: bool = field(default=True, compare=False)
+    """Whether the overlay may not run without it."""
 
     @property
     def key(self) -> Key:
@@ -57,7 +59,7 @@ class Ruleset(NftObject):
 
     @property
     def essential(self) -> bool:
-        return self.chain is None
+        return self.chain is None and self.required
 
     @property
     def edited_chain(self) -> Json | None:
