@@ -39,7 +39,7 @@ class Firewall:
         )
 
     def objects(self, now: Surroundings) -> Iterator[KernelObject]:
-        yield from rulesets(self._policy, now.dropping)
+        yield from rulesets(self._policy, now.foreign)
         for lease in now.peers:
             yield from self._elements(lease)
 

@@ -104,7 +104,7 @@ class Reconciler:
     async def plan(self) -> tuple[list[Operation], KernelState]:
         """What a full comparison would do, and what is there now. Raises HostError."""
         reading = await self._kernel.read()
-        desired = _desired(self._providers, Surroundings(self.peers, reading.dropping))
+        desired = _desired(self._providers, Surroundings(self.peers, reading.foreign))
         return diff(reading.state, desired), reading.state
 
     async def check(self) -> Findings:
@@ -115,7 +115,7 @@ class Reconciler:
             await self._applier.discard_changes()
         reading = await self._kernel.read()
         # Thousands of objects: in a thread, so that packets and events have their turn.
-        desired = await asyncio.to_thread(_desired, providers, Surroundings(peers, reading.dropping))
+        desired = await asyncio.to_thread(_desired, providers, Surroundings(peers, reading.foreign))
         return Findings(await asyncio.to_thread(diff, reading.state, desired), desired, touched)
 
     async def repair(self, findings: Findings) -> list[Failure]:
@@ -140,7 +140,7 @@ class Reconciler:
             self._applier.touched = None
             await self._applier.discard_changes()
             reading = await self._kernel.read()
-            desired = _desired(self._providers, Surroundings(self.peers, reading.dropping))
+            desired = _desired(self._providers, Surroundings(self.peers, reading.foreign))
             self._applier.set_desired(desired, self._node.underlay.name)
             return await self._applier.apply(diff(reading.state, desired), repair=False, everything=True)
 

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import cast
 
 from overlayd.core.kernel.diff import Operation
-from overlayd.core.kernel.firewall import ForeignChain
+from overlayd.core.kernel.firewall import NO_FOREIGN_RULES, ForeignRules
 from overlayd.core.kernel.kinds import Channel, KernelState, NftObject, state_of
 from overlayd.system import nft
 from overlayd.system.errors import HostError
@@ -43,8 +43,7 @@ class Reading:
 
     state: KernelState
     """Every object that is overlayd's."""
-    dropping: tuple[ForeignChain, ...]
-    """Forward chains of other firewalls whose policy is drop."""
+    foreign: ForeignRules = NO_FOREIGN_RULES
 
 
 class Kernel:
@@ -64,9 +63,9 @@ class Kernel:
         """Every object of overlayd's in this network namespace. Raises HostError."""
         state = await self.netlink.read()
         if not nft.available():
-            return Reading(state, ())
-        rules, dropping = await nft.read()
-        return Reading({**state, **state_of(rules)}, tuple(dropping))
+            return Reading(state)
+        rules, foreign = await nft.read()
+        return Reading({**state, **state_of(rules)}, foreign)
 
     def is_own(self, port: int) -> bool:
         """Whether rules that came from this netlink port are our doing."""

@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from typing import cast
 
 from overlayd.core.kernel.diff import Operation
-from overlayd.core.kernel.firewall import COMMENT, OUTBOUND, TABLE, ForeignChain
+from overlayd.core.kernel.firewall import COMMENT, OUTBOUND, TABLE, ForeignChain, ForeignRules
 from overlayd.core.kernel.kinds import KernelObject, NftObject, Ruleset, SetElement
 from overlayd.core.kernel.nft_json import Json
 from overlayd.system.errors import HostError
@@ -73,13 +73,17 @@ def _ours(item: Json) -> bool:
     return str(item.get("rule", {}).get("comment", "")).startswith(COMMENT)
 
 
-async def read() -> tuple[list[KernelObject], list[ForeignChain]]:
-    """Our tables, rules and set elements, and the foreign forward chains that drop by policy. Raises HostError."""
+async def read() -> tuple[list[KernelObject], ForeignRules]:
+    """Our tables, rules and set elements, and what of others' rules matters to ours. Raises HostError."""
     objects: list[KernelObject] = []
     dropping: list[ForeignChain] = []
+    source_nat = False
     for item in await _list("chains"):
         chain = item.get("chain", {})
-        if chain.get("hook") == "forward" and chain.get("family") in ("ip", "ip6", "inet") and chain["table"] != TABLE:
+        if chain.get("family") not in ("ip", "ip6", "inet") or chain["table"] == TABLE:
+            continue
+        source_nat |= (chain.get("type"), chain.get("hook")) == ("nat", "postrouting")
+        if chain.get("hook") == "forward":
             foreign = ForeignChain(chain["family"], chain["table"], chain["name"])
             if chain.get("policy") == "drop" and chain.get("type") == "filter":
                 dropping.append(foreign)
@@ -87,7 +91,7 @@ async def read() -> tuple[list[KernelObject], list[ForeignChain]]:
             comments = tuple(rule["rule"]["comment"] for rule in rules if _ours(rule))
             if comments:
                 objects.append(Ruleset(foreign.family, foreign.table, foreign.chain, comments))
-    return [*objects, *await _read_own()], dropping
+    return [*objects, *await _read_own()], ForeignRules(tuple(dropping), source_nat)
 
 
 async def _read_own() -> list[KernelObject]:

@@ -261,6 +261,21 @@ def test_the_outside_to_a_remote_container_is(masquerading: tuple[Host, Host, Ho
     assert seen == {"udp": "10.1.1.0", "vxlan": "10.1.1.0", "host-gw": "192.0.2.1"}[a.lab.spec.mode]
 
 
+def test_docker_may_masquerade_but_not_between_hosts(docker: Pair) -> None:
+    """Its default rule says: whatever leaves by another device than its bridge."""
+    a, b = docker
+    for family in FAMILIES:  # a connection is translated, or not, as its first packet was
+        assert source_seen(a.container(0), str(b.container(0).address(family)), b.container(0)) == str(
+            a.container(0).address(family)
+        )
+    with docker_masquerades(a):
+        eventually(lambda: "keep_source" in a.run("nft", "list", "table", "inet", "overlayd").stdout)
+        for family in FAMILIES:
+            inner, far = a.container(0), b.container(0)
+            assert source_seen(inner, str(far.address(family)), far) == str(inner.address(family))
+            assert source_seen(inner, str(b.public(family)), b) == str(a.public(family))
+
+
 # --- ports of the overlay ---------------------------------------------------------------------------------------------
 
 PORTS = {"udp": (UDP_PORT, PROBE_PORT), "vxlan": (VXLAN_PORT, PROBE_PORT), "host-gw": (PROBE_PORT,)}

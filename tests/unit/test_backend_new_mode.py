@@ -181,7 +181,7 @@ def test_its_backend_and_what_is_desired() -> None:
     assert backend.data_path is None
     all_of_them = providers(backend, settings(), LeaseTable())
     route = Route(IPv4Network("10.5.2.0/24"), "gre-ovl", IPv4Address("192.0.2.2"))
-    desired = state_of(thing for one in all_of_them for thing in one.objects(Surroundings([PEER], ())))
+    desired = state_of(thing for one in all_of_them for thing in one.objects(Surroundings([PEER])))
     rules = "nft table inet overlayd, 1 rules"  # which protects the probe port
     assert list(map(str, desired.values())) == [str(route), "route unreachable 10.5.0.0/16", rules]
     events = [LeaseEvent(PEER, None)]

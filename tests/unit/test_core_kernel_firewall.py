@@ -15,6 +15,7 @@ from overlayd.core.kernel.firewall import (
     OUTBOUND,
     FirewallPolicy,
     ForeignChain,
+    ForeignRules,
     GuardedPort,
     OverlayRange,
     forward_accepts,
@@ -222,6 +223,28 @@ def test_containers_do_not_reach_the_ports_of_hosts(packet: Packet, expected: st
     assert verdict(table, OUTBOUND, packet) == expected
 
 
+@pytest.mark.parametrize(
+    ("packet", "expected"),
+    [
+        (Packet("10.5.1.7", "10.5.2.7", BRIDGE), "snat"),
+        (Packet("10.5.1.7", "10.5.2.7", BRIDGE, mark=0x4000), None),  # Kubernetes masquerades it
+        (Packet("10.5.1.7", "10.5.1.7", BRIDGE), None),  # to its own published port
+        (Packet("10.5.1.7", "8.8.8.8", BRIDGE), None),
+        (Packet("172.17.0.2", "10.5.2.7", "docker0"), None),
+        (Packet("fd05:0:0:1::7", "fd05:0:0:2::7", BRIDGE), "snat"),
+        (Packet("fd05:0:0:1::7", "2001:db8::1", BRIDGE), None),
+    ],
+)
+def test_sources_are_kept_across_hosts(packet: Packet, expected: str | None) -> None:
+    [table] = rulesets(replace(POLICY, ranges=(V4, V6)), ForeignRules(source_nat=True))
+    assert verdict(table, "keep_source", packet) == expected
+
+
+def test_without_others_nat_there_is_none_of_ours() -> None:
+    """It would have the kernel track every connection."""
+    assert rulesets(replace(POLICY, masquerade=False), ForeignRules()) == []
+
+
 def test_protection_alone_is_not_required() -> None:
     """A host without nft can be in an overlay of udp mode."""
     found = [own_table(replace(policy, ports=(8285,))) for policy in (POLICY, VXLAN, replace(POLICY, masquerade=True))]
@@ -385,11 +408,11 @@ def test_no_rules_for_a_chain_of_another_family() -> None:
 def test_rulesets() -> None:
     wanted = VXLAN
     docker6 = ForeignChain("ip6", "filter", "FORWARD")
-    own, foreign = rulesets(wanted, [DOCKER, docker6])
+    own, foreign = rulesets(wanted, ForeignRules((DOCKER, docker6)))
     assert (own.table, own.chain) == ("overlayd", None)
     assert (foreign.table, foreign.chain) == ("filter", "FORWARD")
-    [alone] = rulesets(wanted, [])
-    assert rulesets(replace(wanted, forward_accept=False), [DOCKER]) == [alone]
+    [alone] = rulesets(wanted, ForeignRules())
+    assert rulesets(replace(wanted, forward_accept=False), ForeignRules((DOCKER,))) == [alone]
     assert set(alone.comments) < set(own.comments), "marks are set only where a foreign chain asks for them"
     udp = replace(wanted, devices=("flannel0",), guarded=())
-    assert rulesets(udp, []) == []  # the daemon checks each packet itself
+    assert rulesets(udp, ForeignRules()) == []  # the daemon checks each packet itself

@@ -19,6 +19,11 @@ def has_mark(bit: int) -> Json:
     return equal({"&": [meta("mark"), bit]}, bit)
 
 
+def lacks_mark(bit: int) -> Json:
+    """The packet does not carry this bit of mark."""
+    return equal({"&": [meta("mark"), bit]}, 0)
+
+
 def drop() -> list[Json]:
     """Count and drop."""
     return [counter(), {"drop": None}]

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from overlayd.core.kernel.firewall import ForeignChain
+from overlayd.core.kernel.firewall import NO_FOREIGN_RULES, ForeignRules
 from overlayd.core.kernel.kinds import KernelObject
 from overlayd.core.leases.lease import Lease
 from overlayd.core.leases.table import LeaseEvent
@@ -26,8 +26,7 @@ class Surroundings:
 
     peers: Sequence[Lease]
     """Every lease but this host's own."""
-    dropping: Sequence[ForeignChain]
-    """Other firewalls' forward chains with policy drop."""
+    foreign: ForeignRules = NO_FOREIGN_RULES
 
 
 class Provider(Protocol):

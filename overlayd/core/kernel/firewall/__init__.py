@@ -9,6 +9,8 @@ table inet overlayd, ours alone:
                            not have can be reached through the overlay
     chain outbound         drops containers' datagrams to the ports on which hosts trust each other's addresses: once
                            masqueraded, they would speak for this host
+    chain keep_source      keeps containers' addresses across hosts, where another program has NAT rules: Docker
+                           masquerades whatever leaves its bridge
     chain postrouting      masquerades as flannel does
 
     chains mark, unmark    mark the overlay's packets while they are forwarded, where that is needed:
@@ -26,10 +28,12 @@ from overlayd.core.kernel.firewall.forward import forward_accepts, overlay_packe
 from overlayd.core.kernel.firewall.model import (
     COMMENT,
     FORWARD_MARK,
+    NO_FOREIGN_RULES,
     OUTBOUND,
     TABLE,
     FirewallPolicy,
     ForeignChain,
+    ForeignRules,
     GuardedPort,
     OverlayRange,
     vtep_element,
@@ -39,10 +43,12 @@ from overlayd.core.kernel.firewall.table import own_table, rulesets
 __all__ = [
     "COMMENT",
     "FORWARD_MARK",
+    "NO_FOREIGN_RULES",
     "OUTBOUND",
     "TABLE",
     "FirewallPolicy",
     "ForeignChain",
+    "ForeignRules",
     "GuardedPort",
     "OverlayRange",
     "forward_accepts",

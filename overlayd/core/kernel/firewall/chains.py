@@ -24,6 +24,7 @@ HOOKS: dict[str, Json] = {
     "mark": {"type": "filter", "hook": "forward", "prio": _EARLY, "policy": "accept"},
     "unmark": {"type": "filter", "hook": "forward", "prio": _LATE, "policy": "accept"},
     OUTBOUND: {"type": "filter", "hook": "forward", "prio": -10, "policy": "accept"},
+    "keep_source": {"type": "nat", "hook": "postrouting", "prio": 99, "policy": "accept"},
     "postrouting": {"type": "nat", "hook": "postrouting", "prio": 100, "policy": "accept"},
 }
 """Of the base chains; the others are reached by a jump."""
@@ -31,8 +32,8 @@ HOOKS: dict[str, Json] = {
 _MASQUERADE_MARK = 0x4000  # set by Kubernetes, which masquerades these packets itself; flannel leaves them alone too
 
 
-def chains(policy: FirewallPolicy, marked: Iterable[Rule]) -> dict[str, list[Rule]]:
-    """The rules of every chain that our table can have; `marked`: what forwarded packets must match to be marked."""
+def chains(policy: FirewallPolicy, marked: Iterable[Rule], keep_source: bool) -> dict[str, list[Rule]]:
+    """The rules of every chain that our table can have; see `table.own_table`."""
     ranges = policy.ranges
     inner = policy.devices if policy.guarded else ()  # elsewhere the daemon's own checks, or none are needed
     foreign = "VXLAN from a host without a lease"
@@ -45,6 +46,7 @@ def chains(policy: FirewallPolicy, marked: Iterable[Rule]) -> dict[str, list[Rul
         "mark": mark,
         "unmark": [("the mark is for the forward hook alone", [is_marked(), clear_mark])] if mark else [],
         OUTBOUND: [_to_ports(one, policy.ports) for one in ranges] if policy.ports else [],
+        "keep_source": [_keep_source(one) for one in ranges] if keep_source else [],
         "postrouting": [rule for one in ranges for rule in _masquerade(one)] if policy.masquerade else [],
         **{_chain_of(device): _from_device(device, ranges) for device in inner},
     }
@@ -99,6 +101,22 @@ def _to_ports(one: OverlayRange, ports: Sequence[int]) -> Rule:
     ]
     listed = ", ".join(map(str, ports))
     return f"from {one.subnet} to a host's overlay port (UDP {listed})", [*match, *nft.drop()]
+
+
+def _keep_source(one: OverlayRange) -> Rule:
+    """A source NAT to the source itself: the kernel translates a connection once, so that later chains are skipped.
+
+    Not for packets within the subnet: a container that goes to its own published port needs to be masqueraded.
+    """
+    source, destination = nft.field(one.protocol, "saddr"), nft.field(one.protocol, "daddr")
+    match = [
+        nft.lacks_mark(_MASQUERADE_MARK),
+        nft.equal(source, nft.prefix(one.subnet)),
+        nft.equal(destination, nft.prefix(one.network)),
+        nft.differs(destination, one.subnet),
+    ]
+    identity = {"snat": {"family": one.protocol, "addr": source}}
+    return f"{one.subnet} to other hosts' subnets", [*match, nft.counter(), identity]
 
 
 def _masquerade(one: OverlayRange) -> list[Rule]:

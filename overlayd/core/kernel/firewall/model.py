@@ -35,6 +35,19 @@ class ForeignChain:
 
 
 @dataclass(frozen=True, slots=True)
+class ForeignRules:
+    """What of other programs' nftables rules ours have to respond to."""
+
+    dropping: tuple[ForeignChain, ...] = ()
+    """Forward chains whose policy is drop."""
+    source_nat: bool = False
+    """Whether there is a chain that may translate the sources of forwarded packets."""
+
+
+NO_FOREIGN_RULES = ForeignRules()
+
+
+@dataclass(frozen=True, slots=True)
 class GuardedPort:
     """A VXLAN device to guard: datagrams of `vni` to `port` on this underlay family."""
 

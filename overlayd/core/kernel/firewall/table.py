@@ -7,23 +7,24 @@ from collections.abc import Iterable
 
 from overlayd.core.kernel.firewall.chains import HOOKS, chains
 from overlayd.core.kernel.firewall.forward import forward_accepts, overlay_packets
-from overlayd.core.kernel.firewall.model import TABLE, FirewallPolicy, ForeignChain, Rule, comment_of
+from overlayd.core.kernel.firewall.model import TABLE, FirewallPolicy, ForeignRules, Rule, comment_of
 from overlayd.core.kernel.kinds import Ruleset
 from overlayd.core.kernel.nft_json import Json
 
 
-def rulesets(policy: FirewallPolicy, dropping: Iterable[ForeignChain]) -> list[Ruleset]:
-    """Every ruleset, given the foreign forward chains that drop by policy."""
-    dropping = tuple(dropping) if policy.forward_accept else ()
+def rulesets(policy: FirewallPolicy, foreign: ForeignRules) -> list[Ruleset]:
+    """Every ruleset, given other programs' rules."""
+    dropping = foreign.dropping if policy.forward_accept else ()
     marked = overlay_packets(policy.ranges, policy.devices, policy.underlay) if dropping else ()
-    found = [own_table(policy, marked)]
+    found = [own_table(policy, marked, keep_source=foreign.source_nat)]
     found += [forward_accepts(chain, policy.ranges) for chain in dropping]
     return [ruleset for ruleset in found if ruleset is not None]
 
 
-def own_table(policy: FirewallPolicy, marked: Iterable[Rule] = ()) -> Ruleset | None:
-    """Our own table; None where it would be empty. `marked`: what forwarded packets must match to be marked."""
-    filled = {name: rules for name, rules in chains(policy, marked).items() if rules}
+def own_table(policy: FirewallPolicy, marked: Iterable[Rule] = (), *, keep_source: bool = False) -> Ruleset | None:
+    """Our own table; None where it would be empty. `marked`: what forwarded packets must match to be marked;
+    `keep_source`: whether others may translate the sources of the overlay's packets."""
+    filled = {name: rules for name, rules in chains(policy, marked, keep_source).items() if rules}
     if not filled:
         return None
     table: Json = {"family": "inet", "name": TABLE}
