@@ -22,6 +22,9 @@ class HostGwMode(Mode[None]):
     summary = "no overlay"
     code = 3
 
+    def plain(self, node: Node) -> bool:
+        return True
+
     def obstacle(self, node: Node, peer: Lease, subnet: Network, public: Address) -> str | None:
         if subnet.version > public.version:
             return f"{subnet} has no IPv6 next hop: host-gw needs public_ipv6 in every lease, or use udp or vxlan"

@@ -83,6 +83,10 @@ class VxlanMode(Mode[VxlanSettings]):
             data["BackendV6Data"] = {"VNI": lease.vni, "VtepMAC": lease.mac_over(6)}
         return data
 
+    def plain(self, node: Node) -> bool:
+        assert isinstance(node.section, VxlanSettings)
+        return node.section.direct_routing
+
     def ports(self, node: Node) -> Iterable[int]:
         return {guarded.port for guarded in self.guards(node)}
 

@@ -70,6 +70,10 @@ class ModeSpec(Generic[SectionT]):
         """BackendData and BackendV6Data of a lease, in flannel's order; what is absent is left out."""
         return {}
 
+    def plain(self, node: Node) -> bool:
+        """Whether containers' packets cross the underlay as they are, from some peers or all."""
+        return False
+
     def ports(self, node: Node) -> Iterable[int]:
         """The UDP ports of peers that its datagrams are sent to."""
         return ()

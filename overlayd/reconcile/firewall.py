@@ -35,7 +35,14 @@ class Firewall:
                 ranges.append(OverlayRange(one.network, subnet))
         self._node, self._is_public, self._guards = node, is_public, tuple(node.spec.guards(node))
         self._policy = FirewallPolicy(
-            tuple(ranges), devices, self._guards, node.underlay.name, ports, masquerade, forward_accept
+            ranges=tuple(ranges),
+            devices=devices,
+            guarded=self._guards,
+            underlay=node.underlay.name,
+            plain=node.spec.plain(node),
+            ports=ports,
+            masquerade=masquerade,
+            forward_accept=forward_accept,
         )
 
     def objects(self, now: Surroundings) -> Iterator[KernelObject]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import random
+import socket
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -491,6 +492,63 @@ def test_another_vni_on_the_same_port_is_left_alone(vxlan: Trio) -> None:
     finally:
         for host in (a, stranger):
             host.ip("link delete other77")
+
+
+# --- host-gw: by the link, as it is -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def host_gw() -> Iterator[Trio]:
+    with hosts(3, mode="host-gw", family="dual", underlay="dual", settings={"ip_masq": True}) as nodes:
+        a, b, c = nodes
+        yield without_the_third((a, b, c))
+
+
+def send_by_link(sender: Host, target: Host, *packets: bytes) -> None:
+    """Each packet in a frame to the target, whatever the sender's routes say."""
+    (link,) = json.loads(target.run("ip", "-j", "link", "show", "eth0").stdout)
+    mac = bytes.fromhex(link["address"].replace(":", ""))
+    with sender.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as out:
+        for one in packets:
+            out.sendto(one, ("eth0", 0x0800 if one[0] >> 4 == 4 else 0x86DD, 0, 0, mac))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_host_gw_what_a_host_on_the_link_can_send(host_gw: Trio, family: int) -> None:
+    """The control, and what remains: a leased source may come from anybody on the link."""
+    a, _, stranger = host_gw
+    with Capture(a.container(0), "eth0") as capture:
+        before = drops(a)
+        send_by_link(stranger, a, SOUND[family])
+        eventually(lambda: [frame for frame in capture.frames() if frame.ip[-len(MARK) :] == MARK], timeout=5)
+        assert drops(a) == before
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("source", "destination", "rule"),
+    [
+        ("the receiver's own subnet", "the container itself", "source inside {subnet}"),
+        ("the receiver's gateway", "the container itself", "source inside {subnet}"),
+        ("the container itself", "the receiver's underlay address", "source inside {subnet}"),
+        ("another peer's", "another peer's subnet", "from {network} for another host"),
+        ("unleased", "the peer's container", "from {network} for another host"),
+    ],
+)
+def test_host_gw_what_a_host_on_the_link_cannot_send(
+    host_gw: Trio, source: str, destination: str, rule: str, family: int
+) -> None:
+    a, b, stranger = host_gw
+    ends = {**SOURCES, **DESTINATIONS, "the peer's container": (PEER[4], PEER[6])}
+    text = rule.format(subnet=a.subnets[family == 6], network={4: "10.1.0.0/16", 6: "fd00:10:1::/48"}[family])
+    watch, before = Watch(a, [b]), drops(a)
+    try:
+        send_by_link(stranger, a, *[udp_packet(ends[source][family == 6], ends[destination][family == 6], MARK)] * 3)
+        eventually(lambda: drops(a) - before == Counter({f"underlay: {text}": 3}), timeout=5)
+        assert b.container(0).ping(a.container(0).address(family))
+        assert watch.beyond() == []
+    finally:
+        watch.close()
 
 
 @pytest.mark.parametrize("mode", ["udp", "vxlan"])

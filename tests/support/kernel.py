@@ -78,6 +78,8 @@ def rules() -> Ruleset:
     network = IPv4Network("10.1.0.0/16")
     guarded = (GuardedPort(4, 8472, 1), GuardedPort(6, 8472, 1))
     ranges = (OverlayRange(network, IPv4Network("10.1.1.0/24")),)
-    made = own_table(FirewallPolicy(ranges, ("ovl.1",), guarded, "eth0", (), masquerade=False, forward_accept=False))
+    made = own_table(
+        FirewallPolicy(ranges, ("ovl.1",), guarded, "eth0", False, (), masquerade=False, forward_accept=False)
+    )
     assert made is not None
     return made

@@ -31,7 +31,7 @@ V6 = OverlayRange(ip_network("fd05::/48"), ip_network("fd05:0:0:1::/64"))
 DEVICE, BRIDGE, UNDERLAY = "flannel.1", "cni0", "eth0"
 GUARDED = GuardedPort(underlay_family=4, port=8472, vni=1)
 DOCKER = ForeignChain("ip", "filter", "FORWARD")
-POLICY = FirewallPolicy((V4,), (DEVICE,), (), UNDERLAY, (), masquerade=False, forward_accept=True)
+POLICY = FirewallPolicy((V4,), (DEVICE,), (), UNDERLAY, False, (), masquerade=False, forward_accept=True)
 VXLAN = replace(POLICY, guarded=(GUARDED,))
 
 
@@ -243,6 +243,29 @@ def test_sources_are_kept_across_hosts(packet: Packet, expected: str | None) -> 
 def test_without_others_nat_there_is_none_of_ours() -> None:
     """It would have the kernel track every connection."""
     assert rulesets(replace(POLICY, masquerade=False), ForeignRules()) == []
+
+
+@pytest.mark.parametrize(
+    ("packet", "expected"),
+    [
+        (Packet("10.5.2.7", "10.5.1.7", UNDERLAY), None),
+        (Packet("10.5.2.7", "192.168.77.1", UNDERLAY), None),  # a remote container to this host
+        (Packet("8.8.8.8", "10.5.1.7", UNDERLAY), None),
+        (Packet("192.168.77.9", "10.5.3.7", UNDERLAY), None),  # a neighbour that uses this host as a gateway
+        (Packet("10.5.1.9", "10.5.1.7", UNDERLAY), "drop"),
+        (Packet("10.5.1.1", "192.168.77.1", UNDERLAY), "drop"),
+        (Packet("10.5.2.7", "10.5.3.7", UNDERLAY), "drop"),
+        (Packet("10.5.1.7", "10.5.3.7", BRIDGE), None),
+        (Packet("fd05:0:0:2::7", "fd05:0:0:1::7", UNDERLAY), None),
+        (Packet("fd05:0:0:1::9", "fd05:0:0:1::7", UNDERLAY), "drop"),
+        (Packet("fd05:0:0:2::7", "fd05:0:0:3::7", UNDERLAY), "drop"),
+    ],
+)
+def test_what_the_underlay_may_bring_as_it_is(packet: Packet, expected: str | None) -> None:
+    host_gw = replace(POLICY, ranges=(V4, V6), devices=(), plain=True)
+    direct = replace(VXLAN, ranges=(V4, V6), plain=True)
+    for policy in (host_gw, direct):
+        assert verdict(own_table(policy), "inner", packet) == expected
 
 
 def test_protection_alone_is_not_required() -> None:

@@ -3,10 +3,12 @@
 table inet overlayd, ours alone:
     set vteps4, vteps6     the underlay addresses of peers (vxlan mode), elements kept one by one
     chain guard            drops datagrams to the VXLAN port and VNI whose source is not a peer's underlay address
-    chain inner            sends what leaves an overlay device, found by one look-up, to the chain of that device:
+    chain inner            sends what comes by an overlay device or the underlay, found by one look-up, to its chain:
     chain from_DEVICE      drops it unless its source lies in the network, outside this host's own subnet, and its
                            destination in this host's subnet: neither the underlay nor a family that the overlay does
                            not have can be reached through the overlay
+    chain from_underlay    where containers' packets arrive by the underlay as they are (host-gw, direct routing): drops
+                           those from this host's own subnet, and those from the network for other hosts' subnets
     chain outbound         drops containers' datagrams to the ports on which hosts trust each other's addresses: once
                            masqueraded, they would speak for this host
     chain keep_source      keeps containers' addresses across hosts, where another program has NAT rules: Docker

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from overlayd.core.kernel import nft_json as nft
 from overlayd.core.kernel.firewall.model import (
@@ -35,20 +35,24 @@ _MASQUERADE_MARK = 0x4000  # set by Kubernetes, which masquerades these packets 
 def chains(policy: FirewallPolicy, marked: Iterable[Rule], keep_source: bool) -> dict[str, list[Rule]]:
     """The rules of every chain that our table can have; see `table.own_table`."""
     ranges = policy.ranges
-    inner = policy.devices if policy.guarded else ()  # elsewhere the daemon's own checks, or none are needed
+    inner = {_chain_of(one): _from_device(one, ranges) for one in policy.devices} if policy.guarded else {}
+    jumps = dict(zip(policy.devices, inner, strict=False))
+    if policy.plain:
+        inner["from_underlay"] = [rule for one in ranges for rule in _from_underlay(one)]
+        jumps[policy.underlay] = "from_underlay"
     foreign = "VXLAN from a host without a lease"
     set_mark = {"mangle": {"key": nft.meta("mark"), "value": {"|": [nft.meta("mark"), FORWARD_MARK]}}}
     clear_mark = {"mangle": {"key": nft.meta("mark"), "value": {"&": [nft.meta("mark"), 0xFFFFFFFF - FORWARD_MARK]}}}
     mark = [(text, [*match, nft.counter(), set_mark]) for text, match in marked]
     return {
         "guard": [(f"{foreign} (IPv{item.underlay_family})", _guard(item)) for item in policy.guarded],
-        "inner": [("from overlay devices", [_by_device(inner)])] if inner else [],
+        "inner": [("by device", [_by_device(jumps)])] if jumps else [],
         "mark": mark,
         "unmark": [("the mark is for the forward hook alone", [is_marked(), clear_mark])] if mark else [],
         OUTBOUND: [_to_ports(one, policy.ports) for one in ranges] if policy.ports else [],
         "keep_source": [_keep_source(one) for one in ranges] if keep_source else [],
         "postrouting": [rule for one in ranges for rule in _masquerade(one)] if policy.masquerade else [],
-        **{_chain_of(device): _from_device(device, ranges) for device in inner},
+        **inner,
     }
 
 
@@ -56,8 +60,8 @@ def _chain_of(device: str) -> str:
     return f"from_{device}"
 
 
-def _by_device(devices: Sequence[str]) -> Json:
-    targets = [[device, {"jump": {"target": _chain_of(device)}}] for device in devices]
+def _by_device(chains: Mapping[str, str]) -> Json:
+    targets = [[device, {"jump": {"target": chain}}] for device, chain in chains.items()]
     return {"vmap": {"key": nft.meta("iifname"), "data": {"set": targets}}}
 
 
@@ -75,6 +79,16 @@ def _from_device(device: str, ranges: Sequence[OverlayRange]) -> list[Rule]:
     others = [{"match": {"op": "!=", "left": nft.meta("nfproto"), "right": protocol}} for protocol in protocols]
     rules.append((f"{device}: no such family here", [*others, *nft.drop()]))
     return rules
+
+
+def _from_underlay(one: OverlayRange) -> Iterator[Rule]:
+    """Nothing of this for each lease: a host on the link can use the addresses of others."""
+    source, destination = nft.field(one.protocol, "saddr"), nft.field(one.protocol, "daddr")
+    from_subnet = nft.equal(source, nft.prefix(one.subnet))
+    yield f"underlay: source inside {one.subnet}", [from_subnet, *nft.drop()]
+    from_network, to_network = (nft.equal(end, nft.prefix(one.network)) for end in (source, destination))
+    transit = [from_network, to_network, nft.differs(destination, one.subnet)]
+    yield f"underlay: from {one.network} for another host", [*transit, *nft.drop()]
 
 
 def _guard(item: GuardedPort) -> list[Json]:

@@ -78,6 +78,8 @@ class FirewallPolicy:
     """The overlay's devices; empty for host-gw."""
     guarded: tuple[GuardedPort, ...]
     underlay: str
+    plain: bool
+    """Whether containers' packets arrive by the underlay as they are, from some peers or all."""
     ports: tuple[int, ...]
     """UDP ports on which hosts of the overlay trust each other's addresses."""
     masquerade: bool
