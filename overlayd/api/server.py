@@ -16,14 +16,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from aiohttp import web
-
-from overlayd.api.clients import IDLE, ClientLimit
+from overlayd.api.clients import Clients
+from overlayd.api.connection import Answer, Handler, Routes
 from overlayd.observe.lifecycle import Lifecycle
 from overlayd.observe.metric_format import CONTENT_TYPE
 from overlayd.system.errors import HostError
@@ -63,25 +62,17 @@ class ControlServer:
         self._metrics: tuple[float, str] = -1.0, ""
         self._report: tuple[float, dict[str, Any]] = -1.0, {}
         self._collecting = asyncio.Lock()
-        self._runners: list[web.AppRunner] = []
+        self._clients: list[Clients] = []
         self._listeners: list[asyncio.Server] = []
         self._path: Path | None = None
 
     async def open(self, path: Path) -> None:
         """Serve the whole API on a unix socket that only root and the daemon's user may use. Raises HostError."""
-        clients = ClientLimit("control socket")
-        application = web.Application(middlewares=[clients.middleware])
-        application.router.add_get("/v1/status", self._get_status)
-        application.router.add_get("/v1/counters", self._get_counters)
-        application.router.add_get("/v1/leases", self._get_leases)
-        application.router.add_post("/v1/reload", self._post_reload)
-        self._add_health(application)
-        connect = clients.protocols(await self._serve(application))
+        clients = self._make_clients("control socket", self._routes() | self._health_routes())
         try:
             path.unlink(missing_ok=True)  # noqa: ASYNC240  # a killed daemon's; the lock says that none is alive
             loop = asyncio.get_running_loop()
-            listener = await loop.create_unix_server(connect, str(path), backlog=clients.connections)
-            self._listeners.append(listener)
+            self._listeners.append(await loop.create_unix_server(clients, str(path), backlog=clients.limit))
             path.chmod(0o660)  # noqa: ASYNC240
         except OSError as error:
             raise HostError(f"{path}: {error.strerror or error}; check the directory, or set control_socket") from None
@@ -89,67 +80,65 @@ class ControlServer:
 
     async def open_health(self, host: str, port: int) -> None:
         """Serve the health checks and metrics, and nothing else, on TCP. Raises HostError."""
-        clients = ClientLimit("health port")
-        application = web.Application(middlewares=[clients.middleware])
-        self._add_health(application)
-        connect = clients.protocols(await self._serve(application))
+        clients = self._make_clients("health port", self._health_routes())
         try:
             loop = asyncio.get_running_loop()
-            self._listeners.append(await loop.create_server(connect, host, port, backlog=clients.connections))
+            self._listeners.append(await loop.create_server(clients, host, port, backlog=clients.limit))
         except OSError as error:
             raise HostError(f"health check on {host} port {port}: {error.strerror}; set healthz_port") from None
 
-    def _add_health(self, application: web.Application) -> None:
-        application.router.add_get("/healthz", self._get_health)
-        application.router.add_get("/readyz", self._get_ready)
-        application.router.add_get("/metrics", self._get_metrics)
+    def _make_clients(self, name: str, routes: Routes) -> Clients:
+        self._clients.append(clients := Clients(name, routes))
+        return clients
 
-    async def _serve(self, application: web.Application) -> web.Server:
-        """Set up the application; its server makes the protocols of connections."""
-        runner = web.AppRunner(
-            application, access_log=None, handle_signals=False, shutdown_timeout=0.5, keepalive_timeout=IDLE
-        )
-        await runner.setup()
-        self._runners.append(runner)
-        assert runner.server is not None
-        return runner.server
+    def _routes(self) -> dict[tuple[str, str], Handler]:
+        return {
+            ("GET", "/v1/status"): self._get_status,
+            ("GET", "/v1/counters"): self._get_counters,
+            ("GET", "/v1/leases"): self._get_leases,
+            ("POST", "/v1/reload"): self._post_reload,
+        }
+
+    def _health_routes(self) -> dict[tuple[str, str], Handler]:
+        return {
+            ("GET", "/healthz"): self._get_health,
+            ("GET", "/readyz"): self._get_ready,
+            ("GET", "/metrics"): self._get_metrics,
+        }
 
     async def close(self) -> None:
         """Stop serving and remove the socket."""
         for listener in self._listeners:
             listener.close()
-        for runner in self._runners:
-            await runner.cleanup()
+        for clients in self._clients:
+            await clients.close()
         if self._path is not None:
             with suppress(OSError):
                 self._path.unlink()
 
-    async def _get_status(self, _: web.Request) -> web.Response:
-        return web.json_response(await self.service.status())
+    async def _get_status(self) -> Answer:
+        return _json(await self.service.status())
 
-    async def _get_counters(self, _: web.Request) -> web.Response:
-        return web.json_response(await self.service.counters())
+    async def _get_counters(self) -> Answer:
+        return _json(await self.service.counters())
 
-    async def _get_leases(self, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-        await response.prepare(request)
+    async def _get_leases(self) -> Answer:
+        return Answer(self._lease_lines(), "application/x-ndjson")
+
+    async def _lease_lines(self) -> AsyncGenerator[bytes, None]:
         async with aclosing(self.service.leases()) as events:  # type: ignore[type-var]
             async for event in events:
-                try:
-                    await response.write(json.dumps(event).encode() + b"\n")
-                except OSError:  # the reader has left
-                    break
-        return response
+                yield json.dumps(event).encode() + b"\n"
 
-    async def _post_reload(self, _: web.Request) -> web.Response:
+    async def _post_reload(self) -> Answer:
         error = await self.service.reload()
         overridden = [] if error else list(self._lifecycle.overridden)
-        return web.json_response({"error": error, "overridden": overridden}, status=400 if error else 200)
+        return _json({"error": error, "overridden": overridden}, status=400 if error else 200)
 
-    async def _get_health(self, _: web.Request) -> web.Response:
+    async def _get_health(self) -> Answer:
         report = self._health()
         red = report["broken"] or report["state"] == "stopping"
-        return web.json_response(report, status=503 if red else 200)
+        return _json(report, status=503 if red else 200)
 
     def _health(self) -> dict[str, Any]:
         """The report, at most _FRESH seconds old: with thousands of problems it takes a while to make."""
@@ -159,15 +148,19 @@ class ControlServer:
             self._report = time.monotonic(), report
         return report
 
-    async def _get_ready(self, _: web.Request) -> web.Response:
+    async def _get_ready(self) -> Answer:
         report = self._health()
         red = report["broken"] or report["state"] != "ready"
-        return web.json_response(report, status=503 if red else 200)
+        return _json(report, status=503 if red else 200)
 
-    async def _get_metrics(self, _: web.Request) -> web.Response:
+    async def _get_metrics(self) -> Answer:
         async with self._collecting:  # whoever asks more often than once a second gets what was collected then
             at, text = self._metrics
             if not text or time.monotonic() - at >= _FRESH:
                 text = await self.service.metrics()
                 self._metrics = time.monotonic(), text
-        return web.Response(text=text, headers={"Content-Type": CONTENT_TYPE})
+        return Answer(text.encode(), CONTENT_TYPE)
+
+
+def _json(content: dict[str, Any], status: int = 200) -> Answer:
+    return Answer(json.dumps(content).encode(), "application/json; charset=utf-8", status)

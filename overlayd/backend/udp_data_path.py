@@ -15,8 +15,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 
-import structlog
-
 from overlayd.backend.udp import DEVICE
 from overlayd.backend.udp_extensions import Extensions
 from overlayd.core.address import Address, Family
@@ -31,14 +29,13 @@ from overlayd.datapath.offload_retry import OffloadRetry
 from overlayd.datapath.peers import PeerTable
 from overlayd.datapath.python import PythonEngine
 from overlayd.datapath.settings import UdpSettings
+from overlayd.log import log
 from overlayd.system.device import fault
 from overlayd.system.errors import HostError
 from overlayd.system.files import write_sysctl
 from overlayd.system.service_manager import ServiceManager
 from overlayd.system.tun import Tun
 from overlayd.system.udp_socket import adopt_udp_socket, open_udp_socket
-
-log = structlog.get_logger()
 
 _SAVE_AFTER = 1.0  # seconds in which changes of the table are gathered; a handover may be that much behind
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 
 import asyncio
 
-import structlog
-
 from overlayd.core.node import Node
 from overlayd.datapath.contract import Engine
 from overlayd.datapath.negotiation import HELLO_INTERVAL
 from overlayd.datapath.settings import UdpSettings
+from overlayd.log import log
 from overlayd.system.errors import HostError
 from overlayd.system.tunnel_tap import TunnelTap
-
-log = structlog.get_logger()
 
 TAP = "ovl-gso"
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
-import structlog
 import uvloop
 
 from overlayd import __version__
@@ -23,6 +22,7 @@ from overlayd.cli.settings import sources as settings_sources
 from overlayd.core.settings.model import Settings
 from overlayd.daemon.daemon import run
 from overlayd.daemon.discovery import discover, make_registry
+from overlayd.log import log
 from overlayd.reconcile.providers import providers
 from overlayd.reconcile.reconciler import Reconciler
 from overlayd.registry.base import RegistryError
@@ -74,11 +74,11 @@ def _main(arguments: Sequence[str], manager: ServiceManager) -> int:
 def _serve(sources: Sources, loaded: Loaded, manager: ServiceManager) -> int:
     faulthandler.enable()  # systemd ends a daemon that hangs with SIGABRT: the journal then says where it hung
     for line in loaded.overridden if manager else ():  # flags by hand are meant; a unit's are not the operator's
-        structlog.get_logger().warning("overridden", setting=line)
+        log.warning("overridden", setting=line)
     try:
         uvloop.run(run(sources, loaded, manager))
     except HostError as error:
-        structlog.get_logger().error("fatal error", error=str(error))
+        log.error("fatal error", error=str(error))
         if manager:
             # It restarts us at once, which is right after a crash; what a host refuses, it keeps refusing for a while.
             manager.status(f"{error}; tried again in {_BEFORE_RETRY} s")

@@ -12,8 +12,6 @@ import gc
 import sys
 from contextlib import AsyncExitStack
 
-import structlog
-
 from overlayd.api.server import ControlServer
 from overlayd.backend.modes import make_backend
 from overlayd.daemon.discovery import make_registry
@@ -21,12 +19,11 @@ from overlayd.daemon.running import Running
 from overlayd.daemon.startup import bring_up, find_node, listen, open_monitor
 from overlayd.daemon.supervisor import Supervisor
 from overlayd.daemon.waiting import Waiting
+from overlayd.log import log
 from overlayd.observe.lifecycle import Lifecycle
 from overlayd.system.config_file import Loaded, Sources
 from overlayd.system.netlink import Netlink
 from overlayd.system.service_manager import ServiceManager
-
-log = structlog.get_logger()
 
 _SWITCH_INTERVAL = 0.001  # seconds after which a thread that compares yields to the event loop; Python's default: 0.005
 

@@ -13,7 +13,6 @@ from overlayd.core.node import Node, Underlay
 from overlayd.core.settings.model import Settings
 from overlayd.core.underlay import UnderlayError, find_underlay
 from overlayd.registry.base import Registry
-from overlayd.registry.etcd.registry import EtcdRegistry
 from overlayd.registry.static import StaticRegistry
 from overlayd.system.errors import HostError
 from overlayd.system.netlink import Netlink
@@ -77,6 +76,8 @@ def make_registry(settings: Settings, *, read_only: bool = False) -> Registry:
     """The source of leases. Raises HostError or RegistryError. `read_only`: nothing is written anywhere."""
     if settings.registry == "static":
         return StaticRegistry()
+    from overlayd.registry.etcd.registry import EtcdRegistry  # an HTTP client and ssl: a fifth of a daemon's memory
+
     store = StateDir(Path(settings.state_dir), Path(settings.subnet_file), read_only=read_only)
     name = settings.node_name or re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())
     return EtcdRegistry(settings, store, name, read_only=read_only)

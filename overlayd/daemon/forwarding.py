@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import asyncio
 
-import structlog
-
+from overlayd.log import log
 from overlayd.observe.overlay import Overlay
 from overlayd.system.errors import HostError
 from overlayd.system.files import is_sysctl_writable, read_sysctl, write_sysctl
-
-log = structlog.get_logger()
 
 _SYSCTLS = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 _POLL_EVERY = 1.0  # seconds

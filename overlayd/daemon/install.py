@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import structlog
-
 from overlayd.backend.base import Backend
 from overlayd.core.leases.subnet_env import subnet_env
+from overlayd.log import log
 from overlayd.observe.overlay import Overlay
 from overlayd.system.errors import HostError
 from overlayd.system.files import write_atomically
 from overlayd.system.kernel import Failure
-
-log = structlog.get_logger()
 
 
 def introduce_peers(overlay: Overlay) -> None:

@@ -7,17 +7,14 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
-import structlog
-
 from overlayd.api.feed import Feed
 from overlayd.core.leases.lease import Lease
 from overlayd.core.leases.table import LeaseEvent
+from overlayd.log import log
 from overlayd.observe.overlay import Overlay
 from overlayd.observe.status import describe_peer
 from overlayd.registry.base import LeaseChanges, Moved, Snapshot
 from overlayd.system.errors import HostError
-
-log = structlog.get_logger()
 
 _BATCH_INTERVAL = 0.01  # seconds at most between lease updates; what comes meanwhile is applied together
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import structlog
-
 from overlayd.backend.base import Backend
 from overlayd.backend.modes import SETTINGS, make_backend
 from overlayd.core.leases.lease import Lease
@@ -21,6 +19,7 @@ from overlayd.core.node import Node
 from overlayd.core.settings.model import Settings
 from overlayd.daemon.discovery import discover
 from overlayd.daemon.install import install, introduce_peers
+from overlayd.log import log
 from overlayd.observe.lifecycle import Lifecycle
 from overlayd.observe.overlay import Overlay
 from overlayd.observe.status import status_line
@@ -29,8 +28,6 @@ from overlayd.system.config_file import ConfigError, Loaded, Sources, load
 from overlayd.system.errors import HostError
 from overlayd.system.netlink import Netlink
 from overlayd.system.service_manager import ServiceManager
-
-log = structlog.get_logger()
 
 RESTART_ONLY = (
     "control_socket",

@@ -13,8 +13,6 @@ import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-import structlog
-
 from overlayd.api.server import ControlServer
 from overlayd.core.node import Node
 from overlayd.core.settings.model import Settings
@@ -22,14 +20,13 @@ from overlayd.daemon.discovery import discover
 from overlayd.daemon.install import install, introduce_peers
 from overlayd.daemon.running import Running
 from overlayd.daemon.supervisor import every
+from overlayd.log import log
 from overlayd.observe.lifecycle import Lifecycle
 from overlayd.registry.base import NotYetError, Registry
 from overlayd.system.errors import HostError
 from overlayd.system.instance_lock import InstanceLock
 from overlayd.system.netlink import Monitor, Netlink
 from overlayd.system.service_manager import ServiceManager
-
-log = structlog.get_logger()
 
 _STATUS_EVERY = 10.0  # seconds between messages to the service manager while the registry is waited for
 

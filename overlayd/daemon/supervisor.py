@@ -7,12 +7,9 @@ import signal
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
-import structlog
-
 from overlayd.core.errors import ReportedError
+from overlayd.log import log
 from overlayd.system.errors import HostError
-
-log = structlog.get_logger()
 
 T = TypeVar("T")
 

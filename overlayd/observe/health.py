@@ -15,17 +15,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
-import structlog
-
 from overlayd.backend.base import Backend
 from overlayd.datapath.contract import Traffic
 from overlayd.datapath.stall import PERIOD, Refusals
+from overlayd.log import log
 from overlayd.observe.lifecycle import Lifecycle
 from overlayd.observe.overlay import Overlay
 from overlayd.registry.base import RegistryState
 from overlayd.system import descriptors, device
-
-log = structlog.get_logger()
 
 _POLL_EVERY = 1.0  # seconds
 _SHOWN = 50  # problems in one answer: thousands of peers may have one each

@@ -19,8 +19,6 @@ from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
-import structlog
-
 from overlayd.core.address import Address
 from overlayd.core.forward import Peer
 from overlayd.core.leases.lease import Lease
@@ -31,13 +29,12 @@ from overlayd.core.probing.schedule import ProbeSchedule
 from overlayd.core.probing.target import ProbeTarget, Question
 from overlayd.core.settings.model import ProbeSettings
 from overlayd.datapath.contract import path_mtu
+from overlayd.log import log
 from overlayd.observe.probe_counters import ProbeCounters
 from overlayd.observe.probe_sockets import ErrorSockets, ProbeSockets, error_text
 from overlayd.observe.probed_peers import ProbedPeers
 from overlayd.system.errors import HostError
 from overlayd.wire.probe import Probe, ProbeKind, Sender, decode
-
-log = structlog.get_logger()
 
 _ROUND_INTERVAL = 0.02  # seconds at least between rounds, so that thousands of peers do not mean as many wake-ups
 

@@ -10,13 +10,10 @@ import asyncio
 import time
 from collections.abc import Callable
 
-import structlog
-
 from overlayd.backend.base import Backend
 from overlayd.datapath.stall import StallDetector
+from overlayd.log import log
 from overlayd.system.service_manager import ServiceManager
-
-log = structlog.get_logger()
 
 _CHECK_EVERY = 5.0  # seconds, where the service manager has no watchdog for us
 

@@ -9,15 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 
-import structlog
-
 from overlayd.core.kernel.changes import KernelChanges
 from overlayd.core.kernel.diff import Operation
 from overlayd.core.kernel.kinds import KernelState, Key, differences
+from overlayd.log import log
 from overlayd.system.kernel import Failure, Kernel
 from overlayd.system.netlink import Monitor
-
-log = structlog.get_logger()
 
 _RECEIVE_EVERY = 0.05  # seconds between receiving notifications while thousands of operations are applied
 _MANY = 1000  # operations, from which on a comparison costs less than to decode a notification of each

@@ -16,15 +16,12 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-import structlog
-
 from overlayd.backend.base import Backend
 from overlayd.core.address import Address
+from overlayd.log import log
 from overlayd.reconcile.reconciler import Reconciler
 from overlayd.system.errors import HostError
 from overlayd.system.netlink import Netlink
-
-log = structlog.get_logger()
 
 _POLL_EVERY = 1.0  # seconds between reading the ICMP counters, which costs next to nothing
 _REREAD_AFTER = 30.0  # seconds after which a narrow path is read again: the kernel forgets it (mtu_expires)

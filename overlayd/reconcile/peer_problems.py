@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import structlog
-
 from overlayd.core.leases.lease import Lease
 from overlayd.core.leases.table import LeaseEvent
 from overlayd.core.node import Node
-
-log = structlog.get_logger()
+from overlayd.log import log
 
 
 class PeerProblems:

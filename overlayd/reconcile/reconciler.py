@@ -17,8 +17,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-import structlog
-
 from overlayd.backend.base import Backend
 from overlayd.core import address as net
 from overlayd.core.kernel.diff import Operation, diff
@@ -27,12 +25,11 @@ from overlayd.core.kernel.provider import Provider, Surroundings
 from overlayd.core.leases.lease import Lease
 from overlayd.core.leases.table import LeaseEvent, LeaseTable
 from overlayd.core.node import Node
+from overlayd.log import log
 from overlayd.reconcile.applier import Applier
 from overlayd.reconcile.peer_problems import PeerProblems
 from overlayd.system.kernel import Failure, Kernel
 from overlayd.system.netlink import Monitor
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,12 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
-import structlog
-
 from overlayd.core.node import Node
 from overlayd.core.underlay import HostInterface
+from overlayd.log import log
 from overlayd.registry.base import RegistryError
 from overlayd.system.errors import HostError
 from overlayd.system.netlink import Netlink
-
-log = structlog.get_logger()
 
 _GRACE_PERIOD = 3.0  # seconds that an address may be missing
 _RETRY_AFTER = 10.0  # seconds after which what failed is tried again, without a notification

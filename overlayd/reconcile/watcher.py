@@ -19,13 +19,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
 
-import structlog
-
+from overlayd.log import log
 from overlayd.reconcile.reconciler import RepairResult
 from overlayd.system.errors import HostError
 from overlayd.system.netlink import Monitor
-
-log = structlog.get_logger()
 
 T = TypeVar("T")
 

@@ -13,6 +13,8 @@ import socket
 import time
 from collections.abc import Callable, MutableMapping
 
+from overlayd.log import log
+
 _FIRST = 3  # SD_LISTEN_FDS_START: where the file descriptors that are passed begin
 _TIMEOUT = 2.0  # seconds; systemd reads its socket in microseconds, and a daemon that hangs on it moves no packets
 _START_EXTENSION = 30_000_000  # microseconds by which each `starting` extends the start's timeout
@@ -159,7 +161,4 @@ class ServiceManager:
     def _warn(self, seen: str) -> None:
         if not self._warned:
             self._warned = True
-            import structlog  # not above: a start has packets to move before it has time for this
-
-            log = structlog.get_logger()
             log.warning("service manager cannot be notified", address=self._address.replace("\0", "@"), error=seen)

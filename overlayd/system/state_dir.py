@@ -6,14 +6,11 @@ import re
 import secrets
 from pathlib import Path
 
-import structlog
-
 from overlayd.core.address import Network
 from overlayd.core.leases.subnet_env import leased_subnets
+from overlayd.log import log
 from overlayd.system.errors import HostError
 from overlayd.system.files import read_text, write_atomically
-
-log = structlog.get_logger()
 
 
 class StateDir:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from overlayd.backend.modes import SETTINGS
 from overlayd.core.leases.lease import Lease
@@ -33,6 +32,7 @@ from overlayd.registry.etcd.messages import Delete, Put
 from overlayd.registry.etcd.registry import EtcdRegistry
 from overlayd.system.state_dir import StateDir
 from support.commands import one_line
+from support.logs import capture_logs
 from support.waiting import eventually_async
 
 PREFIX = "/coreos.com/network"
@@ -399,7 +399,7 @@ async def test_a_configuration_that_is_not_there_yet_is_waited_for(etcd: Etcd, m
         etcd.put(f"{PREFIX}/config", CONFIG)
         await eventually_async(lambda: clock.advance(1) or waiting.done(), "it has a lease")
     assert str((await waiting).subnet).startswith("10.5.")
-    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["waiting for etcd: no lease yet"]
+    assert [entry["msg"] for entry in logs if entry["level"] == "error"] == ["waiting for etcd: no lease yet"]
     assert "overlayctl etcd init" in logs[0]["reason"]
 
 
@@ -422,7 +422,7 @@ async def test_an_unknown_key_in_the_configuration_is_named_once(etcd: Etcd, mak
     with capture_logs() as logs:
         await node.acquire()
         await node.acquire()
-    assert [entry["name"] for entry in logs if entry["log_level"] == "warning"] == ["Comment"]
+    assert [entry["name"] for entry in logs if entry["level"] == "warning"] == ["Comment"]
 
 
 async def test_a_free_subnet_is_waited_for(etcd: Etcd, make: Make) -> None:
@@ -448,7 +448,7 @@ async def test_a_running_node_that_lost_its_subnet_in_a_full_network_waits_for_o
         await eventually_async(lambda: node.registry.state().invalid, "it is said")
         etcd.put(f"{PREFIX}/subnets/10.5.0.64-26", flannels("192.0.2.99"))
         await eventually_async(lambda: "192.0.2.99" in [str(lease.public_ip) for lease in node.table], "it goes on")
-    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == [
+    assert [entry["msg"] for entry in logs if entry["level"] == "error"] == [
         "own lease was changed by someone else",
         "own lease is lost; waiting for a free subnet",
     ]
@@ -514,9 +514,9 @@ async def test_a_new_configuration_that_cannot_be_gone_over_to(
             etcd.delete(f"{PREFIX}/config")
         else:
             etcd.put(f"{PREFIX}/config", config)
-        await eventually_async(lambda: [entry for entry in logs if entry["log_level"] == "error"], "it is said")
-    (entry,) = [entry for entry in logs if entry["log_level"] == "error"]
-    assert entry["event"] == "new network configuration refused, keeping the old one"
+        await eventually_async(lambda: [entry for entry in logs if entry["level"] == "error"], "it is said")
+    (entry,) = [entry for entry in logs if entry["level"] == "error"]
+    assert entry["msg"] == "new network configuration refused, keeping the old one"
     assert reason in entry["reason"]
     assert await node.acquire() == former, "a reload finds the old one"
     assert node.moved == []
@@ -563,7 +563,7 @@ async def test_one_bad_key_loses_nobody_elses_and_is_said_once(etcd: Etcd, make:
         etcd.put(f"{PREFIX}/subnets/10.5.12.0-24", flannels("192.0.2.52"))
         await eventually_async(lambda: "10.5.12.0/24" in node.subnets, "the other one has come")
     assert list(node.registry.state().invalid) == [f"{PREFIX}/subnets/10.5.9.0-24"]
-    said = [entry for entry in logs if entry["event"] == "invalid entry in etcd ignored"]
+    said = [entry for entry in logs if entry["msg"] == "invalid entry in etcd ignored"]
     assert [entry["key"] for entry in said] == [f"{PREFIX}/subnets/10.5.9.0-24"]
 
 
@@ -663,7 +663,7 @@ async def test_own_subnet_that_another_node_took_means_a_new_lease(etcd: Etcd, m
     assert etcd.get(key_of(former)) == flannels("192.0.2.66")
     assert records(etcd)["192.0.2.1"]["subnet"] == lease.key
     assert len(etcd.leases()) == 2
-    assert "own lease was changed by someone else" in [entry["event"] for entry in logs]
+    assert "own lease was changed by someone else" in [entry["msg"] for entry in logs]
 
 
 async def test_a_lease_made_a_reservation_by_hand_stays_one(etcd: Etcd, make: Make) -> None:
@@ -688,7 +688,7 @@ async def test_a_clone_stops_and_the_first_node_goes_on(etcd: Etcd, make: Make) 
         assert isinstance(error, RegistryError)
         assert "is its clone. Remove node-id from the state_dir of the clone" in str(error)
         await eventually_async(lambda: list(records(etcd)) == ["192.0.2.1"], "the first node has its lease back")
-    assert "a clone runs with this node's identity; it will stop" in [e["event"] for e in logs]
+    assert "a clone runs with this node's identity; it will stop" in [e["msg"] for e in logs]
     assert subnet_keys(etcd) == {
         first.lease.key: flannels("192.0.2.1", first.lease.vtep_mac)  # type: ignore[union-attr]
     }
@@ -712,7 +712,7 @@ async def test_etcd_lost_and_back_is_one_line_each(etcd: Etcd, make: Make) -> No
         etcd.put(f"{PREFIX}/subnets/10.5.12.0-24", flannels("192.0.2.52"))
         await eventually_async(lambda: "10.5.12.0/24" in node.subnets, "what happened since is known")
         assert node.registry.state().connected
-    assert [entry["event"] for entry in logs if entry["log_level"] in ("error", "info")] == [
+    assert [entry["msg"] for entry in logs if entry["level"] in ("error", "info")] == [
         "etcd is unreachable; keeping the last known leases",
         "etcd is reachable again",
     ]
@@ -769,7 +769,7 @@ async def test_etcd_comes_back_without_its_data(etcd: Etcd, make: Make) -> None:
         await eventually_async(lambda: node.subnets == [own], "the other lease is gone")
     assert etcd.below(f"{PREFIX}/").keys() == before.keys() - {f"{PREFIX}/subnets/10.5.12.0-24"}
     assert etcd.leases() == {etcd.lease_of(key_of(node.lease))}
-    lost = [entry["reason"] for entry in logs if entry["event"] == "etcd has lost data: reading all leases again"]
+    lost = [entry["reason"] for entry in logs if entry["msg"] == "etcd has lost data: reading all leases again"]
     assert len(lost) == 1
     assert "its revision went back from " in lost[0]
     assert node.moved == []
@@ -819,7 +819,7 @@ async def test_a_start_without_etcd_on_the_leases_last_known(etcd: Etcd, make: M
     with capture_logs() as logs:
         node = make()
         assert (await node.acquire()).subnets == (first.lease and first.lease.subnets)
-    assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == [
+    assert [entry["msg"] for entry in logs if entry["level"] == "warning"] == [
         "etcd is unreachable: using the last known leases"
     ]
     assert node.registry.state().stale is not None
@@ -858,9 +858,7 @@ async def test_saved_leases_that_make_no_sense_are_not_used(etcd: Etcd, make: Ma
     node.registry._store.save(text)
     with capture_logs() as logs:
         waiting = asyncio.ensure_future(node.acquire())
-        await eventually_async(
-            lambda: [entry for entry in logs if entry["log_level"] == "error"], "it waits, and says so"
-        )
+        await eventually_async(lambda: [entry for entry in logs if entry["level"] == "error"], "it waits, and says so")
         assert not waiting.done()
         etcd.members[0].start()  # here: it ends with the thread that starts it
         await eventually_async(lambda: clock.advance(1) or waiting.done(), "it has a lease")

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from overlayd.api import clients, server
+from overlayd.api import clients
 from overlayd.api.server import ControlServer
 from overlayd.observe.lifecycle import Lifecycle
+from support.logs import capture_logs
 from support.waiting import eventually_async
 
 MANY = 500
@@ -25,6 +26,14 @@ class Healthy:
     @staticmethod
     def health_report() -> dict[str, Any]:
         return {"state": "ready", "broken": []}
+
+    @staticmethod
+    async def status() -> dict[str, Any]:
+        raise RuntimeError("a defect")
+
+    @staticmethod
+    async def reload() -> str:
+        return "mtu: is wrong"
 
     @staticmethod
     async def leases() -> AsyncIterator[dict[str, Any]]:
@@ -95,7 +104,7 @@ async def test_a_client_that_is_served_stays_while_idle_ones_go(served: Server) 
 async def test_an_idle_connection_is_closed_after_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listener: str
 ) -> None:
-    monkeypatch.setattr(server, "IDLE", 0.05)
+    monkeypatch.setattr(clients, "IDLE", 0.05)
     one = Server(tmp_path)
     await one.server.open(one.path)
     await one.server.open_health("127.0.0.1", one.port)
@@ -118,3 +127,70 @@ async def test_a_closed_server_refuses(served: Server) -> None:
     assert not served.path.exists()
     with pytest.raises(ConnectionRefusedError):
         await served.connect("health")
+
+
+# --- HTTP -------------------------------------------------------------------------------------------------------------
+
+
+async def exchange(served: Server, request: bytes) -> bytes:
+    """What one connection is answered until the server closes it."""
+    reader, writer = await served.connect("control")
+    writer.write(request)
+    return await asyncio.wait_for(reader.read(), 10)
+
+
+LAST = b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+async def test_requests_follow_one_another_on_one_connection(served: Server) -> None:
+    body = b'POST /v1/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"a": 1}\n'
+    answers = await exchange(served, b"HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + body + LAST)
+    head, reload, last = answers.split(b"HTTP/1.1 ")[1:]
+    assert head.startswith(b"200 OK\r\n")
+    assert head.endswith(b"\r\nContent-Length: 32\r\n\r\n"), "a length, and no body"
+    assert reload.startswith(b"400 Bad Request\r\n")
+    assert b'"error": "mtu: is wrong"' in reload
+    assert last.startswith(b"200 OK\r\nContent-Type: application/json; charset=utf-8\r\n")
+    assert last.endswith(b'{"state": "ready", "broken": []}')
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status"),
+    [
+        (b"GET /v1/nothing HTTP/1.1", b"404 Not Found"),
+        (b"GET /v1/reload HTTP/1.1", b"405 Method Not Allowed"),
+        (b"GET /healthz?verbose=1 HTTP/1.1", b"200 OK"),
+        (b"GET /healthz HTTP/1.0", b"200 OK"),
+        (b"no HTTP", b"400 Bad Request"),
+    ],
+)
+async def test_the_status_of_an_answer(served: Server, request_line: bytes, status: bytes) -> None:
+    answer = await exchange(served, request_line + b"\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 " + status + b"\r\n")
+
+
+async def test_a_defect_is_logged_and_answered(served: Server) -> None:
+    with capture_logs() as logs:
+        answer = await exchange(served, b"GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n" + LAST)
+    assert answer.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
+    assert b"HTTP/1.1 200 OK" in answer, "the connection goes on"
+    assert [(entry["msg"], entry["path"]) for entry in logs] == [("HTTP request failed", "/v1/status")]
+    assert "RuntimeError: a defect" in logs[0]["error"]
+
+
+async def test_a_request_has_a_longest_length(served: Server) -> None:
+    answer = await exchange(served, b"GET /" + b"x" * 20_000)
+    assert answer.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_a_stream_ends_when_its_reader_leaves_or_sends_without_end(served: Server, leaves: bool) -> None:
+    reader, writer = await served.connect("control")
+    writer.write(b"GET /v1/leases HTTP/1.1\r\nHost: x\r\n\r\n")
+    await reader.readuntil(b"present")
+    assert len(asyncio.all_tasks()) == 2
+    if leaves:
+        writer.close()
+    else:
+        writer.write(LAST * 10_000)
+    await eventually_async(lambda: len(asyncio.all_tasks()) == 1, "nothing is left of it")

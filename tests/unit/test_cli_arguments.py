@@ -15,7 +15,7 @@ from overlayd.cli.overlayctl import main
 from overlayd.core.errors import ReportedError, UsageError
 from support.answers import COUNTERS, PEER, STATE
 
-HEAVY = ("aiohttp", "pydantic", "pyroute2", "rich", "structlog", "uvloop", "yaml")
+HEAVY = ("aiohttp", "h11", "pydantic", "pyroute2", "rich", "uvloop", "yaml")
 TOOLS = ("overlayd.lab", "overlayd.bench", "overlayd.cli.lab", "overlayd.cli.bench", "overlayd.cli.demo")
 WRONG = {**STATE, "problems": ["10.1.2.0/24: has no public_ip"]}
 

@@ -7,76 +7,103 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
-from overlayd.cli.logs import BURST, RATE, Limit
+from overlayd.cli.logs import key_values
+from overlayd.log import BURST, RATE, Event, Limit, Log
 from overlayd.system.journal import Journal, encode
+
+
+def made(now: Callable[[], float]) -> tuple[Log, list[Event]]:
+    """A log, and what it has written."""
+    log, written = Log(now), []
+    log.write = written.append
+    return log, written
 
 
 def test_each_kind_is_limited_on_its_own() -> None:
     now = 0.0
-    limit = Limit(lambda: now)
+    log, written = made(lambda: now)
 
-    def passes(method: str, event: str) -> bool:
-        try:
-            limit(None, method, {"event": event})
-        except structlog.DropEvent:
-            return False
-        return True
-
-    assert sum(passes("warning", "a stranger did it") for _ in range(10_000)) == BURST
-    assert passes("warning", "something else")
-    assert sum(passes("debug", "a stranger did it") for _ in range(10_000)) == 10_000
+    for _ in range(10_000):
+        log.warning("a stranger did it")
+    assert len(written) == BURST
+    log.warning("something else", peer="a")
+    assert written[-1] == {"peer": "a", "level": "warning", "msg": "something else"}
+    written.clear()
+    log.level = "debug"
+    for _ in range(10_000):
+        log.debug("a stranger did it")
+    assert len(written) == 10_000, "those were asked for"
     now = 1.0
-    assert limit(None, "warning", {"event": "a stranger did it"}) == {
-        "event": "a stranger did it",
-        "suppressed": 10_000 - BURST,
-    }
-    assert sum(passes("warning", "a stranger did it") for _ in range(100)) == RATE - 1
+    written.clear()
+    for _ in range(100):
+        log.warning("a stranger did it")
+    assert written[0] == {"level": "warning", "suppressed": 10_000 - BURST, "msg": "a stranger did it"}
+    assert written[1] == {"level": "warning", "msg": "a stranger did it"}
+    assert len(written) == RATE
 
 
 def test_a_kind_may_be_named_apart_from_the_text() -> None:
-    limit = Limit(lambda: 0.0)
-    passed = 0
+    log, written = made(lambda: 0.0)
     for number in range(1000):
-        try:
-            assert limit(None, "warning", {"event": f"from {number}", "kind": "x"}) == {"event": f"from {number}"}
-        except structlog.DropEvent:
-            continue
-        passed += 1
-    assert passed == BURST
+        log.event("warning", f"from {number}", {}, kind="x")
+    assert [event["msg"] for event in written] == [f"from {number}" for number in range(int(BURST))]
+
+
+def test_nothing_below_the_level_is_written_or_counted() -> None:
+    log, written = made(lambda: 0.0)
+    log.level = "warning"
+    for _ in range(10_000):
+        log.info("the same text")
+    log.warning("the same text")
+    assert written == [{"level": "warning", "msg": "the same text"}]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("one", "one"),
+        ("", ""),
+        ("two words", '"two words"'),
+        ("a=b", '"a=b"'),
+        ('say "x"', r'"say \"x\""'),
+        (r"C:\x", r"C:\x"),
+        (r"C:\x y", r'"C:\\x y"'),
+        ("two\nlines", r"two\nlines"),
+        (True, "true"),
+        (7, "7"),
+        (["a", "b"], "\"['a', 'b']\""),
+    ],
+)
+def test_a_value_for_people(value: object, shown: str) -> None:
+    assert key_values({"key": value}) == f"key={shown}"
 
 
 def test_kinds_without_end_take_no_memory_without_end() -> None:
     limit = Limit(lambda: 0.0)
     for number in range(10_000):
-        limit(None, "info", {"event": str(number)})
+        limit.admit(str(number))
     assert len(limit._kinds) <= 500
 
 
 # --- as a process -----------------------------------------------------------------------------------------------------
 
 PROGRAM = """
-import logging, os, structlog
-from aiohttp.http_exceptions import BadStatusLine
+import logging, os
 from overlayd.cli.logs import set_up
 from overlayd.core.settings.model import Settings
 from overlayd.system import journal
+from overlayd.log import log
 if "SOCKET" in os.environ:
     journal.Journal.__init__.__defaults__ = (journal.Path(os.environ["SOCKET"]),)
     found = os.fstat(2)
     os.environ["JOURNAL_STREAM"] = f"{found.st_dev}:{found.st_ino}"
 set_up(Settings(network="10.1.0.0/16", log_format=os.environ.get("FORMAT", "text")))
-log = structlog.get_logger()
 log.warning("peer does not answer", address="192.0.2.2", reason="two\\nlines \\x1b[31m", nothing=None)
-try:
-    raise BadStatusLine("GET \\x1b[31m")
-except BadStatusLine:
-    logging.getLogger("aiohttp.server").exception("Error handling request from %s", "192.0.2.66")
 try:
     raise RuntimeError("a defect")
 except RuntimeError:

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from structlog.testing import capture_logs
 
 from overlayd.daemon import forwarding as module
 from overlayd.daemon.forwarding import Forwarding
 from overlayd.observe.overlay import Overlay
 from overlayd.system.errors import HostError
+from support.logs import capture_logs
 
 IPV4, IPV6, RA = "net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv6/conf/eth0/accept_ra"
 
@@ -54,7 +54,7 @@ def test_a_switch_that_is_switched_off_is_repaired(sysctls: Sysctls) -> None:
         forwarding.repair()
     assert (sysctls[IPV4], forwarding.faults(), one.switch_repairs) == ("1", [], 1)
     (entry,) = logs
-    assert (entry["event"], entry["operation"]) == ("kernel state repaired", "net.ipv4.ip_forward = 1")
+    assert (entry["msg"], entry["operation"]) == ("kernel state repaired", "net.ipv4.ip_forward = 1")
 
 
 def test_only_the_families_of_containers(sysctls: Sysctls) -> None:

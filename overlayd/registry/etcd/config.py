@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import structlog
-
 from overlayd.core.address import Network
 from overlayd.core.flannel.config import DECIDED, ignored_keys, parse_config
 from overlayd.core.leases.allocation import fits
 from overlayd.core.settings.model import Settings
 from overlayd.core.settings.validation import cross_check
+from overlayd.log import log
 from overlayd.registry.base import RegistryError
-
-log = structlog.get_logger()
 
 
 def merge(settings: Settings, text: str, key: str) -> Settings:

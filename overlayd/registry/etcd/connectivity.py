@@ -7,11 +7,8 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 
-import structlog
-
+from overlayd.log import log
 from overlayd.registry.etcd.messages import EtcdError
-
-log = structlog.get_logger()
 
 Sleep = Callable[[float], Awaitable[None]]
 """Seconds to sleep."""

@@ -6,14 +6,11 @@ import asyncio
 import json
 import time
 
-import structlog
-
+from overlayd.log import log
 from overlayd.registry.base import Store
 from overlayd.registry.etcd.connectivity import Sleep
 from overlayd.registry.etcd.messages import KeyValue
 from overlayd.registry.etcd.view import View
-
-log = structlog.get_logger()
 
 _SAVE_FIRST, _SAVE_EVERY = 1.0, 30.0  # seconds
 

@@ -14,12 +14,11 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-import structlog
-
 from overlayd.core.address import Network
 from overlayd.core.leases.allocation import AllocationError, Choice, Held, NoFreeSubnetError
 from overlayd.core.leases.host_record import HostRecord
 from overlayd.core.leases.lease import Lease
+from overlayd.log import log
 from overlayd.registry.base import NotYetError, RegistryError
 from overlayd.registry.etcd.claim import (
     Acquired,
@@ -38,8 +37,6 @@ from overlayd.registry.etcd.etcd_lease import EtcdLease
 from overlayd.registry.etcd.local_copy import LocalCopy
 from overlayd.registry.etcd.messages import EtcdError, UnavailableError
 from overlayd.registry.etcd.replica import Replica
-
-log = structlog.get_logger()
 
 _RACES = 100  # lost in a row before something else must be wrong
 _NAP = 300.0  # seconds; a host that was suspended checks its clock at least this often

@@ -12,9 +12,8 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence, Set
 from contextlib import aclosing
 
-import structlog
-
 from overlayd.core.leases.lease import Lease
+from overlayd.log import log
 from overlayd.registry.base import LeaseChanges, Moved, Snapshot, Update
 from overlayd.registry.etcd.client import EtcdClient
 from overlayd.registry.etcd.connectivity import Connectivity, Sleep, backoff
@@ -31,8 +30,6 @@ from overlayd.registry.etcd.messages import (
     UnavailableError,
 )
 from overlayd.registry.etcd.view import View
-
-log = structlog.get_logger()
 
 HEARTBEAT = 5.0
 """Seconds between reads of one key: they show that the watched member answers, and that etcd has lost no data."""
