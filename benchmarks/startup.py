@@ -3,6 +3,7 @@
     sudo .venv/bin/python benchmarks/startup.py [--modes udp,vxlan] [--rounds 7] [CHECKOUT ...]
 
 first     the daemon is executed on a host with nothing in the kernel -> a container has its first answer
+work      processor time that the daemon has used until then: what `first` would be on a quiet machine, about
 pause     the daemon is stopped, and executed again as soon as it has ended: the longest time without an answer
 memory    private memory (Private_Clean and Private_Dirty of smaps_rollup) of the daemon, some seconds after its start
 
@@ -111,6 +112,11 @@ def private(pid: int) -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean", "Private_Dirty"))) / 1024
 
 
+def processor_time(pid: int) -> float:
+    """Seconds, of the threads that there are."""
+    return sum(int(one.read_text().split()[0]) for one in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+
+
 def measure(checkout: Path, mode: str) -> dict[str, float]:
     """One run, in a lab of its own."""
     with hosts(2, mode=mode, start=False) as (a, b):
@@ -118,7 +124,7 @@ def measure(checkout: Path, mode: str) -> dict[str, float]:
         with Asker(a, b) as asker:
             start = time.monotonic()
             with daemon(checkout, a) as first:
-                seen = {"first": asker.wait(start) - start}
+                seen = {"first": asker.wait(start) - start, "work": processor_time(first.pid)}
                 time.sleep(IDLE_AFTER)
                 seen["memory"] = private(first.pid)
             with daemon(checkout, a):
@@ -142,7 +148,7 @@ def main() -> int:
                 results.append(measure(checkout, mode))
         for checkout, results in runs.items():
             print(f"{mode}  {checkout}")
-            for name, unit in (("first", "s"), ("pause", "s"), ("memory", "MB")):
+            for name, unit in (("first", "s"), ("work", "s"), ("pause", "s"), ("memory", "MB")):
                 values = [one[name] for one in results]
                 print(f"  {name:7} {statistics.median(values):6.2f} ({min(values):.2f}-{max(values):.2f}) {unit}")
     return 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from overlayd.api import clients
 from overlayd.api.server import ControlServer
@@ -194,3 +195,18 @@ async def test_a_stream_ends_when_its_reader_leaves_or_sends_without_end(served:
     else:
         writer.write(LAST * 10_000)
     await eventually_async(lambda: len(asyncio.all_tasks()) == 1, "nothing is left of it")
+
+
+def test_on_the_daemons_event_loop(tmp_path: Path) -> None:
+    async def serve_and_leave() -> None:
+        one = Server(tmp_path)
+        await one.server.open(one.path)
+        assert (await one.get("control")).endswith(b'{"state": "ready", "broken": []}')
+        reader, writer = await one.connect("control")
+        writer.write(b"GET /v1/leases HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readuntil(b"present")
+        writer.close()
+        await eventually_async(lambda: len(asyncio.all_tasks()) == 1, "nothing is left of it")
+        await one.server.close()
+
+    uvloop.run(serve_and_leave())
