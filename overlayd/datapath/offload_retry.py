@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import structlog
-
-log = structlog.get_logger()
+from overlayd.log import log
 
 _FIRST, _LAST = 60.0, 3600.0  # seconds until a refused offload is tried again; doubled each time
 
