@@ -8,6 +8,7 @@ pause     the daemon is stopped, and executed again as soon as it has ended: the
 memory    private memory (Private_Clean and Private_Dirty of smaps_rollup) of the daemon, some seconds after its start
 
 A checkout is a clone with its .venv; without any, this one is measured. Each round measures all of them in turn.
+A round before the first compiles their bytecode, as the packages do.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from overlayd.lab import Host, hosts
 
 HERE = Path(__file__).resolve().parents[1]
 EVERY = 0.002  # seconds between questions
 PORT = 7777
-IDLE_AFTER = 3.0  # seconds
+IDLE_AFTER = 1.5  # seconds
 TIMEOUT = 20.0  # seconds
 
 
@@ -91,14 +93,13 @@ class Asker:
 
 
 @contextmanager
-def daemon(checkout: Path, host: Host) -> Iterator[subprocess.Popen[bytes]]:
-    """The checkout's, started."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("OVERLAYD_")}
+def daemon(checkout: Path, host: Host, bytecode: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The checkout's, started. `bytecode`: a directory for it."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("OVERLAYD_", "PYTHON"))}
+    environment |= {"PYTHONPATH": str(checkout), "PYTHONPYCACHEPREFIX": bytecode}
     command = host.enter(str(checkout / ".venv/bin/python"), "-m", "overlayd", "--config", str(host.config_path))
     with host.log_path.open("ab") as log:
-        child = subprocess.Popen(
-            command, stdout=log, stderr=log, cwd=checkout, env={**environment, "PYTHONPATH": str(checkout)}
-        )
+        child = subprocess.Popen(command, stdout=log, stderr=log, cwd=checkout, env=environment)
     try:
         yield child
     finally:
@@ -117,17 +118,17 @@ def processor_time(pid: int) -> float:
     return sum(int(one.read_text().split()[0]) for one in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
 
 
-def measure(checkout: Path, mode: str) -> dict[str, float]:
+def measure(checkout: Path, mode: str, bytecode: str) -> dict[str, float]:
     """One run, in a lab of its own."""
     with hosts(2, mode=mode, start=False) as (a, b):
         b.start()
         with Asker(a, b) as asker:
             start = time.monotonic()
-            with daemon(checkout, a) as first:
+            with daemon(checkout, a, bytecode) as first:
                 seen = {"first": asker.wait(start) - start, "work": processor_time(first.pid)}
                 time.sleep(IDLE_AFTER)
                 seen["memory"] = private(first.pid)
-            with daemon(checkout, a):
+            with daemon(checkout, a, bytecode):
                 asker.wait(time.monotonic() + 0.5)
             after = [at for at in asker.answers if at >= start + seen["first"]]
         seen["pause"] = max(later - earlier for earlier, later in pairwise(after))
@@ -143,10 +144,11 @@ def main() -> int:
     given = parser.parse_args()
     for mode in given.modes.split(","):
         runs: dict[Path, list[dict[str, float]]] = {checkout.resolve(): [] for checkout in given.checkouts}
-        for _ in range(given.rounds):
-            for checkout, results in runs.items():
-                results.append(measure(checkout, mode))
-        for checkout, results in runs.items():
+        with TemporaryDirectory() as bytecode:
+            for _ in range(1 + given.rounds):
+                for checkout, results in runs.items():
+                    results.append(measure(checkout, mode, bytecode))
+        for checkout, (_, *results) in runs.items():
             print(f"{mode}  {checkout}")
             for name, unit in (("first", "s"), ("work", "s"), ("pause", "s"), ("memory", "MB")):
                 values = [one[name] for one in results]

@@ -54,6 +54,7 @@ class Connection(asyncio.Protocol):
         self.answering: asyncio.Task[None] | None = None
         """The task, while a request is answered."""
         self.streams = False
+        """Whether its answer is a stream."""
 
     def close(self) -> None:
         """Disconnect. A request that is being handled is handled to its end, a stream is not."""
@@ -63,7 +64,7 @@ class Connection(asyncio.Protocol):
     # --- what the event loop calls ------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none of asyncio's
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's does not derive from it
         self._connections[self] = None
         self._expect_request()
 
@@ -100,6 +101,7 @@ class Connection(asyncio.Protocol):
                 elif isinstance(event, h11.EndOfMessage):
                     self._timer.cancel()
                     self.answering = asyncio.create_task(self._respond(self._request))
+                    return
         except h11.RemoteProtocolError as error:
             log.debug("HTTP request refused", error=str(error))
             self._send_whole(_error(error.error_status_hint), "GET")
@@ -113,8 +115,11 @@ class Connection(asyncio.Protocol):
             log.error("HTTP request failed", path=path, error=traceback.format_exc())
             if self._http.our_state is h11.SEND_RESPONSE:  # nothing is sent yet
                 self._send_whole(_error(500), method)
-        self.answering = None
         self._expect_request()
+        await self._writable.wait()
+        self.answering = None
+        if self._transport.is_closing():
+            return
         if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
             self._http.start_next_cycle()
             self._read_request()
@@ -136,9 +141,10 @@ class Connection(asyncio.Protocol):
         self.streams = True
         async with aclosing(answer.body) as parts:
             self._write(_head(answer))
-            async for part in parts:
-                self._write(h11.Data(data=part))
-                await self._writable.wait()
+            if method != "HEAD":
+                async for part in parts:
+                    self._write(h11.Data(data=part))
+                    await self._writable.wait()
         self._write(h11.EndOfMessage())
         self.streams = False
 

@@ -31,7 +31,6 @@ _SWITCH_INTERVAL = 0.001  # seconds after which a thread that compares yields to
 async def run(sources: Sources, loaded: Loaded, manager: ServiceManager | None = None) -> None:
     """Serve until SIGTERM or SIGINT. Raises HostError or RegistryError when it cannot start or go on."""
     sys.setswitchinterval(_SWITCH_INTERVAL)
-    gc.disable()  # a start makes objects by the hundred thousand, and hardly any garbage
     manager = manager or ServiceManager()
     lifecycle, supervisor, given = Lifecycle(), Supervisor(), loaded.settings
     async with Netlink() as netlink, AsyncExitStack() as closing:

@@ -37,6 +37,10 @@ class Healthy:
         return "mtu: is wrong"
 
     @staticmethod
+    async def metrics() -> str:
+        return "a_metric 1\n" * 500
+
+    @staticmethod
     async def leases() -> AsyncIterator[dict[str, Any]]:
         yield {"event": "present"}
         await asyncio.Event().wait()
@@ -177,6 +181,26 @@ async def test_a_defect_is_logged_and_answered(served: Server) -> None:
     assert b"HTTP/1.1 200 OK" in answer, "the connection goes on"
     assert [(entry["msg"], entry["path"]) for entry in logs] == [("HTTP request failed", "/v1/status")]
     assert "RuntimeError: a defect" in logs[0]["error"]
+
+
+async def test_what_follows_the_last_request_is_ignored(served: Server) -> None:
+    answer = await exchange(served, LAST * 3)
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+async def flood(writer: asyncio.StreamWriter, requests: int) -> None:
+    for _ in range(requests):
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asyncio.wait_for(writer.drain(), 10)
+        await asyncio.sleep(0)
+
+
+async def test_a_client_that_reads_no_answer_cannot_ask_on_and_on(served: Server) -> None:
+    _, writer = await served.connect("control")
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    with pytest.raises(ConnectionError):
+        await flood(writer, 5000)
 
 
 async def test_a_request_has_a_longest_length(served: Server) -> None:
