@@ -58,7 +58,7 @@ class Running:
             lifecycle, overlay, sources, loaded, netlink, manager, self._feed.publish, self.forwarding.enable
         )
         self._underlay = UnderlayFollower(
-            netlink, lambda: overlay.node, self._reloader.follow_underlay, lambda: repair(overlay)
+            netlink, lambda: overlay.node, self._reloader.follow_underlay, lambda: repair(overlay), prober.retry
         )
         self.health = Health(lifecycle, overlay, lambda: self._underlay.trouble, self.forwarding.faults)
         self._watcher = Watcher(monitor, reconciler.repair_changes, lambda: repair(overlay), self._underlay.follow)

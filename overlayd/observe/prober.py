@@ -111,6 +111,11 @@ class Prober:
                 async with asyncio.timeout(pause):
                     await self._wake.wait()
 
+    def retry(self) -> None:
+        """Probe unreachable peers at once: the underlay is usable again."""
+        self._schedule.retry(self._now())
+        self._wake.set()
+
     def _round(self, now: float) -> None:
         for target, question in self._schedule.due(now):
             if target.unanswered:

@@ -31,9 +31,12 @@ class UnderlayFollower:
         node: Callable[[], Node],
         change: Callable[[], Awaitable[None]],
         compare: Callable[[], Awaitable[object]],
+        recovered: Callable[[], None],
     ) -> None:
-        """`change` applies the node as it is discovered now. Raises HostError or RegistryError where it cannot."""
+        """`change` applies the node as it is discovered now, and raises HostError or RegistryError where it cannot;
+        `recovered` is called when the interface is usable again, or another."""
         self._netlink, self._node, self._change, self._compare = netlink, node, change, compare
+        self._recovered = recovered
         self.trouble: str | None = None
         """Why the overlay has no working underlay, in words."""
         self._missing_since: float | None = None
@@ -63,6 +66,7 @@ class UnderlayFollower:
         else:
             await self._compare()
         self._set_trouble(None)
+        self._recovered()
         return None
 
     def _grace_left(self, found: HostInterface) -> float:

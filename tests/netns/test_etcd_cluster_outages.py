@@ -200,7 +200,7 @@ def test_the_own_subnet_taken_by_another_means_a_new_one(two: Two) -> None:
     assert "10.1.1.0/24 dev br0" in a.run("ip", "route").stdout, "flannel.md 13: the connected route stays"
     assert written(etcd)["10.1.1.0/24"]["PublicIP"] == "192.0.2.77", "what another holds is not overwritten"
     eventually(
-        lambda: lines(a, "containers with addresses of the old one", "br0 10.1.1.1/24"), "containers are reported"
+        lambda: lines(a, "containers that have addresses of the old one", "br0 10.1.1.1/24"), "containers are reported"
     )
     assert any("10.1.1.0/24" in problem for problem in a.status()["problems"]), (
         "the new holder is unreachable from here"
@@ -269,6 +269,7 @@ def test_the_leader_is_killed(three: Two) -> None:
 def test_quorum_is_lost_and_comes_back(three: Two) -> None:
     a, b = three
     etcd = etcd_of(a)
+    eventually(lambda: any(etcd.leads(one.url) for one in etcd.members if one.pid), "a member leads")
     leader = etcd.leader()
     others = [one for one in etcd.members if one is not leader]
     with pinging(a.container(0), b.container(0).address()):

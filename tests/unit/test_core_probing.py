@@ -121,6 +121,17 @@ def test_a_peer_that_asks_us_is_asked_at_once() -> None:
     assert [question.length for _, question in world.asked] == [LENGTH, MTU - 28]
 
 
+def test_unreachable_peers_are_probed_at_once_when_the_underlay_is_usable_again() -> None:
+    world = World(B)
+    world.path[B.host] = 0
+    world.run(9)
+    assert world.target().state == "unreachable"
+    world.path[B.host] = MTU
+    world.schedule.retry(world.now)
+    world.run(0.1)
+    assert world.target().state == "reachable"
+
+
 def test_words_for_what_is_known_of_a_silent_peer() -> None:
     world = World(B)
     world.path[B.host] = 0

@@ -23,7 +23,7 @@ class Host:
         underlay = SimpleNamespace(name="eth0", index=2, mtu=1500, addresses=ADDRESSES)
         node: Any = SimpleNamespace(underlay=underlay, underlay_families=(4, 6))
         netlink: Any = SimpleNamespace(interfaces=self.interfaces)
-        self.follower = UnderlayFollower(netlink, lambda: node, self.change, self.compare)
+        self.follower = UnderlayFollower(netlink, lambda: node, self.change, self.compare, lambda: None)
 
     async def interfaces(self) -> list[HostInterface]:
         return [self.interface]

@@ -115,10 +115,19 @@ class ProbeSchedule:
             return self._interval
         return max(self._heap[0][0] - now, 1 / RATE)
 
+    def retry(self, now: float) -> None:
+        """Probe all that are unreachable, or may be, as soon as the rate allows: this host was what kept them away."""
+        for target in self.targets.values():
+            if target.state == "unreachable" or target.unanswered:
+                self._probe_at_once(target, now)
+
+    def _probe_at_once(self, target: ProbeTarget, now: float) -> None:
+        target.sent = -math.inf
+        self._push(now, target)
+
     def may_answer(self, target: ProbeTarget, now: float) -> bool:
         """Whether a question from there is within the rate of answers."""
         target.last_question = now
-        if target.state == "unreachable" and now - target.sent > TIMEOUT:  # it is back: probe it at once
-            target.sent = -math.inf
-            self._push(now, target)
+        if target.state == "unreachable" and now - target.sent > TIMEOUT:  # it is back
+            self._probe_at_once(target, now)
         return target.answer_budget.take(now) and self._answers.take(now)
