@@ -113,6 +113,7 @@ class Reloader:
     async def follow_underlay(self) -> None:
         """Apply the underlay interface as it is now. Raises HostError, RegistryError."""
         async with self._overlay.changing:
+            await self._overlay.registry.reconnect()
             await self._change(self._given, interface=self._overlay.node.underlay.name)
 
     async def _change(self, given: Settings, interface: str | None = None) -> None:

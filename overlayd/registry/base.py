@@ -115,5 +115,8 @@ class Registry(Protocol):
     def state(self) -> RegistryState:
         """Its state now."""
 
+    async def reconnect(self) -> None:
+        """Use new connections: this host's addresses have changed, and the old ones may never answer."""
+
     async def close(self) -> None:
         """Close connections. The lease stays."""

@@ -67,5 +67,8 @@ class StaticRegistry:
     def state(self) -> RegistryState:
         return RegistryState(self.name)
 
+    async def reconnect(self) -> None:
+        """There are no connections."""
+
     async def close(self) -> None:
         """Nothing to close."""

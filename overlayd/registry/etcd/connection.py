@@ -68,7 +68,7 @@ class EtcdConnection:
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; a later request opens new ones."""
         if self._session is not None:
             await self._session.close()
             self._session = None

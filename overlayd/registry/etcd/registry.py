@@ -164,6 +164,9 @@ class EtcdRegistry:
             invalid={**self._config.invalid, **self.view.invalid, **self._own.invalid},
         )
 
+    async def reconnect(self) -> None:
+        await self.client.close()  # the next request opens another connection
+
     async def close(self) -> None:
         if not self._read_only:
             self._copy.flush()
