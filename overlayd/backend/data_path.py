@@ -54,6 +54,9 @@ class DataPath(Protocol):
     def faults(self, now: float) -> list[str]:
         """What keeps packets from moving, in words; polled every second. `now`: seconds, from any steady clock."""
 
+    def unknown_sender(self) -> str | None:
+        """See `datapath.contract.Engine`; None before there is an engine."""
+
     def counters(self) -> Counters | None:
         """A snapshot of the engine's counters; None before there is an engine."""
 

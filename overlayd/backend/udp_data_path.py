@@ -244,6 +244,9 @@ class UdpDataPath:
     def counters(self) -> Counters | None:
         return self._engine.counters() if self._engine is not None else None
 
+    def unknown_sender(self) -> str | None:
+        return self._engine.unknown_sender() if self._engine is not None else None
+
     def capabilities(self) -> dict[str, list[str]]:
         return self._engine.capabilities() if self._engine is not None else {}
 

@@ -111,6 +111,9 @@ class Engine(Protocol):
     def counters(self) -> Counters:
         """A snapshot."""
 
+    def unknown_sender(self) -> str | None:
+        """The address of the last datagram dropped as unknown_peer since the last call; None if there is none."""
+
     @property
     def progress(self) -> Progress:
         """Bursts and reads: cheap to ask, however many peers there are."""

@@ -75,6 +75,7 @@ class PythonEngine:
         self._now = now
         self._icmp = TokenBucket(ICMP_RATE, ICMP_BURST, now())
         self._counters = Counters()
+        self._unknown_sender: str | None = None
         self._peers: dict[str, Traffic] = self._counters.peers
         self.progress = Progress()
 
@@ -208,11 +209,17 @@ class PythonEngine:
 
     def _not_delivered(self, verdict: Drop | Reply, underlay_family: Family, sender: tuple[str, int]) -> None:
         self._count(self._counters.rx_drops, verdict.reason)
+        if verdict.reason is DropReason.UNKNOWN_PEER:
+            self._unknown_sender = sender[0]
         if isinstance(verdict, Reply) and self._may_answer():
             try:
                 self._sockets[underlay_family].sendto(verdict.packet, (sender[0], self._table.peers[sender[0]].port))
             except OSError:
                 self._count(self._counters.tx_drops, DropReason.SEND_ERROR)
+
+    def unknown_sender(self) -> str | None:
+        found, self._unknown_sender = self._unknown_sender, None
+        return found
 
     # --- counting --------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from overlayd.datapath.contract import Traffic
 from overlayd.datapath.stall import PERIOD, Refusals
 from overlayd.log import log
 from overlayd.observe.lifecycle import Lifecycle
+from overlayd.observe.mismatch import MismatchDetector
 from overlayd.observe.overlay import Overlay
 from overlayd.registry.base import RegistryState
 from overlayd.system import descriptors, device
@@ -43,6 +44,7 @@ class Health:
         self._lifecycle, self._overlay = lifecycle, overlay
         self._underlay_problem, self._forwarding_faults = underlay_problem, forwarding_faults
         self._one_way = Refusals()
+        self._mismatch = MismatchDetector(overlay.prober.is_probed)
         self.broken: list[str] = []
         """What keeps packets from moving, as of the last poll."""
         self._shortage: str | None = None
@@ -60,6 +62,7 @@ class Health:
         if shortage is not None and self._shortage is None:
             log.error("resources run out", reason=shortage)
         self._shortage = shortage
+        self._mismatch.poll(self._overlay.backend, now)
         with suppress(OSError):  # without a descriptor nothing can be read: the last result stays
             self.broken = list(self._faults(now))
         for text in self.broken if not before else ():
@@ -98,9 +101,11 @@ class Health:
         if self._shortage is not None:
             yield self._shortage
         yield from registry_problems(overlay.registry.state())
-        for key, text in (*reconciler.problems.items(), *overlay.prober.problems()):
+        silent = self._mismatch.silent_peers(overlay.node.section)
+        for key, text in (*reconciler.problems.items(), *overlay.prober.problems(), *silent):
             lease = reconciler.table.get(key)
             yield f"{lease.subnets[0] if lease is not None else key}: {text}"
+        yield from self._mismatch.problems()
         if overlay.prober.problem is not None:
             yield overlay.prober.problem
         if self._lifecycle.reload_error:

@@ -219,6 +219,10 @@ class Prober:
         found = {one.endpoint.host: one.path.mtu for one in self.targets() if one.path.narrow}
         return {ip_address(host): size for host, size in found.items() if size is not None}
 
+    def is_probed(self, key: str) -> bool:
+        """Whether the peer with the lease of this key is."""
+        return bool(self.targets_of(key))
+
     def silent(self) -> bool:
         """Whether all peers that packets go to are probed, and none of them answers."""
         return self._peers.silent()

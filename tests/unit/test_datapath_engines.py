@@ -85,6 +85,8 @@ def test_strangers_are_counted_by_datagram(rig: Rig) -> None:
     rig.inbound()
     assert rig.read_tun() == []
     assert rig.engine.counters().rx_drops == {"unknown_peer": 6}
+    assert rig.engine.unknown_sender() == "127.0.0.3"
+    assert rig.engine.unknown_sender() is None, "since the last call"
 
 
 def test_no_lease_is_answered(rig: Rig) -> None:

@@ -60,6 +60,9 @@ class Engine:
         peers = {"10.1.2.0-24": Traffic(1, 100, 2, 200), "10.1.3.0-24": Traffic(7, 700, 0, 0)}
         return Counters(Traffic(8, 800, 2, 200), peers, {"no_lease": 3}, {"unknown_peer": 4}, 5, 6)
 
+    def unknown_sender(self) -> str | None:
+        return None
+
     def gauges(self) -> dict[str, int]:
         rest = {"run_segments": 128, "gso_failures": 1, "coalesce_refusals": 2, "tunnelled": 3, "busy_poll_us": 50}
         return {**dict.fromkeys(OFFLOADS, 1), **rest}
@@ -274,6 +277,20 @@ def test_packets_that_go_out_and_never_come_back(daemon: Daemon, monkeypatch: py
     monkeypatch.setattr(daemon.overlay.prober, "silent", lambda: False)
     daemon.health.poll(15.0)
     assert daemon.health.broken == [], "a peer answers: what goes one way may be meant so"
+
+
+def test_who_is_configured_differently_is_a_problem(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = Traffic()
+    monkeypatch.setattr(Engine, "unknown_sender", lambda self: "192.0.2.99")
+    monkeypatch.setattr(Engine, "counters", lambda self: Counters(peers={"10.1.3.0-24": replace(sent)}))
+    before = set(daemon.health.problems())
+    for now in range(11):
+        sent.tx_packets += 1
+        daemon.health.poll(float(now))
+    sender, peer = sorted(set(daemon.health.problems()) - before, reverse=True)
+    assert sender.startswith("packets from 192.0.2.99 are dropped: no lease has that public IP")
+    assert peer.startswith("10.1.3.0/24: 5 packets were sent there in 5 s and none came back")
+    assert daemon.health.broken == [], "a problem turns nobody red"
 
 
 def test_thousands_of_problems_make_a_short_answer(daemon: Daemon) -> None:

@@ -102,6 +102,9 @@ class Engine:
     def punted(self) -> list[tuple[int, int, int, bytes]]:
         """Fetch and clear the punted packets: (PUNT_..., peer's number, length, the packet's first bytes)."""
 
+    def unknown_sender(self) -> bytes | None:
+        """The address of the last datagram dropped as unknown_peer since the last call; None if there is none."""
+
     def degraded(self) -> list[tuple[str, int]]:
         """Offloads that were given up since the last call: (names, errno that the kernel gave)."""
 

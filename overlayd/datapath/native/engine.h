@@ -159,6 +159,7 @@ struct engine {
     int slot_count;
     uint64_t tx_reads, rx_reads; /* those of busy polling included */
     uint64_t drops[DIRECTIONS][REASONS];
+    struct sockaddr_storage unknown_sender; /* of the last UNKNOWN_PEER, until Python has fetched it; else AF_UNSPEC */
     uint64_t unanswered; /* punted packets that found the ring full */
     uint64_t gso_failures, coalesce_refusals, tunnelled;
     int gso_error, coalesce_error, tunnel_error; /* errno of what made us give the offload up, until Python has fetched it */

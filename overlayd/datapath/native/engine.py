@@ -238,6 +238,10 @@ class NativeEngine:
             icmp_limited=replies.limited + unanswered,
         )
 
+    def unknown_sender(self) -> str | None:
+        found = self._native.unknown_sender()
+        return None if found is None else str(ip_address(found))
+
     @property
     def offloads(self) -> str:
         """What the kernel granted, for the log."""

@@ -185,6 +185,8 @@ static int inbound_burst(struct engine *engine, enum family family)
                 host = table_host(engine->table, (const uint8_t *)&((const struct sockaddr_in *)from)->sin_addr, 4);
             else if (from->sa_family == AF_INET6)
                 host = table_host(engine->table, (const uint8_t *)&((const struct sockaddr_in6 *)from)->sin6_addr, 16);
+            if (host == NOBODY)
+                engine->unknown_sender = engine->rx_from[index];
             do { /* an empty datagram counts */
                 size_t one = length - at < size ? length - at : size;
                 inbound_datagram(engine, buffer + at, one, host, ecn);

@@ -332,6 +332,20 @@ static PyObject *engine_gauges(PyObject *self, PyObject *Py_UNUSED(none))
                          (unsigned long long)engine->tunnelled);
 }
 
+static PyObject *engine_unknown_sender(PyObject *self, PyObject *Py_UNUSED(none))
+{
+    struct engine *engine = ((EngineObject *)self)->engine;
+    if (refuse_busy(engine))
+        return NULL;
+    const struct sockaddr_storage from = engine->unknown_sender;
+    engine->unknown_sender.ss_family = AF_UNSPEC;
+    if (from.ss_family == AF_INET)
+        return PyBytes_FromStringAndSize((const char *)&((const struct sockaddr_in *)&from)->sin_addr, 4);
+    if (from.ss_family == AF_INET6)
+        return PyBytes_FromStringAndSize((const char *)&((const struct sockaddr_in6 *)&from)->sin6_addr, 16);
+    Py_RETURN_NONE;
+}
+
 static PyObject *engine_degraded(PyObject *self, PyObject *Py_UNUSED(none))
 {
     struct engine *engine = ((EngineObject *)self)->engine;
@@ -378,6 +392,7 @@ static PyMethodDef engine_methods[] = {
     {"outbound", engine_outbound, METH_NOARGS, NULL},
     {"inbound", engine_inbound, METH_VARARGS, NULL},
     {"punted", engine_punted, METH_NOARGS, NULL},
+    {"unknown_sender", engine_unknown_sender, METH_NOARGS, NULL},
     {"degraded", engine_degraded, METH_NOARGS, NULL},
     {"counters", engine_counters, METH_NOARGS, NULL},
     {"reads", engine_reads, METH_NOARGS, NULL},
