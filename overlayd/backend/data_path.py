@@ -6,7 +6,7 @@ the packets.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from overlayd.core.leases.lease import Lease
@@ -29,9 +29,9 @@ class DataPath(Protocol):
     def open(self) -> None:
         """Take what can be refused (ports) before anything on the host is changed. Raises HostError."""
 
-    def resume(self) -> None:
-        """Move packets at once where the last run's device was kept open; `attach` does it for the others. Raises
-        HostError."""
+    def resume(self, devices: Collection[str]) -> None:
+        """Move packets at once on the device of an earlier run, kept open or one of `devices`, overlayd's that the host
+        has; `attach` does it where there is none. Raises HostError."""
 
     def attach(self) -> None:
         """Begin to move packets, or begin again if the device was made anew; called whenever the kernel state has been

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -93,9 +93,11 @@ class UdpDataPath:
         )
         self._manager.forget(name)  # else it would still be attached, or bound, and we could not be
 
-    def resume(self) -> None:
+    def resume(self, devices: Collection[str]) -> None:
         kept = self._manager.take(TUN)
         if kept is None:
+            if DEVICE in devices:
+                self.attach()
             return
         name, make = self._choose()
         try:

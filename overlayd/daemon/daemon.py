@@ -54,7 +54,7 @@ async def run(sources: Sources, loaded: Loaded, manager: ServiceManager | None =
         lifecycle.phase, server.service = "starting", running
         waiting.successor.set_result(running)
         try:
-            await bring_up(running, lifecycle, manager)
+            await bring_up(running, lifecycle, netlink, manager)
             await supervisor.run(running.tasks())
             log.info("stopped; kernel state stays (overlayd --cleanup removes it)")
         finally:

@@ -77,16 +77,17 @@ def open_monitor(closing: AsyncExitStack) -> Monitor:
     return monitor
 
 
-async def bring_up(running: Running, lifecycle: Lifecycle, manager: ServiceManager) -> None:
+async def bring_up(running: Running, lifecycle: Lifecycle, netlink: Netlink, manager: ServiceManager) -> None:
     """From a host that is untouched to one that is ready. Raises HostError."""
     overlay = running.overlay
+    devices = [interface.name for interface in await netlink.interfaces() if interface.ours]
     async with overlay.changing:  # a reload has to wait
         running.forwarding.check()
         overlay.reconciler.table.replace(overlay.registry.leases(overlay.settings))
         introduce_peers(overlay)
         if (data_path := overlay.backend.data_path) is not None:
-            data_path.open()  # all is known by now: what was kept open goes on at once
-            data_path.resume()
+            data_path.open()
+            data_path.resume(devices)  # all is known by now: packets need not wait for a comparison
         await install(overlay)
         running.forwarding.enable()  # nothing is refused from here on
         for name in manager.forget_unused():

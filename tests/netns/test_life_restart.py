@@ -5,17 +5,22 @@ h1c1 10.1.1.2 -- br0 10.1.1.1 [h1] eth0 192.0.2.1 ======== eth0 192.0.2.2 [h2] b
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from overlayd.lab import Host, hosts
+from overlayd.lab import Host, hosts, wait_ready
+from overlayd.system.control_client import ask
 from support.commands import one_line, overlayd
 from support.dump import Dump, assert_same, devices, dump
 from support.pings import pinging
+from support.waiting import eventually
 from support.wire import MODES
 
 Pair = tuple[Host, Host]
@@ -84,6 +89,24 @@ def test_a_killed_daemon_is_followed_by_another(pair: Pair) -> None:
     assert a.socket_path.exists(), "else this tests no more than a stop does"
     a.start()
     assert_same(before, dump(a))
+    assert talks(a, b)
+
+
+def test_packets_do_not_wait_for_the_comparison(pair: Pair, tmp_path: Path) -> None:
+    a, b = pair
+    go = tmp_path / "go"
+    slow = tmp_path / "nft"
+    slow.write_text(f'#!/bin/sh\nwhile [ ! -e {go} ]; do sleep 0.05; done\nexec {shutil.which("nft")} "$@"\n')
+    slow.chmod(0o755)
+    assert a.stop() == 0
+    a.start(wait=False, environment={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    try:
+        eventually(a.socket_path.exists, "it answers")
+        eventually(lambda: talks(a, b), "packets are forwarded before the rules have been read")
+        assert ask(a.socket_path, "/readyz")["state"] == "starting"
+    finally:
+        go.touch()
+    wait_ready([a])
     assert talks(a, b)
 
 
