@@ -122,7 +122,7 @@ class VxlanBackend(Backend):
                 port=settings.port,
                 local=local,
                 underlay=node.underlay.index,
-                mac=node.lease.vtep_mac,
+                mac=node.lease.mac_over(underlay_family),
                 learning=settings.learning,
                 gbp=settings.gbp,
             )

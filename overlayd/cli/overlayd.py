@@ -13,17 +13,16 @@ from contextlib import AsyncExitStack
 import uvloop
 
 from overlayd import __version__
-from overlayd.backend.modes import SETTINGS, make_backend
+from overlayd.backend.modes import SETTINGS
 from overlayd.cli import flannel
 from overlayd.cli.arguments import Parser, report, run_program
 from overlayd.cli.logs import set_up
+from overlayd.cli.planning import preview, print_operations, takeover
 from overlayd.cli.settings import add_flags
 from overlayd.cli.settings import sources as settings_sources
 from overlayd.core.settings.model import Settings
 from overlayd.daemon.daemon import run
-from overlayd.daemon.discovery import discover, make_registry
 from overlayd.log import log
-from overlayd.reconcile.providers import providers
 from overlayd.reconcile.reconciler import Reconciler
 from overlayd.registry.base import RegistryError
 from overlayd.system.config_file import Loaded, Sources, load, lone_path
@@ -32,6 +31,7 @@ from overlayd.system.files import remove
 from overlayd.system.instance_lock import InstanceLock
 from overlayd.system.kernel import Kernel
 from overlayd.system.netlink import Netlink
+from overlayd.system.processes import find
 from overlayd.system.service_manager import ServiceManager
 
 _BEFORE_RETRY = 5  # seconds
@@ -111,15 +111,8 @@ def parser() -> Parser:
 
 async def _check(loaded: Loaded) -> int:
     """Print the node, its peers and the operations that a start would do."""
-    async with Netlink() as netlink, AsyncExitStack() as closing:
-        registry = make_registry(loaded.settings, read_only=True)
-        closing.push_async_callback(registry.close)
-        settings = await registry.configure(loaded.settings)
-        node = await discover(settings, registry, netlink)
-        backend = make_backend(node)
-        reconciler = Reconciler(Kernel(netlink))
-        reconciler.table.replace(registry.leases(settings))
-        reconciler.use(node, providers(backend, settings, reconciler.table))
+    async with AsyncExitStack() as closing:
+        node, backend, reconciler = await preview(loaded.settings, closing)
         peers = reconciler.peers
         print(f"mode      {node.mode}")
         print(f"underlay  {node.underlay.name}, MTU {node.underlay.mtu}")
@@ -127,13 +120,16 @@ async def _check(loaded: Loaded) -> int:
         print(f"overlay   {', '.join(backend.devices) or 'no device'}, MTU {node.overlay_mtu}")
         for lease in peers:
             print(f"peer      {lease}{f'  {lease.name}' if lease.name else ''}")
-        operations, _ = await reconciler.plan()
-        print("would do" if operations else "nothing to do")
-        for step in operations:
-            print(f"  {step}")
-    problems = [text for lease in peers if (text := node.problem(lease))]
+        plan = await reconciler.plan()
+        if adopted := takeover(plan):
+            print("would take over from flannel (overlayctl adopt --from flannel)")
+            print(*(f"  {line}" for line in adopted), sep="\n")
+        print_operations(plan.operations, "would do", "nothing to do")
+    problems = [f"unreachable peer: {text}" for lease in peers if (text := node.problem(lease))]
+    if (flanneld := find("flanneld")) is not None:
+        problems.append(f"{flanneld} is running on this host: overlayctl adopt --from flannel stops it")
     for text in problems:
-        report("overlayd", f"unreachable peer: {text}")
+        report("overlayd", text)
     return 1 if problems else 0
 
 

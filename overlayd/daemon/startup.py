@@ -26,6 +26,7 @@ from overlayd.registry.base import NotYetError, Registry
 from overlayd.system.errors import HostError
 from overlayd.system.instance_lock import InstanceLock
 from overlayd.system.netlink import Monitor, Netlink
+from overlayd.system.processes import find
 from overlayd.system.service_manager import ServiceManager
 
 _STATUS_EVERY = 10.0  # seconds between messages to the service manager while the registry is waited for
@@ -43,6 +44,8 @@ async def find_node(
     async def report() -> None:
         manager.starting(f"waiting for {given.registry}")
 
+    if (flanneld := find("flanneld")) is not None:
+        raise HostError(f"{flanneld} is running on this host; overlayctl adopt --from flannel takes its place")
     if given.registry != "static":
         await report()
     reports = asyncio.create_task(every(_STATUS_EVERY, report))

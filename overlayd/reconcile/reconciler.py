@@ -19,7 +19,10 @@ from itertools import chain
 
 from overlayd.backend.base import Backend
 from overlayd.core import address as net
+from overlayd.core.kernel.adoption import adoptable, given_back
 from overlayd.core.kernel.diff import Operation, diff
+from overlayd.core.kernel.firewall import ForeignChain
+from overlayd.core.kernel.flannel_rules import names
 from overlayd.core.kernel.kinds import KernelState, Key, state_of
 from overlayd.core.kernel.provider import Provider, Surroundings
 from overlayd.core.leases.lease import Lease
@@ -28,7 +31,7 @@ from overlayd.core.node import Node
 from overlayd.log import log
 from overlayd.reconcile.applier import Applier
 from overlayd.reconcile.peer_problems import PeerProblems
-from overlayd.system.kernel import Failure, Kernel
+from overlayd.system.kernel import Failure, Kernel, Reading
 from overlayd.system.netlink import Monitor
 
 
@@ -40,6 +43,15 @@ class Findings:
     desired: KernelState
     touched: set[Key]
     """What events have applied since it began; grows while they go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a start would do to the kernel."""
+
+    operations: list[Operation]
+    flannel_rules: tuple[ForeignChain, ...]
+    """Chains that flannel left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +110,11 @@ class Reconciler:
         """Every lease but this host's own."""
         return [lease for lease in self.table if lease.key != self._node.lease.key]
 
-    async def plan(self) -> tuple[list[Operation], KernelState]:
-        """What a full comparison would do, and what is there now. Raises HostError."""
-        reading = await self._kernel.read()
+    async def plan(self) -> Plan:
+        """What `compare` would do. Raises HostError."""
+        reading = await self._kernel.read(others=True)
         desired = _desired(self._providers, Surroundings(self.peers, reading.foreign))
-        return diff(reading.state, desired), reading.state
+        return Plan(_takeover(reading, desired), reading.foreign.flannel)
 
     async def check(self) -> Findings:
         """What has to be repaired, found while lease events go on. Raises HostError."""
@@ -132,14 +144,18 @@ class Reconciler:
             return await self._applier.apply(operations, repair=True, everything=True)
 
     async def compare(self) -> list[Failure]:
-        """A full comparison, applied: at the start and on a reload. Raises HostError."""
+        """A full comparison, applied: at the start and on a reload. What flannel left is taken over. Raises
+        HostError."""
         async with self._kernel.lock:
             self._applier.touched = None
             await self._applier.discard_changes()
-            reading = await self._kernel.read()
+            reading = await self._kernel.read(others=True)
             desired = _desired(self._providers, Surroundings(self.peers, reading.foreign))
             self._applier.set_desired(desired, self._node.underlay.name)
-            return await self._applier.apply(diff(reading.state, desired), repair=False, everything=True)
+            if reading.foreign.flannel:
+                remedy = "overlayctl adopt --from flannel removes them"
+                log.warning("flannel's rules are left", rules=", ".join(names(reading.foreign.flannel)), remedy=remedy)
+            return await self._applier.apply(_takeover(reading, desired), repair=False, everything=True)
 
     async def repair_changes(self) -> RepairResult:
         """Repair what others have changed, object by object; what else that calls for. Raises HostError."""
@@ -185,6 +201,15 @@ class Reconciler:
         """Log which peers cannot be reached, and which can be again."""
         self._problems.replace(self._node, self.peers)
 
+    async def give_back(self, *, dry_run: bool = False) -> list[Operation]:
+        """Make flannel's of what flannel has as well, and remove the rest; or only say so. Raises HostError."""
+        async with self._kernel.lock:
+            state = (await self._kernel.read()).state
+            operations = diff(state, given_back(state))
+            if not dry_run:
+                await self._applier.apply(operations, repair=False)
+        return operations
+
     async def cleanup(self) -> list[Operation]:
         """Remove every object of overlayd's. Raises HostError."""
         async with self._kernel.lock:
@@ -195,6 +220,10 @@ class Reconciler:
 
 def _desired(providers: Iterable[Provider], now: Surroundings) -> KernelState:
     return state_of(thing for provider in providers for thing in provider.objects(now))
+
+
+def _takeover(reading: Reading, desired: KernelState) -> list[Operation]:
+    return diff({**adoptable(reading.others, desired), **reading.state}, desired)
 
 
 def _before_and_after(providers: Iterable[Provider], events: Sequence[LeaseEvent]) -> tuple[KernelState, KernelState]:

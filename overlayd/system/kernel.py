@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import cast
 
@@ -44,6 +44,8 @@ class Reading:
     state: KernelState
     """Every object that is overlayd's."""
     foreign: ForeignRules = NO_FOREIGN_RULES
+    others: KernelState = field(default_factory=dict)
+    """Where it was asked for: others' objects that overlayd might take over."""
 
 
 class Kernel:
@@ -59,13 +61,15 @@ class Kernel:
         self.lock = asyncio.Lock()
         """Held by whoever reads, compares and applies, so that no other comparison works on stale state."""
 
-    async def read(self) -> Reading:
-        """Every object of overlayd's in this network namespace. Raises HostError."""
+    async def read(self, *, others: bool = False) -> Reading:
+        """Every object of overlayd's in this network namespace; `others`: and those that it might take over. Raises
+        HostError."""
         state = await self.netlink.read()
+        found = await self.netlink.read_foreign() if others else {}
         if not nft.available():
-            return Reading(state)
+            return Reading(state, others=found)
         rules, foreign = await nft.read()
-        return Reading({**state, **state_of(rules)}, foreign)
+        return Reading({**state, **state_of(rules)}, foreign, found)
 
     def is_own(self, port: int) -> bool:
         """Whether rules that came from this netlink port are our doing."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 from typing import cast
 
+from overlayd.core.kernel import flannel_rules
 from overlayd.core.kernel.diff import Operation
 from overlayd.core.kernel.firewall import COMMENT, OUTBOUND, TABLE, ForeignChain, ForeignRules
 from overlayd.core.kernel.kinds import KernelObject, NftObject, Ruleset, SetElement
@@ -77,11 +78,14 @@ async def read() -> tuple[list[KernelObject], ForeignRules]:
     """Our tables, rules and set elements, and what of others' rules matters to ours. Raises HostError."""
     objects: list[KernelObject] = []
     dropping: list[ForeignChain] = []
+    flannels: list[ForeignChain] = []
     source_nat = False
     for item in await _list("chains"):
         chain = item.get("chain", {})
         if chain.get("family") not in ("ip", "ip6", "inet") or chain["table"] == TABLE:
             continue
+        if flannel_rules.is_flannels(chain):
+            flannels.append(ForeignChain(chain["family"], chain["table"], chain["name"]))
         source_nat |= (chain.get("type"), chain.get("hook")) == ("nat", "postrouting")
         if chain.get("hook") == "forward":
             foreign = ForeignChain(chain["family"], chain["table"], chain["name"])
@@ -91,7 +95,7 @@ async def read() -> tuple[list[KernelObject], ForeignRules]:
             comments = tuple(rule["rule"]["comment"] for rule in rules if _ours(rule))
             if comments:
                 objects.append(Ruleset(foreign.family, foreign.table, foreign.chain, comments))
-    return [*objects, *await _read_own()], ForeignRules(tuple(dropping), source_nat)
+    return [*objects, *await _read_own()], ForeignRules(tuple(dropping), source_nat, tuple(flannels))
 
 
 async def _read_own() -> list[KernelObject]:
@@ -135,6 +139,16 @@ async def apply(operations: Sequence[Operation]) -> None:
         chain = thing.edited_chain if step.verb != "add" else None
         handles = await _own_handles(chain) if chain is not None else ()
         commands += thing.commands(step.verb, handles)
+    await _run(commands)
+
+
+async def remove_flannels(chains: Sequence[ForeignChain]) -> None:
+    """Remove flannel's chains, and the rules that jump to them. Raises HostError, and then nothing was done."""
+    listings = {place: await _list("table", *place) for place in {(one.family, one.table) for one in chains}}
+    await _run(flannel_rules.removal(chains, listings))
+
+
+async def _run(commands: Sequence[Json]) -> None:
     if not commands:
         return
     status, _, err = await _nft("-j", "-f", "-", script=json.dumps({"nftables": _merged(commands)}))

@@ -144,7 +144,7 @@ def test_a_path_that_was_probed(mode: str) -> None:
                 wide = None if shown is None else max(shown - SETTINGS.modes[mode].overhead(4), 576)
                 assert found["10.1.2.0/24"] == wide
                 assert found["10.1.3.0/24"] is None
-                assert (await reconciler.plan())[0] == [], "the kernel has what is desired"
+                assert (await reconciler.plan()).operations == [], "the kernel has what is desired"
 
     leases = [{"subnet": f"10.1.{number}.0/24", "public_ip": f"192.0.2.{number}"} for number in (1, 2, 3)]
     with hosts(2, mode="none", containers=0) as (host, _):

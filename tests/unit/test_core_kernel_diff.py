@@ -131,13 +131,23 @@ def test_what_needs_a_new_device(old: Link) -> None:
     ]
 
 
-def test_a_device_that_somebody_renamed_makes_way() -> None:
+def test_a_device_that_somebody_renamed_gets_its_name_back_with_all_that_hangs_on_it() -> None:
     renamed = replace(LINK, name="theirs")
     other = replace(LINK, name="ovl6.1", local=ip_address("2001:db8::1"))
-    steps = diff(state_of([renamed, other, replace(NEIGHBOUR, link="theirs")]), state_of([LINK, NEIGHBOUR]))
-    assert [(step.verb, step.object) for step in steps] == [
-        ("delete", renamed), ("add", LINK), ("add", NEIGHBOUR), ("delete", other)
+    actual = state_of([renamed, other, replace(NEIGHBOUR, link="theirs"), replace(ROUTE, link="theirs")])
+    desired = state_of([LINK, NEIGHBOUR, ROUTE])
+    steps = diff(actual, desired)
+    assert [(step.verb, step.object, step.old) for step in steps] == [
+        ("change", LINK, renamed), ("delete", other, None)
     ]  # fmt: skip
+    assert str(steps[0]) == f"~ {LINK} (was theirs)"
+    assert apply_to(actual, steps) == desired
+
+
+def test_a_renamed_device_that_cannot_be_changed_in_place_makes_way() -> None:
+    renamed = replace(LINK, name="theirs", gbp=True)
+    steps = diff(state_of([renamed, replace(NEIGHBOUR, link="theirs")]), state_of([LINK, NEIGHBOUR]))
+    assert [(step.verb, step.object) for step in steps] == [("delete", renamed), ("add", LINK), ("add", NEIGHBOUR)]
 
 
 def test_a_tun_stays_what_it_is() -> None:
@@ -376,12 +386,13 @@ def test_nothing_is_touched_without_need(actual: KernelState, desired: KernelSta
     }
     for step in steps:
         key = step.object.key
-        if actual.get(key) == desired.get(key):
+        if key in desired and actual.get(key) == desired[key]:
             parent = desired[key].parent
             forgotten = parent in readdressed and isinstance(step.object, Neighbour)
             assert parent in rebuilt | rewritten or forgotten, f"{step}, and nothing differs"
         if step.verb == "change":
-            assert step.old == actual[key]
+            assert step.old is not None
+            assert step.old == actual[step.old.key]
             assert step.object == desired[key]
     touched = [(step.object.key, step.verb) for step in steps]
     assert len(touched) == len(set(touched))

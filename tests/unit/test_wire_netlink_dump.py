@@ -39,6 +39,21 @@ def test_a_route_that_overlayd_made(destination: str, link: int | None, gateway:
     assert read_route(*body(made)) == RouteEntry(ip_network(destination), link is None, link or 0, via, onlink)
 
 
+def test_a_route_that_flannel_made_is_read_where_it_is_asked_for() -> None:
+    """And what `ip route` makes. What the kernel or a routing daemon made is not."""
+    network, via = ip_network("10.5.1.0/24"), ip_address("10.5.1.0")
+    made = bytearray(put_route(network, 7, via, True, 1, replace=False, ours=False))
+    found = RouteEntry(network, False, 7, via, True, ours=False)
+    assert read_route(*body(bytes(made)), foreign=True) == found
+    assert read_route(*body(bytes(made))) is None
+    for offset, value in ((16 + 5, 2), (16 + 5, 186), (16 + 3, 8), (16 + 7, 7)):  # kernel, bgp; a TOS; unreachable
+        other = made.copy()
+        other[offset] = value
+        assert read_route(*body(bytes(other)), foreign=True) is None
+    ours = put_route(network, 7, via, True, 1, replace=False)
+    assert read_route(*body(ours), foreign=True) is None
+
+
 def test_routes_of_others_are_passed_over() -> None:
     made = bytearray(put_route(ip_network("10.5.1.0/24"), 7, None, False, 1, replace=False))
     # rtm_protocol boot; rtm_table local; RTM_F_CLONED, a path MTU that the kernel keeps as a copy of the route

@@ -84,14 +84,22 @@ def test_the_kernel_gives_a_device_back_in_the_form_in_which_it_is_made(link: Vx
 
 def test_a_tun_is_not_made_by_netlink() -> None:
     assert TUN.creation() is None
-    assert link_of(wire.LinkEntry(5, "ovl0", 1, 1472, txqueuelen=1000, driver="tun")) == TUN
+    assert link_of(wire.LinkEntry(5, "ovl0", 1, 1472, wire.LINK_GROUP, txqueuelen=1000, driver="tun")) == TUN
 
 
 def test_a_device_of_a_driver_that_we_do_not_use_has_to_go() -> None:
-    found = link_of(wire.LinkEntry(5, "ovl0", 1, 1472, driver="dummy"))
+    found = link_of(wire.LinkEntry(5, "ovl0", 1, 1472, wire.LINK_GROUP, driver="dummy"))
     assert found == Link("ovl0", 1472)
     assert TUN.needs_rebuild(found)
     assert found.needs_rebuild(VXLAN)
+
+
+def test_a_device_is_renamed_and_marked_in_place() -> None:
+    flannels = replace(VXLAN, name="flannel.1", ours=False)
+    assert not VXLAN.needs_rebuild(flannels)
+    taken, given = VXLAN.attributes(flannels), flannels.attributes(VXLAN)
+    assert dict(decoded_attributes(taken)) == {"IFLA_IFNAME": VXLAN.name, "IFLA_GROUP": wire.LINK_GROUP}
+    assert dict(decoded_attributes(given)) == {"IFLA_IFNAME": "flannel.1", "IFLA_GROUP": 0}
 
 
 def decoded_attributes(packed: bytes) -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,6 @@
 """From what is there to what is desired: an ordered list of operations.
 
-The order keeps traffic flowing:
+A device that is desired under another name is renamed, with all that hangs on it. The order keeps traffic flowing:
 
     1. what cannot be changed in place, or blocks the name or number of something new, is deleted
     2. everything that is new or different, by ascending rank, so that a route appears only when the neighbour and the
@@ -10,7 +10,9 @@ The order keeps traffic flowing:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from overlayd.core.kernel.kinds import KernelObject, KernelState, Key, Verb
 
@@ -29,7 +31,9 @@ class Operation:
     old: KernelObject | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
-        return f"{_SIGNS[self.verb]} {self.object}"
+        renamed = self.old is not None and self.verb == "change" and self.old.device != self.object.device
+        was = f" (was {self.old.device})" if renamed and self.old is not None else ""
+        return f"{_SIGNS[self.verb]} {self.object}{was}"
 
 
 def diff(actual: KernelState, desired: KernelState) -> list[Operation]:
@@ -38,6 +42,7 @@ def diff(actual: KernelState, desired: KernelState) -> list[Operation]:
     Both hold only objects that are overlayd's. An object of `actual` whose parent goes is not deleted on its own: the
     kernel takes it along. Works on whole states and, for a lease event, on the few objects of one lease.
     """
+    actual = _renamed(actual, desired)
     new, changed = _differing(actual, desired)
     is_whole = len(desired) - len(new) == len(actual)  # hashing the keys of thousands of objects is most of the work
     gone = {} if is_whole else {key: thing for key, thing in actual.items() if key not in desired}
@@ -61,6 +66,36 @@ def diff(actual: KernelState, desired: KernelState) -> list[Operation]:
     steps.sort(key=lambda step: step.object.rank)
     last.sort(key=lambda thing: -thing.rank)
     return [*first, *steps, *(Operation("delete", thing) for thing in last)]
+
+
+def _renamed(actual: KernelState, desired: KernelState) -> KernelState:
+    """`actual` as it is once devices have the names under which they are desired. Such a device is found under its new
+    key, and still has its old name."""
+    gone = [thing for key, thing in actual.items() if key[0] == "link" and key not in desired]
+    if not gone:
+        return actual
+    new = {thing.claim: thing for key, thing in desired.items() if key[0] == "link" and key not in actual}
+    names = {
+        thing.device: want.device
+        for thing in gone
+        if thing.claim is not None and (want := new.get(thing.claim)) is not None and not want.needs_rebuild(thing)
+    }
+    return rename(actual, names) if names else actual
+
+
+def rename(state: KernelState, names: Mapping[Any, str | None]) -> KernelState:
+    """The state after devices got other names: what hangs on them, or leads through them, is as under the new name."""
+    found: KernelState = {}
+    for key, thing in state.items():
+        if thing.device in names:
+            found[("link", names[thing.device])] = thing
+        elif (link := getattr(thing, "link", None)) in names:
+            changed: Any = thing
+            moved: KernelObject = replace(changed, link=names[link])
+            found[moved.key] = moved
+        else:
+            found[key] = thing
+    return found
 
 
 def _differing(actual: KernelState, desired: KernelState) -> tuple[list[KernelObject], KernelState]:
@@ -101,6 +136,8 @@ def apply_to(state: KernelState, operations: list[Operation]) -> KernelState:
     result = dict(state)
     for step in operations:
         thing = step.object
+        if step.verb == "change" and step.old is not None and step.old.device != thing.device:
+            result = rename(result, {step.old.device: thing.device})
         if step.verb != "add" and thing.key not in result:
             raise ValueError(f"{step}: not there")
         if step.verb == "add" and thing.key in result:

@@ -86,13 +86,20 @@ def choose_for(
     return choose(view.held, taken, request.settings.ranges(), holder.id, request.publics, former)
 
 
-def lease_for(request: LeaseRequest, choice: Choice, name: str) -> Lease:
-    """The lease as the node writes it."""
+def lease_for(request: LeaseRequest, choice: Choice, name: str, own: Lease | None = None) -> Lease:
+    """The lease as the node writes it. VTEP MACs stay as the node's `own` lease has them, or as they are in etcd: peers
+    send to them, and the device has them (flannel's are random)."""
     settings = request.settings
     subnet, ipv6_subnet = by_family(choice.subnets)
     public_ip = next((one for one in request.publics if one.version == 4), None)
     public_ipv6 = next((one for one in request.publics if one.version == 6), None)
+    known = own
+    if own is None or own.subnets != choice.subnets:
+        known = choice.held.lease if choice.held is not None else None
+    has_macs = known is not None and known.backend == settings.mode
     return Lease(
+        written_mac=known.written_mac if known is not None and has_macs else None,
+        written_mac_v6=known.written_mac_v6 if known is not None and has_macs else None,
         subnet=subnet,
         ipv6_subnet=ipv6_subnet,
         public_ip=public_ip,
@@ -166,7 +173,7 @@ def _former_keys(view: View, holder: Holder, kept: set[str]) -> list[KeyValue]:
 
 def is_same(request: LeaseRequest, view: View, lease: Lease, name: str) -> bool:
     """Whether a node that holds a lease and asks for its subnets again has nothing to write."""
-    same = lease_for(request, Choice(lease.subnets, None, ""), name)
+    same = lease_for(request, Choice(lease.subnets, None, ""), name, lease)
     return lease_text(same, view.modes) == lease_text(lease, view.modes)
 
 

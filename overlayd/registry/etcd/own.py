@@ -101,7 +101,7 @@ class OwnLease:
                         raise kind(str(error)) from None
                     await self._replica.load()  # the view may be a moment old: refuse only what etcd itself confirms
                     continue
-                lease = lease_for(request, choice, self._holder.name)
+                lease = lease_for(request, choice, self._holder.name, self.lease)
                 if self._read_only:
                     return lease
                 if self._copy.restored is not None:

@@ -78,6 +78,10 @@ class Netlink:
         """Every device of overlayd's, and every object of an rtnetlink kind."""
         return await self._do(self._reading, self._reader.read)
 
+    async def read_foreign(self) -> KernelState:
+        """Others' VXLAN devices with what hangs on them, and others' routes of the main table."""
+        return await self._do(self._reading, self._reader.read, foreign=True)
+
     async def paths(self) -> dict[Address, int]:
         """What the kernel has learnt of paths: their MTU in bytes, by destination."""
         return await self._do(self._reading, self._reader.paths)

@@ -36,7 +36,7 @@ class LinkWriter:
             elif step.verb == "delete":
                 self._delete(link)
             else:
-                self._set(_index(link), link, cast(Link, step.old))
+                self._change(link, cast(Link, step.old))
         except OSError as error:
             number = error.errno or errno.EIO
             raise HostError(link.explain(number, os.strerror(number))) from None
@@ -71,6 +71,16 @@ class LinkWriter:
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise
+
+    def _change(self, link: Link, old: Link) -> None:
+        index = _index(old)
+        try:
+            self._set(index, link, old)
+        except OSError as error:
+            if error.errno != errno.EBUSY or link.name == old.name:
+                raise
+            self._request(index, b"", up=False)  # before Linux 6.2 only a device that is down gets another name
+            self._set(index, link, old)
 
     def _set(self, index: int, link: Link, old: Link | None = None) -> None:
         """What differs from `old`, and up or down."""

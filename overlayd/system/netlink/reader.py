@@ -7,7 +7,7 @@ from functools import partial
 from ipaddress import ip_address
 
 from overlayd.core.address import Address, Interface
-from overlayd.core.kernel.kinds import RTNETLINK_KINDS, Interfaces, KernelState, link_of
+from overlayd.core.kernel.kinds import RTNETLINK_KINDS, Interfaces, KernelState, Route, VxlanLink, link_of
 from overlayd.core.underlay import HostInterface
 from overlayd.system.netlink.dumps import DumpReader
 from overlayd.wire.netlink.link import AddressEntry, LinkEntry, read_address, read_link
@@ -55,15 +55,15 @@ class Reader:
         OSError."""
         return self._dumps.egress(ip_address(destination))
 
-    def read(self) -> KernelState:
-        """Every object of overlayd's that is read by netlink. Raises OSError."""
+    def read(self, *, foreign: bool = False) -> KernelState:
+        """Every object of overlayd's that is read by netlink; `foreign`: the VXLAN devices of others, what hangs on
+        them, and others' routes. Raises OSError."""
         links = self._links()
-        ours = [link_of(entry) for entry in links if entry.ours]
-        interfaces = Interfaces(
-            {entry.link: entry.name for entry in links}, {entry.link: entry.name for entry in links if entry.ours}
-        )
-        state: KernelState = {link.key: link for link in ours}
-        for kind in RTNETLINK_KINDS:
+        read = [entry for entry in links if entry.ours != foreign and (entry.ours or entry.driver == VxlanLink.driver)]
+        names = {entry.link: entry.name for entry in links}
+        interfaces = Interfaces(names, {entry.link: entry.name for entry in read}, foreign)
+        state: KernelState = {link.key: link for link in map(link_of, read)}
+        for kind in RTNETLINK_KINDS if read else (Route,):  # all but routes hang on these devices
             kind_of_request, headers = kind.dump
             for header in headers:
                 found = self._dumps.dump(kind_of_request, header, partial(kind.decode, interfaces=interfaces))

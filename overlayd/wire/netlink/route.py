@@ -35,6 +35,7 @@ from overlayd.wire.netlink.uapi import (
     RTA_GATEWAY,
     RTA_METRICS,
     RTA_OIF,
+    RTA_PRIORITY,
     RTA_VIA,
     RTAX_LOCK,
     RTAX_MTU,
@@ -46,6 +47,9 @@ from overlayd.wire.netlink.uapi import (
     RTN_UNICAST,
     RTN_UNREACHABLE,
     RTNH_F_ONLINK,
+    RTPROT_BOOT,
+    RTPROT_STATIC,
+    RTPROT_UNSPEC,
     RTVIA,
 )
 
@@ -53,8 +57,11 @@ ROUTE_PROTOCOL = 178
 """rtm_protocol of every route that overlayd makes: how it knows them again. No registered daemon uses it."""
 
 
+_IPV6_PRIORITY = 1024  # IP6_RT_PRIO_USER: of a route that was added without one
+
+
 class RouteEntry(NamedTuple):
-    """A route of the main table that overlayd made."""
+    """A route of the main table."""
 
     destination: Network
     unreachable: bool
@@ -63,6 +70,7 @@ class RouteEntry(NamedTuple):
     gateway: Address | None
     onlink: bool
     mtu: int | None = None
+    ours: bool = True
 
 
 class RouteEvent(NamedTuple):
@@ -87,8 +95,10 @@ def put_route(
     *,
     replace: bool,
     mtu: int | None = None,
+    ours: bool = True,
 ) -> bytes:
-    """A route through interface index `link`; unreachable where `link` is None. `mtu` is what it takes, in bytes.
+    """A route through interface index `link`; unreachable where `link` is None. `mtu` is what it takes, in bytes;
+    `ours`: whether it has overlayd's protocol, or that of `ip route add`.
 
     Without `replace` the kernel refuses (EEXIST) where any route to `destination` of the same metric stands.
     """
@@ -108,17 +118,19 @@ def put_route(
         if destination.version == 6:  # where it forwards IPv6, the kernel heeds no other (ip6_dst_mtu_maybe_forward)
             metrics += u32(RTAX_LOCK, 1 << RTAX_MTU)
         fields += attribute(RTA_METRICS, metrics)
-    header = _rtmsg(destination, scope, kind, RTNH_F_ONLINK if onlink else 0)
+    header = _rtmsg(destination, scope, kind, RTNH_F_ONLINK if onlink else 0, ours)
     return message(RTM_NEWROUTE, PUT if replace else ADD, sequence, header + fields)
 
 
-def delete_route(destination: Network, link: int | None, sequence: int) -> bytes:
-    """Delete our route to `destination` (through interface index `link`, where it has one)."""
+def delete_route(destination: Network, link: int | None, sequence: int, *, ours: bool = True) -> bytes:
+    """Delete our (or another's) route to `destination` (through interface index `link`, where it has one)."""
     fields = attribute(RTA_DST, destination.network_address.packed)
     if link is not None:
         fields += attribute(RTA_OIF, S32.pack(link))
     kind = RTN_UNICAST if link is not None else RTN_UNREACHABLE
-    return message(RTM_DELROUTE, SET, sequence, _rtmsg(destination, RT_SCOPE_NOWHERE, kind, 0) + fields)
+    return message(
+        RTM_DELROUTE, SET, sequence, _rtmsg(destination, RT_SCOPE_NOWHERE, kind, 0, ours, RTPROT_UNSPEC) + fields
+    )
 
 
 def egress_request(destination: Address, sequence: int) -> bytes:
@@ -132,20 +144,26 @@ def path_header(family: int) -> bytes:
     return RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, RTM_F_CLONED)
 
 
-def _rtmsg(destination: Network, scope: int, kind: int, flags: int) -> bytes:
-    family = family_of(destination)
-    return RTMSG.pack(family, destination.prefixlen, 0, 0, RT_TABLE_MAIN, ROUTE_PROTOCOL, scope, kind, flags)
+def _rtmsg(destination: Network, scope: int, kind: int, flags: int, ours: bool, other: int = RTPROT_BOOT) -> bytes:
+    family, protocol = family_of(destination), ROUTE_PROTOCOL if ours else other
+    return RTMSG.pack(family, destination.prefixlen, 0, 0, RT_TABLE_MAIN, protocol, scope, kind, flags)
 
 
 # --- what the kernel says ---------------------------------------------------------------------------------------------
 
 
-def read_route(data: bytes, begin: int, end: int) -> RouteEntry | None:
-    """The route in a body of RTM_NEWROUTE; None for one that is not overlayd's, or cut off."""
+def read_route(data: bytes, begin: int, end: int, *, foreign: bool = False) -> RouteEntry | None:
+    """The route in a body of RTM_NEWROUTE; None for one that is not overlayd's, or cut off.
+
+    `foreign`: those that are not overlayd's instead, as far as `ip route add` or flannel can have made them.
+    """
     if end - begin < RTMSG.size:
         return None
-    family, prefix, _, _, table, protocol, _, kind, flags = RTMSG.unpack_from(data, begin)
-    if protocol != ROUTE_PROTOCOL or table != RT_TABLE_MAIN or flags & RTM_F_CLONED:
+    family, prefix, _, tos, table, protocol, _, kind, flags = RTMSG.unpack_from(data, begin)
+    ours = protocol == ROUTE_PROTOCOL
+    if ours == foreign or table != RT_TABLE_MAIN or flags & RTM_F_CLONED:
+        return None
+    if foreign and (protocol not in (RTPROT_BOOT, RTPROT_STATIC) or kind != RTN_UNICAST or tos):
         return None
     destination: bytes | None = None
     gateway: Address | None = None
@@ -162,10 +180,12 @@ def read_route(data: bytes, begin: int, end: int) -> RouteEntry | None:
             gateway = read_ip(value)
         elif number == RTA_VIA:
             gateway = read_ip(value[RTVIA.size :])
+        elif number == RTA_PRIORITY and foreign and read_number(value) != (0 if family == AF_INET else _IPV6_PRIORITY):
+            return None  # overlayd's would stand beside it
     network = _network(destination or bytes(4 if family == AF_INET else 16), prefix)
     if network is None:
         return None
-    return RouteEntry(network, kind == RTN_UNREACHABLE, link, gateway, bool(flags & RTNH_F_ONLINK), mtu)
+    return RouteEntry(network, kind == RTN_UNREACHABLE, link, gateway, bool(flags & RTNH_F_ONLINK), mtu, ours)
 
 
 def read_route_event(kind: int, flags: int, data: bytes, begin: int, end: int) -> RouteEvent | None:

@@ -42,6 +42,8 @@ class ForeignRules:
     """Forward chains whose policy is drop."""
     source_nat: bool = False
     """Whether there is a chain that may translate the sources of forwarded packets."""
+    flannel: tuple[ForeignChain, ...] = ()
+    """Chains that flannel made."""
 
 
 NO_FOREIGN_RULES = ForeignRules()

@@ -80,7 +80,9 @@ class Interfaces(NamedTuple):
     names: Mapping[int, str]
     """All of them."""
     ours: Mapping[int, str]
-    """Those that overlayd made."""
+    """Those whose objects are read: the ones that overlayd made."""
+    foreign: bool = False
+    """Whether routes of others are read instead of overlayd's."""
 
 
 class RtnetlinkObject(KernelObject):

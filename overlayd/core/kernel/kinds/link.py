@@ -11,11 +11,13 @@ from typing import ClassVar, Self
 from overlayd.core.kernel.kinds.base import Channel, Interfaces, KernelObject, Key, RtnetlinkObject, Verb
 from overlayd.wire.address import Address, Interface
 from overlayd.wire.netlink import link as wire
-from overlayd.wire.netlink.message import attribute, family_header, octets, read_ip, read_number, u8, u32
+from overlayd.wire.netlink.message import attribute, family_header, octets, read_ip, read_number, text, u8, u32
 from overlayd.wire.netlink.uapi import (
     AF_UNSPEC,
     IFADDRMSG,
     IFLA_ADDRESS,
+    IFLA_GROUP,
+    IFLA_IFNAME,
     IFLA_MTU,
     IFLA_TXQLEN,
     IFLA_VXLAN_GBP,
@@ -41,6 +43,8 @@ class Link(KernelObject):
     name: str
     mtu: int
     up: bool = True
+    ours: bool = True
+    """Whether it is in overlayd's group of devices; another's is read only to be taken over."""
 
     @property
     def key(self) -> Key:
@@ -65,7 +69,7 @@ class Link(KernelObject):
     @classmethod
     def of(cls, entry: wire.LinkEntry) -> Link:
         """The device in a dump or a notification."""
-        return Link(entry.name, entry.mtu, entry.up)
+        return Link(entry.name, entry.mtu, entry.up, entry.ours)
 
     def creation(self) -> bytes | None:
         """The driver's attributes to make it with; None where the driver takes none from netlink."""
@@ -74,7 +78,12 @@ class Link(KernelObject):
     def attributes(self, old: Link | None = None) -> bytes:
         """What differs from `old`, and nothing else: a device forgets its neighbours when its MAC is set, even to the
         one that it has."""
-        return u32(IFLA_MTU, self.mtu) if old is None or self.mtu != old.mtu else b""
+        found = u32(IFLA_MTU, self.mtu) if old is None or self.mtu != old.mtu else b""
+        if old is not None and self.name != old.name:
+            found += text(IFLA_IFNAME, self.name)
+        if old is not None and self.ours != old.ours:
+            found += u32(IFLA_GROUP, wire.LINK_GROUP if self.ours else 0)
+        return found
 
     def explain(self, number: int, reason: str) -> str:
         """Why the kernel refused it, from the errno and its text, and what to do."""
@@ -98,7 +107,7 @@ class TunLink(Link):
 
     @classmethod
     def of(cls, entry: wire.LinkEntry) -> Link:
-        return TunLink(entry.name, entry.mtu, entry.up, txqueuelen=entry.txqueuelen)
+        return TunLink(entry.name, entry.mtu, entry.up, entry.ours, txqueuelen=entry.txqueuelen)
 
     def attributes(self, old: Link | None = None) -> bytes:
         found = Link.attributes(self, old)  # super() does not find its way in a dataclass with slots
@@ -142,6 +151,7 @@ class VxlanLink(Link):
             entry.name,
             entry.mtu,
             entry.up,
+            entry.ours,
             vni=read_number(data.get(IFLA_VXLAN_ID, b"")),
             port=int.from_bytes(data.get(IFLA_VXLAN_PORT, b""), "big"),
             local=read_ip(data.get(IFLA_VXLAN_LOCAL) or data.get(IFLA_VXLAN_LOCAL6, b"")) or IPv4Address(0),

@@ -1,4 +1,4 @@
-"""Routes of overlayd's."""
+"""Routes of overlayd's, and those that it takes over."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ class Route(RtnetlinkObject):
     """Whether `link` is a device of ours (else it is the underlay's)."""
     mtu: int | None = None
     """Bytes, where the path takes less than the device: what the kernel forwards has to fit, or its sender is told."""
+    ours: bool = True
+    """Whether it has overlayd's protocol; another's is read only to be taken over."""
 
     @property
     def key(self) -> Key:
@@ -46,15 +48,15 @@ class Route(RtnetlinkObject):
     def encode(self, verb: Verb, indexes: Mapping[str, int], sequence: int) -> bytes:
         index = indexes[self.link] if self.link is not None else None
         if verb == "delete":
-            return wire.delete_route(self.destination, index, sequence)
+            return wire.delete_route(self.destination, index, sequence, ours=self.ours)
         replace = verb == "change"
         return wire.put_route(
-            self.destination, index, self.gateway, self.onlink, sequence, replace=replace, mtu=self.mtu
+            self.destination, index, self.gateway, self.onlink, sequence, replace=replace, mtu=self.mtu, ours=self.ours
         )
 
     @classmethod
     def decode(cls, data: bytes, begin: int, end: int, interfaces: Interfaces) -> Route | None:
-        entry = wire.read_route(data, begin, end)
+        entry = wire.read_route(data, begin, end, foreign=interfaces.foreign)
         return cls.of(entry, interfaces) if entry is not None else None
 
     @classmethod
@@ -69,6 +71,7 @@ class Route(RtnetlinkObject):
             onlink=entry.onlink,
             own_link=entry.link in interfaces.ours,
             mtu=entry.mtu,
+            ours=entry.ours,
         )
 
     def explain(self, number: int, text: str) -> str:

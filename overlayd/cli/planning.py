@@ -1,0 +1,59 @@
+"""This host as overlayd would run on it, found without changing anything: for --check and `overlayctl adopt`."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import NamedTuple
+
+from overlayd.backend.base import Backend
+from overlayd.backend.modes import make_backend
+from overlayd.core.kernel.diff import Operation
+from overlayd.core.kernel.flannel_rules import names
+from overlayd.core.kernel.kinds import Link, Route
+from overlayd.core.node import Node
+from overlayd.core.settings.model import Settings
+from overlayd.daemon.discovery import discover, make_registry
+from overlayd.reconcile.providers import providers
+from overlayd.reconcile.reconciler import Plan, Reconciler
+from overlayd.system.kernel import Kernel
+from overlayd.system.netlink import Netlink
+
+
+class Preview(NamedTuple):
+    """A start, as far as it goes without writing to etcd or to the kernel."""
+
+    node: Node
+    backend: Backend
+    reconciler: Reconciler
+
+
+async def preview(given: Settings, closing: AsyncExitStack) -> Preview:
+    """The node, and the reconciler that would apply its state. Raises HostError or RegistryError."""
+    netlink = await closing.enter_async_context(Netlink())
+    registry = make_registry(given, read_only=True)
+    closing.push_async_callback(registry.close)
+    settings = await registry.configure(given)
+    node = await discover(settings, registry, netlink)
+    backend = make_backend(node)
+    reconciler = Reconciler(Kernel(netlink))
+    reconciler.table.replace(registry.leases(settings))
+    reconciler.use(node, providers(backend, settings, reconciler.table))
+    return Preview(node, backend, reconciler)
+
+
+def takeover(plan: Plan) -> list[str]:
+    """What a start would take over from flannel, a line for each; empty where flannel has left nothing."""
+    lines = []
+    for step in plan.operations:
+        if isinstance(step.old, Link) and not step.old.ours:
+            lines.append(f"device {step.old.name}, as {step.object.device}")
+        elif isinstance(step.old, Route) and not step.old.ours:
+            lines.append(f"route {step.old.destination}")
+    return [*lines, *names(plan.flannel_rules)]
+
+
+def print_operations(operations: list[Operation], title: str, nothing: str) -> None:
+    """The operations under a title, or that there is nothing to do."""
+    print(title if operations else nothing)
+    for step in operations:
+        print(f"  {step}")

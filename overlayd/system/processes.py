@@ -1,0 +1,74 @@
+"""Daemons on this host: who they are, and which unit of systemd runs them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from overlayd.system.errors import HostError
+
+_STOP_TIMEOUT = 30.0  # seconds
+_POLL = 0.02  # seconds
+
+
+class DaemonProcess(NamedTuple):
+    """A daemon that runs on this host."""
+
+    name: str
+    pid: int
+    unit: str | None
+    """The unit of systemd that runs it."""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.whereabouts})"
+
+    @property
+    def whereabouts(self) -> str:
+        """Its process, and the unit that runs it."""
+        return f"process {self.pid}, {self.unit or 'not a unit of systemd'}"
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return Path(f"/proc/{self.pid}").exists()
+
+    def stop(self) -> None:
+        """Stop its unit, and wait for the process to end. Raises HostError; of one that has no unit, too."""
+        if self.unit is None:
+            raise HostError(f"{self} is not run by systemd: stop it (kill {self.pid}), then repeat this command")
+        done = subprocess.run(["systemctl", "stop", self.unit], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise HostError(f"systemctl stop {self.unit}: {done.stderr.strip() or done.returncode}")
+        until = time.monotonic() + _STOP_TIMEOUT
+        while self.alive:
+            if time.monotonic() > until:
+                raise HostError(f"{self} still runs {_STOP_TIMEOUT:.0f} s after systemctl stop {self.unit}")
+            time.sleep(_POLL)
+
+
+def find(name: str) -> DaemonProcess | None:
+    """A process of that name in this network namespace. One that this process must not look into is not found."""
+    here = Path("/proc/self/ns/net").stat()
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if (entry / "comm").read_text().strip() == name and os.path.samestat((entry / "ns/net").stat(), here):
+                return of(name, int(entry.name))
+        except OSError:  # it has ended, or is none of our business
+            continue
+    return None
+
+
+def of(name: str, pid: int) -> DaemonProcess:
+    """The process with this id, and its unit if that is one of the daemon's own (by name)."""
+    try:
+        groups = Path(f"/proc/{pid}/cgroup").read_text()
+    except OSError:
+        groups = ""
+    match = re.search(r"/(\w[^/\n]*\.service)$", groups, re.MULTILINE)
+    own = match is not None and match[1].startswith(name.removesuffix("d")) and shutil.which("systemctl")
+    return DaemonProcess(name, pid, match[1] if match is not None and own else None)
