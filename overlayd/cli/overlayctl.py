@@ -18,6 +18,8 @@ COMMANDS = (
     Command("counters", "packets carried and dropped, and what each drop reason means", "overlayd.cli.counters"),
     Command("top", "rates by peer and direction, live", "overlayd.cli.top"),
     Command("reload", "make the daemon read its configuration again", "overlayd.cli.reload"),
+    Command("adopt", "take a host over from flannel, with its lease, devices and routes", "overlayd.cli.takeover"),
+    Command("leave", "give a host back to flannel", "overlayd.cli.takeover", "configure_leave"),
     Command("docker-opts", "print the dockerd options for this host's lease", "overlayd.cli.docker_opts"),
     Command("etcd", "write the network configuration to etcd", "overlayd.cli.etcd"),
     Command("lab", "build hosts in network namespaces on this machine, to try overlayd on", "overlayd.cli.lab"),

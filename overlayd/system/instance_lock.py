@@ -31,5 +31,18 @@ class InstanceLock:
         os.truncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
+    def holder(self) -> int | None:
+        """The process that holds it; None while nobody does. Raises HostError."""
+        try:
+            with self._path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return None
+        except BlockingIOError:
+            return int(self._path.read_text() or 0)
+        except OSError as error:
+            raise HostError(f"{self._path}: {error.strerror}") from None
+        return None
+
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)

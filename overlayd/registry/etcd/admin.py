@@ -6,6 +6,7 @@ Each is one transaction, on condition that nothing has changed since it was read
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 from overlayd.core.address import Address, Network
@@ -114,6 +115,25 @@ async def release(
     if held.etcd_lease and await client.is_empty(held.etcd_lease):
         await client.revoke(held.etcd_lease)
     return f"{held.lease} is released"
+
+
+async def hand_over(client: EtcdClient, prefix: str, node: str, model: type[Settings], *, dry_run: bool) -> str:
+    """Leave the lease of the node with this identity to flannel: in flannel's form, with its full time, and without our
+    record; returns a report. Raises RegistryError."""
+    view = await _read(client, prefix, model)
+    held = next((one for one in view.held.values() if one.host is not None and one.host.id == node), None)
+    if held is None:
+        return (None if dry_run else await _release_records(client, view, node)) or "this host has no lease in etcd"
+    subnet_key, *records = _keys(view, prefix, held)
+    conditions = [Unchanged(key, view.keys[key].mod_revision) for key in (subnet_key, *records)]
+    value = lease_text(replace(held.lease, wire="flannel"), model.modes)
+    if not dry_run:
+        put = Put(subnet_key, value, held.etcd_lease)
+        if await client.transact(conditions, put, *(Delete(key) for key in records)) is None:
+            raise RegistryError(f"{held.lease}: {_CHANGED}")
+        if held.etcd_lease:
+            await client.keep_alive(held.etcd_lease)
+    return f"lease {held.lease} stays in etcd for flanneld ({subnet_key}), without overlayd's record"
 
 
 async def _release_records(client: EtcdClient, view: View, node: str | None) -> str | None:
