@@ -67,15 +67,25 @@ class Applier:
             while not read(self._changes):  # noqa: ASYNC110  # nothing is waited for
                 await asyncio.sleep(0)  # packets have their turn
 
-    async def apply(self, operations: Sequence[Operation], *, repair: bool, everything: bool = False) -> list[Failure]:
-        """Returns what the kernel refused. `everything`: what is not among these operations is as desired."""
+    async def apply(
+        self,
+        operations: Sequence[Operation],
+        *,
+        repair: bool,
+        everything: bool = False,
+        former: KernelState | None = None,
+    ) -> list[Failure]:
+        """Returns what the kernel refused. `everything`: what is not among these operations is as desired.
+
+        `former`: what was desired until now; objects that are as they were desired have not been damaged.
+        """
         _announce(operations, repair)
         if self.touched is not None:
             self.touched |= {step.object.key for step in operations}
         failures = await self._do(operations, repair)
         refused = {failure.operation for failure in failures}
         if repair:
-            self._log_repairs([step for step in operations if step not in refused])
+            self._log_repairs([step for step in operations if step not in refused], former or {})
         missing = {step.object.key for step in refused}  # what depends on these is refused with them
         failures = [failure for failure in failures if failure.operation.object.parent not in missing]
         if repair and refused and not everything:
@@ -112,7 +122,12 @@ class Applier:
         kept = [] if everything else [one for one in self.failures if one.operation.object.key not in tried]
         self.failures = [*kept, *failures]
 
-    def _log_repairs(self, repaired: Sequence[Operation]) -> None:
+    def _log_repairs(self, done: Sequence[Operation], former: KernelState) -> None:
+        adapted = {step.object.key for step in done if step.old is not None and former.get(step.object.key) == step.old}
+        for step in done:
+            if step.object.key in adapted:
+                log.info("rules adapted to other firewalls", operation=str(step), differs=_differs(step))
+        repaired = [step for step in done if not adapted & {step.object.key, step.object.parent}]
         self.repairs += len(repaired)
         for step in repaired[:_LOGGED]:
             log.warning("kernel state repaired", operation=str(step), differs=_differs(step))

@@ -139,9 +139,10 @@ class Reconciler:
             self.comparisons += 1
             for key in findings.touched:
                 _copy(key, self._applier.desired, findings.desired)
+            former = self._applier.desired
             self._applier.set_desired(findings.desired, self._node.underlay.name)
             operations = [step for step in findings.operations if step.object.key not in findings.touched]
-            return await self._applier.apply(operations, repair=True, everything=True)
+            return await self._applier.apply(operations, repair=True, everything=True, former=former)
 
     async def compare(self) -> list[Failure]:
         """A full comparison, applied: at the start and on a reload. What flannel left is taken over. Raises

@@ -18,7 +18,7 @@ import pytest
 from overlayd.core.address import Family
 from overlayd.lab import Host, Namespace, hosts
 from overlayd.lab.namespace import within
-from support.commands import overlayctl, overlayd
+from support.commands import overlayctl, overlayd, reloaded
 from support.dump import assert_same, dump
 from support.waiting import eventually
 from support.wire import FAMILIES, MODES, UDP_PORT, VXLAN_PORT, Capture, inject, vxlan_datagram
@@ -275,6 +275,21 @@ def test_docker_may_masquerade_but_not_between_hosts(docker: Pair) -> None:
             inner, far = a.container(0), b.container(0)
             assert source_seen(inner, str(far.address(family)), far) == str(inner.address(family))
             assert source_seen(inner, str(b.public(family)), b) == str(a.public(family))
+
+
+def test_docker_restarts_when_masquerading_was_turned_on() -> None:
+    """Our table follows its rules; nothing was damaged, and what is logged says in short what is new."""
+    with hosts(2, mode="vxlan", settings={"ip_masq": False}) as (a, b):
+        reloaded(a, lambda: a.write_config({**a.config, "ip_masq": True}))
+        for policy, present in (("DROP", True), ("ACCEPT", False), ("DROP", True)):
+            a.run("iptables", "-P", "FORWARD", policy)
+            table = ("nft", "list", "table", "inet", "overlayd")
+            eventually(lambda present=present, table=table: ("unmark" in a.run(*table).stdout) is present)
+        assert a.container(0).ping(b.container(0).address())
+        lines = [line for line in a.log().splitlines() if "nft table inet overlayd" in line]
+        assert all('msg="rules adapted to other firewalls"' in line and len(line) < 500 for line in lines), lines
+        assert len(lines) == 3
+        assert 'msg="kernel state repaired" operation="+ nft element' not in a.log()
 
 
 # --- ports of the overlay ---------------------------------------------------------------------------------------------

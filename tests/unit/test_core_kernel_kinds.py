@@ -165,7 +165,13 @@ def test_state_of() -> None:
             ],
         ),
         (replace(RULES, definition="the kernel's form"), RULES, []),
-        (replace(RULES, comments=()), RULES, ["comments is (), want ('forward: accept 1a2b',)"]),
+        (replace(RULES, comments=()), RULES, ["comments: 1 missing (forward: accept 1a2b)"]),
+        (
+            replace(RULES, comments=("theirs", *map(str, range(50)))),
+            replace(RULES, comments=tuple(map(str, range(3, 100)))),
+            ["comments: 50 missing (50, 51, ...), 4 unexpected (theirs, 0, ...)"],
+        ),
+        (replace(RULES, comments=("a", "b")), replace(RULES, comments=("b", "a")), ["comments: in another order"]),
     ],
 )
 def test_a_mismatch_names_field_and_values(actual: KernelObject, wanted: KernelObject, texts: list[str]) -> None:

@@ -9,6 +9,8 @@ from dataclasses import fields
 from enum import Enum
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
+_LISTED = 2  # items of a list that the text of a difference names
+
 Key = tuple[Any, ...]
 KernelState = dict[Key, "KernelObject"]
 Verb = Literal["add", "change", "delete"]
@@ -123,7 +125,23 @@ def differences(actual: KernelObject, desired: KernelObject) -> list[str]:
     if type(actual) is not type(desired):
         return [f"it is {actual}, want {desired}"]
     return [
-        f"{field.name} is {one}, want {other}"
+        _difference(field.name, one, other)
         for field in fields(desired)  # type: ignore[arg-type]  # every kind is a dataclass
         if field.compare and (one := getattr(actual, field.name)) != (other := getattr(desired, field.name))
     ]
+
+
+def _difference(name: str, actual: object, desired: object) -> str:
+    """Of lists, which may be long, no more than the first items that differ."""
+    if not (isinstance(actual, tuple) and isinstance(desired, tuple)):
+        return f"{name} is {actual}, want {desired}"
+    sides = {
+        "missing": [str(one) for one in desired if one not in actual],
+        "unexpected": [str(one) for one in actual if one not in desired],
+    }
+    texts = [
+        f"{len(items)} {what} ({', '.join(items[:_LISTED])}{', ...' if len(items) > _LISTED else ''})"
+        for what, items in sides.items()
+        if items
+    ]
+    return f"{name}: {', '.join(texts) or 'in another order'}"
