@@ -9,8 +9,9 @@ import pytest
 
 from support.machine import Pair, debian, machines
 from support.machine_fixtures import _privileged, figure, mode, pytest_terminal_summary, running, stage
+from support.package import deb, next_deb
 
-__all__ = ["_privileged", "figure", "mode", "pytest_terminal_summary", "running", "stage"]
+__all__ = ["_privileged", "deb", "figure", "mode", "next_deb", "pytest_terminal_summary", "running", "stage"]
 
 
 @pytest.fixture(scope="module")

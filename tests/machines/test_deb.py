@@ -3,48 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from overlayd import __version__
-from support.machine import OVERLAYD_YAML, ROOT, Machine, Pair, debian, machines
+from support.machine import OVERLAYD_YAML, Machine, Pair, debian, machines
+from support.package import NEXT
 from support.request_traffic import asking
 from support.service import ADDRESSES, MODES, assert_nothing_left, devices, service
 
 pytestmark = pytest.mark.timeout(400)
-
-NEXT = f"{__version__}+next"
-
-
-def run(*argv: str | Path) -> str:
-    done = subprocess.run([str(word) for word in argv], capture_output=True, text=True)
-    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `make deb` makes; lintian's errors end it."""
-    dist = tmp_path_factory.mktemp("dist")
-    run("make", "-C", ROOT, "deb", f"DIST={dist}")
-    (made,) = dist.glob("overlayd_*.deb")
-    return made
-
-
-@pytest.fixture(scope="module")
-def next_deb(deb: Path) -> Path:
-    """The next version, which differs in its version alone."""
-    tree = deb.with_name("next")
-    run("dpkg-deb", "--raw-extract", deb, tree)
-    (source,) = tree.glob("usr/lib/overlayd/lib/*/site-packages/overlayd/__init__.py")
-    for file in (source, tree / "DEBIAN/control"):
-        file.write_text(file.read_text().replace(__version__, NEXT))
-    made = deb.with_name(f"overlayd_{NEXT}.deb")
-    run("dpkg-deb", "-Znone", "--build", tree, made)
-    return made
 
 
 @pytest.fixture(scope="module")

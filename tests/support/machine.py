@@ -129,6 +129,16 @@ class Machine(Namespace):
         shutil.copyfile(file, copied)
         return f"/root/{file.name}"
 
+    def unpack(self, tree: Path, path: str) -> None:
+        """Copy a tree of files onto its disk."""
+        subprocess.run(["cp", "--archive", f"{tree}/.", f"{self._root}{path}"], check=True)
+
+    def set_up_service(self) -> None:
+        """What `make install` does by itself where the system that it installs to is the one that runs."""
+        self.sh("systemd-sysusers", "/usr/local/lib/sysusers.d/overlayd.conf")
+        self.sh("systemd-tmpfiles", "--create", "/usr/local/lib/tmpfiles.d/overlayd.conf")
+        self.sh("systemctl", "daemon-reload")
+
     def configure(self) -> None:
         """Put overlayd's configuration onto its disk."""
         self.write("/etc/overlayd/overlayd.yaml", OVERLAYD_YAML)
@@ -332,6 +342,7 @@ class Pair:
 
     a: Machine
     b: Machine
+    switch: Namespace
 
     def start(self, mode: str) -> None:
         """`systemctl start` on both, at the same time."""
@@ -374,13 +385,9 @@ def machines(
             machine.power_on()
         for machine in made:
             machine.await_boot()
-            if not with_overlayd:
-                continue
-            # What `make install` does by itself where the system that it installs to is the one that runs
-            machine.sh("systemd-sysusers", "/usr/local/lib/sysusers.d/overlayd.conf")
-            machine.sh("systemd-tmpfiles", "--create", "/usr/local/lib/tmpfiles.d/overlayd.conf")
-            machine.sh("systemctl", "daemon-reload")
-        yield Pair(*made)
+            if with_overlayd:
+                machine.set_up_service()
+        yield Pair(*made, switch)
     finally:
         for machine in made:
             machine.scrap()
