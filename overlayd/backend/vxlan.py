@@ -62,7 +62,9 @@ class VxlanMode(Mode[VxlanSettings]):
         ("DirectRouting", "direct_routing"),
     )
     agreed = (("VNI", "vni"), ("port", "port"))
-    routes_carry_path_mtu = True
+
+    def routes_carry_path_mtu(self, node: Node) -> bool:
+        return True
 
     def overhead(self, underlay_family: Family) -> int:
         return UDP_OVERHEAD[underlay_family] + VXLAN_HEADER + ETHERNET_HEADER
