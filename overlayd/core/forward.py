@@ -67,7 +67,7 @@ class Peer:
     name: str
     """The lease's key, under which its counters are kept."""
     announced: bool = False
-    """Its lease says that it is overlayd, and so does ours: it may be asked for more than flannel's way."""
+    """Its lease says that it is overlayd, and so does ours: capabilities beyond flannel's format are negotiated."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,7 @@ class Engine(Protocol):
     def replace_tun(self, tun: int | None) -> None:
         """Read and write this TUN from the next packet on: the old one is gone. None: there is none for now.
 
-        It has to be told before the old descriptor is closed: its number is another file's soon.
+        This comes before the old descriptor is closed: its number is another file's soon.
         """
 
     def outbound(self) -> int:
@@ -134,15 +134,15 @@ class Tap(Protocol):
         """Takes frames."""
 
     def pays(self) -> bool:
-        """Whether it is the quicker way, as the underlay interface is set now."""
+        """Whether it is the faster path, as the underlay interface is set now."""
 
 
 Degraded = Callable[[str, str], None]
-"""Told once when an offload that was granted turns out not to work: its name, and what was seen."""
+"""Called once when an offload that was granted turns out not to work: its name, and what was seen."""
 
 
-def unheard(offload: str, seen: str) -> None:
-    """For whoever does not want to be told."""
+def ignore_degraded(offload: str, seen: str) -> None:
+    """The caller need not know."""
 
 
 class MakeEngine(Protocol):

@@ -42,7 +42,7 @@ from overlayd.datapath.contract import (
     Tap,
     Traffic,
     path_mtu,
-    unheard,
+    ignore_degraded,
 )
 from overlayd.datapath.settings import UdpSettings
 from overlayd.wire.ip import decapsulate_ecn
@@ -65,7 +65,7 @@ class PythonEngine:
         sockets: Mapping[Family, socket.socket],
         table: ForwardingTable,
         settings: UdpSettings = DEFAULTS,
-        degraded: Degraded = unheard,
+        degraded: Degraded = ignore_degraded,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """It has nothing that could be set or degrade."""

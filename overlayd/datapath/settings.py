@@ -1,4 +1,4 @@
-"""The section `udp:` of the configuration: what the data path in user space can be told."""
+"""The section `udp:` of the configuration: settings of the data path in user space."""
 
 from __future__ import annotations
 

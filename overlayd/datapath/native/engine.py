@@ -40,7 +40,7 @@ from overlayd.datapath.contract import (
     Tap,
     Traffic,
     path_mtu,
-    unheard,
+    ignore_degraded,
 )
 from overlayd.datapath.handover import HandoverState
 from overlayd.datapath.native import _native as native
@@ -68,7 +68,7 @@ class NativeEngine:
         sockets: Mapping[Family, socket.socket],
         table: ForwardingTable,
         settings: UdpSettings = DEFAULTS,
-        degraded: Degraded = unheard,
+        degraded: Degraded = ignore_degraded,
         now: Callable[[], float] = time.monotonic,
         *,
         vnet_header: bool | None = None,
