@@ -41,8 +41,8 @@ from overlayd.datapath.contract import (
     Progress,
     Tap,
     Traffic,
-    path_mtu,
     ignore_degraded,
+    path_mtu,
 )
 from overlayd.datapath.settings import UdpSettings
 from overlayd.wire.ip import decapsulate_ecn

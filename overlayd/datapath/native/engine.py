@@ -39,8 +39,8 @@ from overlayd.datapath.contract import (
     Progress,
     Tap,
     Traffic,
-    path_mtu,
     ignore_degraded,
+    path_mtu,
 )
 from overlayd.datapath.handover import HandoverState
 from overlayd.datapath.native import _native as native
