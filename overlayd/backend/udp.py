@@ -41,9 +41,6 @@ class UdpMode(Mode[UdpSettings]):
     options = (("Port", "port"),)
     agreed = (("port", "port"),)
 
-    def routes_carry_path_mtu(self, node: Node) -> bool:
-        return node.lease.probe_port is not None  # without probes the engine gets EMSGSIZE, and answers itself
-
     def overhead(self, underlay_family: Family) -> int:
         return UDP_OVERHEAD[underlay_family]
 

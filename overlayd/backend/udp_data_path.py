@@ -76,13 +76,13 @@ class UdpDataPath:
             self._sockets[underlay_family] = self._open_socket(SOCKETS[underlay_family], local)
 
     def _open_socket(self, name: str, local: Address) -> socket.socket:
-        kept, follow_icmp = self._manager.take(name), not self._node.spec.routes_carry_path_mtu(self._node)
+        kept = self._manager.take(name)
         if kept is not None:
             try:
-                return adopt_udp_socket(kept, local, self._settings.port, follow_icmp=follow_icmp)
+                return adopt_udp_socket(kept, local, self._settings.port)
             except HostError as error:
                 self._discard(name, error)
-        sock = open_udp_socket(local, self._settings.port, follow_icmp=follow_icmp)
+        sock = open_udp_socket(local, self._settings.port)
         self._manager.keep(name, sock.fileno())
         return sock
 

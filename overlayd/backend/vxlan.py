@@ -62,9 +62,7 @@ class VxlanMode(Mode[VxlanSettings]):
         ("DirectRouting", "direct_routing"),
     )
     agreed = (("VNI", "vni"), ("port", "port"))
-
-    def routes_carry_path_mtu(self, node: Node) -> bool:
-        return True
+    routes_carry_path_mtu = True
 
     def overhead(self, underlay_family: Family) -> int:
         return UDP_OVERHEAD[underlay_family] + VXLAN_HEADER + ETHERNET_HEADER

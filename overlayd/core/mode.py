@@ -42,11 +42,9 @@ class ModeSpec(Generic[SectionT]):
     """flannel's names in PREFIX/config's Backend object, MTU aside, and the field of the section that each is."""
     agreed: tuple[tuple[str, str], ...] = ()
     """What all hosts must have alike: its name in messages, and the field that holds it in section and Lease."""
-
-    def routes_carry_path_mtu(self, node: Node) -> bool:
-        """Whether path MTUs that the kernel learns from ICMP have to be copied into its routes, by which it then tells
-        containers (False: whoever meets the narrow link tells them)."""
-        return False
+    routes_carry_path_mtu = False
+    """Whether path MTUs that the kernel learns from ICMP have to be copied into its routes, by which it then tells
+    containers (False: whoever meets the narrow link tells them)."""
 
     def overhead(self, underlay_family: Family) -> int:
         """Bytes around a container's packet on an underlay of that family."""

@@ -60,12 +60,10 @@ class Running:
         self._underlay = UnderlayFollower(
             netlink, lambda: overlay.node, self._reloader.follow_underlay, lambda: repair(overlay), prober.retry
         )
-        self._paths = PathFollower(netlink, lambda: overlay.backend, reconciler, prober)
-        self.health = Health(
-            lifecycle, overlay, lambda: self._underlay.trouble, self.forwarding.faults, [self._paths.problems]
-        )
+        self.health = Health(lifecycle, overlay, lambda: self._underlay.trouble, self.forwarding.faults)
         self._watcher = Watcher(monitor, reconciler.repair_changes, lambda: repair(overlay), self._underlay.follow)
         reconciler.on_changes(self._watcher.wake)
+        self._paths = PathFollower(netlink, lambda: overlay.backend, reconciler, prober.narrow_paths)
         self._lease_follower = LeaseFollower(overlay, self._feed, self._reloader.follow_registry, self._watcher.compare)
         self._watchdog = Watchdog(manager, lambda: overlay.backend, self.status_line)
         self._config_watcher = ConfigWatcher(self._reloader.files, self.reload)

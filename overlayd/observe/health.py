@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -38,13 +38,11 @@ class Health:
         overlay: Overlay,
         underlay_problem: Callable[[], str | None],
         forwarding_faults: Callable[[], Iterable[str]],
-        more_problems: Sequence[Callable[[], Iterable[str]]] = (),
     ) -> None:
         """`underlay_problem`: why the overlay has no working underlay, `forwarding_faults`: which forwarding switches
-        are off; `more_problems`: what breaks nothing; all in words."""
+        are off; in words."""
         self._lifecycle, self._overlay = lifecycle, overlay
         self._underlay_problem, self._forwarding_faults = underlay_problem, forwarding_faults
-        self._more_problems = more_problems
         self._one_way = Refusals()
         self._mismatch = MismatchDetector(overlay.prober.is_probed)
         self.broken: list[str] = []
@@ -108,8 +106,6 @@ class Health:
             lease = reconciler.table.get(key)
             yield f"{lease.subnets[0] if lease is not None else key}: {text}"
         yield from self._mismatch.problems()
-        for source in self._more_problems:
-            yield from source()
         if overlay.prober.problem is not None:
             yield overlay.prober.problem
         if self._lifecycle.reload_error:

@@ -223,22 +223,6 @@ class Prober:
         """Whether the peer with the lease of this key is."""
         return bool(self.targets_of(key))
 
-    def verify_path(self, address: Address, claimed: int) -> int | None:
-        """The path MTU to an address of which ICMP errors claim one: what probes since have found, or None while they
-        are on their way. Where no probe is answered, it is the claim."""
-        target, now = self._schedule.targets.get(str(address)), self._now()
-        if target is None or target.state != "reachable":
-            return claimed
-        if target.path.claimed != claimed:
-            self._schedule.verify_path(target, claimed, now)
-            self._wake.set()
-        return None if target.path.verifying else target.path.mtu
-
-    def forget_claim(self, address: Address) -> None:
-        """A claim that was refuted: the next one is verified again."""
-        if (target := self._schedule.targets.get(str(address))) is not None:
-            target.path.claimed = None
-
     def silent(self) -> bool:
         """Whether all peers that packets go to are probed, and none of them answers."""
         return self._peers.silent()

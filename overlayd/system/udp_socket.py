@@ -15,19 +15,18 @@ _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # beyond net.core.[rw]mem_max; they t
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DO, _PMTUDISC_PROBE = 10, 23, 2, 3
 
 
-def open_udp_socket(local: Address, port: int, *, follow_icmp: bool) -> socket.socket:
+def open_udp_socket(local: Address, port: int) -> socket.socket:
     """A non-blocking socket bound to `local` and `port`. Raises HostError.
 
-    The outer packet carries DF, on purpose: fragments would cost every packet and be lost behind many a firewall. With
-    `follow_icmp` a path that ICMP errors claim to be too narrow shows as EMSGSIZE, which becomes an ICMP error for the
-    container; without it they have no effect here, since anybody can forge one, and probes find the path MTU. The outer
-    TOS comes with each message, for its ECN field (RFC 6040).
+    The outer packet carries DF, on purpose: a path too narrow then shows as EMSGSIZE, which becomes an ICMP error for
+    the container, where fragments would cost every packet and be lost behind many a firewall. The outer TOS comes with
+    each message, for its ECN field (RFC 6040).
     """
     sock = socket.socket(_family(local), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
         if local.version == 6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # before it is bound, or never
-        _set_options(sock, follow_icmp)
+        _set_options(sock)
         sock.bind((str(local), port))
     except OSError as error:
         sock.close()
@@ -62,7 +61,7 @@ def open_probe_socket(local: str, port: int) -> socket.socket:
     return sock
 
 
-def adopt_udp_socket(fd: int, local: Address, port: int, *, follow_icmp: bool) -> socket.socket:
+def adopt_udp_socket(fd: int, local: Address, port: int) -> socket.socket:
     """One that was opened as above, with what waits in it. Raises HostError, and closes it, when it is another."""
     what = f"UDP {local} port {port}: the socket that was kept is another"
     try:
@@ -75,7 +74,7 @@ def adopt_udp_socket(fd: int, local: Address, port: int, *, follow_icmp: bool) -
         if found != (_family(local), socket.SOCK_DGRAM, (str(local), port)):
             raise HostError(f"{what}: {sock.family.name}, {sock.type.name}, bound to {found[2]}")
         sock.setblocking(False)
-        _set_options(sock, follow_icmp)
+        _set_options(sock)
     except (OSError, HostError) as error:
         sock.close()
         raise HostError(str(error)) from None
@@ -86,13 +85,12 @@ def _family(local: Address) -> socket.AddressFamily:
     return socket.AF_INET if local.version == 4 else socket.AF_INET6
 
 
-def _set_options(sock: socket.socket, follow_icmp: bool) -> None:
-    discovery = _PMTUDISC_DO if follow_icmp else _PMTUDISC_PROBE
+def _set_options(sock: socket.socket) -> None:
     if sock.family == socket.AF_INET:
-        sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, discovery)
+        sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DO)
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
     else:
-        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, discovery)
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DO)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
     for option in (_SO_SNDBUFFORCE, _SO_RCVBUFFORCE):
         with suppress(PermissionError):

@@ -135,7 +135,7 @@ def test_a_path_that_was_probed(mode: str) -> None:
             reconciler.use(node, providers(backend, settings, reconciler.table))
             assert await reconciler.compare() == []
             probed: dict[IPv4Address, int] = {}
-            follower = PathFollower(netlink, lambda: backend, reconciler, FixedProbes(probed))
+            follower = PathFollower(netlink, lambda: backend, reconciler, lambda: probed)
             for public, path, shown in said:
                 probed.pop(public, None)
                 probed.update({} if path is None else {public: path})
@@ -150,22 +150,6 @@ def test_a_path_that_was_probed(mode: str) -> None:
     with hosts(2, mode="none", containers=0) as (host, _):
         settings = SETTINGS.model_validate({"mode": mode, "network": "10.1.0.0/16", "leases": leases})
         within(host.namespace, lambda: asyncio.run(job(settings)))
-
-
-class FixedProbes:
-    """Probes that know what they are given."""
-
-    def __init__(self, paths: dict[IPv4Address, int]) -> None:
-        self.paths = paths
-
-    def narrow_paths(self) -> dict[IPv4Address, int]:
-        return self.paths
-
-    def verify_path(self, address: IPv4Address, claimed: int) -> int | None:
-        return self.paths.get(address, WIDE)
-
-    def forget_claim(self, address: IPv4Address) -> None:
-        pass
 
 
 def mtu_of(route: str) -> int | None:

@@ -198,22 +198,6 @@ def test_a_path_that_stays_narrow_is_confirmed_in_three_sizes() -> None:
     assert tried == [1500, 1500, 1500, 1400, 1401, 1401]
 
 
-@pytest.mark.parametrize("carried", [1500, 1400, 1200])
-def test_a_claim_about_the_path_is_verified_at_once(carried: int) -> None:
-    """Whatever was on its way when the claim came does not count."""
-    world = World(B)
-    world.run(30)
-    assert world.target().path.mtu == MTU == 1500
-    world.path[B.host] = carried
-    world.schedule.verify_path(world.target(), 1400, world.now)
-    assert world.target().path.verifying
-    assert world.target().path.mtu == MTU, "nothing is believed yet"
-    world.run(20)
-    path = world.target().path
-    assert (path.verifying, path.claimed, path.mtu) == (False, 1400, carried)
-    assert world.target().state == "reachable"
-
-
 def test_a_black_hole_is_told_from_a_path_that_the_kernel_knows() -> None:
     world = World(B)
     world.path[B.host] = 1400

@@ -152,12 +152,12 @@ def test_what_the_environment_says_is_for_this_process_alone(wrong: int, expecte
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_a_socket_comes_back_with_what_waits_in_it(host: str) -> None:
     local = ip_address(host)
-    with open_udp_socket(local, 0, follow_icmp=False) as first:
+    with open_udp_socket(local, 0) as first:
         port = first.getsockname()[1]
         kept = os.dup(first.fileno())
     with socket.socket(socket.AF_INET if local.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as peer:
         peer.sendto(b"waits", (host, port))
-    with adopt_udp_socket(kept, local, port, follow_icmp=False) as again:
+    with adopt_udp_socket(kept, local, port) as again:
         assert again.recv(9) == b"waits"
         with pytest.raises(BlockingIOError):
             again.recv(9)
@@ -186,6 +186,6 @@ def test_another_socket_is_refused_and_closed(kind: str, seen: str) -> None:
         port = sock.getsockname()[1] + (kind == "port")
         kept = sock.detach()
     with pytest.raises(HostError, match=rf"UDP 127.0.0.1 port {port}: the socket that was kept is another: .*{seen}"):
-        adopt_udp_socket(kept, local, port, follow_icmp=False)
+        adopt_udp_socket(kept, local, port)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(kept)

@@ -1,8 +1,7 @@
 """The search for a path's MTU by probes of that size: packetization layer PMTUD (RFC 8899), where no ICMP comes back.
 
 A search starts at the interface's MTU and halves what is left between the largest size that was acknowledged and the
-smallest that was lost. It is repeated every SEARCH_EVERY seconds, so that a path that has changed is noticed, and begun
-at once where an ICMP error claims something of the path: anybody can send one (RFC 8899 section 4.6.1).
+smallest that was lost. It is repeated every SEARCH_EVERY seconds, so that a path that has changed is noticed.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ _MAX_PROBES_FIRST, _MAX_PROBES = 3, 2  # of one size, before it counts as too lo
 class PathMtuSearch:
     """One path's. Sizes are bytes of IP packet."""
 
-    __slots__ = ("_high", "_lost", "_low", "_maximum", "_minimum", "claimed", "due", "mtu", "probed_size", "verifying")
+    __slots__ = ("_high", "_lost", "_low", "_maximum", "_minimum", "due", "mtu", "probed_size")
 
     def __init__(self, minimum: int, maximum: int, now: float) -> None:
         """`minimum` passes on any path; `maximum` is what the interface can send (MIN_PLPMTU, MAX_PLPMTU)."""
@@ -29,24 +28,11 @@ class PathMtuSearch:
         """The result of the last complete search (PLPMTU)."""
         self.due = now
         """When to try."""
-        self.claimed: int | None = None
-        """What the last ICMP error that was verified claims the path to take (PTB_SIZE)."""
-        self.verifying = False
-        """Whether the search that `verify` began goes on."""
 
     @property
     def narrow(self) -> bool:
         """Whether the path takes less than the interface."""
         return self.mtu is not None and self.mtu < self._maximum
-
-    def verify(self, claimed: int, now: float) -> None:
-        """Search anew: an ICMP error claims that no more gets there."""
-        self.claimed, self.verifying = claimed, True
-        self._begin(now)
-
-    def _begin(self, due: float) -> None:
-        self._low, self._high, self._lost = self._minimum, self._maximum + 1, 0
-        self.probed_size, self.due = self._maximum, due
 
     def acknowledged(self, now: float) -> None:
         """A packet of `probed_size` arrived."""
@@ -62,11 +48,10 @@ class PathMtuSearch:
 
     def _next_size(self, now: float) -> None:
         if self._high - self._low <= 1:
-            self.mtu, self.verifying = self._low, False
-            self._begin(now + SEARCH_EVERY)
-            return
-        likely = self.claimed if self.verifying else self.mtu  # a narrow path is most likely as narrow as it was
-        if likely is not None and self._low < likely < self._high:
-            self.probed_size = likely
+            self.mtu = self._low
+            self._low, self._high, self.probed_size = self._minimum, self._maximum + 1, self._maximum
+            self.due = now + SEARCH_EVERY
+        elif self.mtu is not None and self._low < self.mtu < self._high:
+            self.probed_size = self.mtu  # a path that is still narrow is most likely as narrow as it was
         else:
-            self.probed_size = self._low + 1 if self._low == likely else (self._low + self._high) // 2
+            self.probed_size = self._low + 1 if self._low == self.mtu else (self._low + self._high) // 2

@@ -109,11 +109,6 @@ class ProbeSchedule:
         if target.update_state(now) and (before, target.state) != ("unknown", "reachable"):
             self.changed.append(target)
 
-    def verify_path(self, target: ProbeTarget, claimed: int, now: float) -> None:
-        """Search its path MTU anew, at once: an ICMP error claims that no more bytes than that get there."""
-        target.verify_path(claimed, now)
-        self._push(now, target)
-
     def pause(self, now: float) -> float:
         """Seconds until `due` may have a question."""
         if not self._heap:

@@ -153,11 +153,6 @@ class ProbeTarget:
             self.unanswered += 1
             self._record(math.nan)
 
-    def verify_path(self, claimed: int, now: float) -> None:
-        """See `PathMtuSearch.verify`; what is on its way does not count."""
-        self.nonce, self._size_suspected = b"", False
-        self.path.verify(claimed, now)
-
     def not_sent(self) -> None:
         """The last question was not sent, for a reason of this host's: it does not count."""
         self.nonce = b""

@@ -5,15 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
-from overlayd.core.address import Address
 from overlayd.core.kernel.diff import Operation
 from overlayd.core.kernel.kinds import RtnetlinkObject
-from overlayd.system.files import write_sysctl
 from overlayd.system.netlink.request_socket import RequestSocket
-from overlayd.wire.netlink.route import delete_path
 
 BATCH = 150
 """Messages in one send: their acknowledgements fit the receive buffer."""
@@ -41,19 +38,6 @@ class BatchWriter:
             refused += self._send(operations[start : start + self._size], indexes)
         return refused
 
-    def forget_paths(self, addresses: Iterable[Address]) -> None:
-        """Remove the route exceptions of these destinations. IPv4's can only be flushed all at once; true ones are
-        learnt again from the next ICMP error. Raises HostError."""
-        destinations = set(addresses)
-        if any(one.version == 4 for one in destinations):
-            write_sysctl("net/ipv4/route/flush", "1")
-        requests = {}
-        for one in destinations:
-            if one.version == 6:
-                sequence = self._socket.next_sequence()
-                requests[sequence] = delete_path(one, sequence)
-        self._exchange(b"".join(requests.values()), requests)
-
     def _send(self, operations: Sequence[Operation], indexes: Mapping[str, int]) -> list[Refusal]:
         messages: list[bytes] = []
         waiting: dict[int, Operation] = {}
@@ -73,7 +57,7 @@ class BatchWriter:
                 refused.append((step, cast(RtnetlinkObject, step.object).explain(number, os.strerror(number))))
         return refused
 
-    def _exchange(self, packed: bytes, waiting: Iterable[int]) -> dict[int, int]:
+    def _exchange(self, packed: bytes, waiting: Mapping[int, Operation]) -> dict[int, int]:
         try:
             return self._socket.exchange(packed, waiting) if waiting else {}
         except OSError as error:

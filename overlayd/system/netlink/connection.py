@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -85,10 +85,6 @@ class Netlink:
     async def paths(self) -> dict[Address, int]:
         """What the kernel has learnt of paths: their MTU in bytes, by destination."""
         return await self._do(self._reading, self._reader.paths)
-
-    async def forget_paths(self, addresses: Iterable[Address]) -> None:
-        """Have the kernel forget what it has learnt of paths to these; over IPv4, of all paths. Raises HostError."""
-        await self._do(self._writing, self._batches.forget_paths, addresses)
 
     async def link(self, step: Operation) -> None:
         """Do one operation on a device. Raises HostError."""

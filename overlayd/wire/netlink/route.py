@@ -144,12 +144,6 @@ def path_header(family: int) -> bytes:
     return RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, RTM_F_CLONED)
 
 
-def delete_path(destination: Address, sequence: int) -> bytes:
-    """Forget what the kernel has learnt of the path to an IPv6 address."""
-    header = RTMSG.pack(family_of(destination), destination.max_prefixlen, 0, 0, RT_TABLE_MAIN, 0, 0, 0, RTM_F_CLONED)
-    return message(RTM_DELROUTE, SET, sequence, header + attribute(RTA_DST, destination.packed))
-
-
 def _rtmsg(destination: Network, scope: int, kind: int, flags: int, ours: bool, other: int = RTPROT_BOOT) -> bytes:
     family, protocol = family_of(destination), ROUTE_PROTOCOL if ours else other
     return RTMSG.pack(family, destination.prefixlen, 0, 0, RT_TABLE_MAIN, protocol, scope, kind, flags)
