@@ -118,9 +118,12 @@ class Member:
         self.settle()
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open, and nothing answers any more."""
+        """SIGSTOP: connections stay open, and nothing answers any more when this returns."""
         assert self.process is not None
         self.process.signal(signals.SIGSTOP)
+        tasks, deadline = Path(f"/proc/{self.process.pid}/task"), time.monotonic() + STOP_TIMEOUT
+        while time.monotonic() < deadline and any(" T " not in (one / "stat").read_text() for one in tasks.iterdir()):
+            time.sleep(0.001)  # a signal that was sent is not yet obeyed
 
     def resume(self) -> None:
         """SIGCONT."""
