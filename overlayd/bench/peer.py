@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -58,11 +59,11 @@ def listen(address: str = "", port: int = PORT) -> socket.socket:
     return socket.create_server((address, port), family=family, dualstack_ipv6=dual)
 
 
-def serve(listener: socket.socket, socket_path: Path, log: Callable[[str], None]) -> NoReturn:
-    """Answer one session after the other until the listener is closed, or an exception comes; then none is left."""
+def serve(listener: socket.socket, stop: socket.socket, socket_path: Path, log: Callable[[str], None]) -> None:
+    """Answer one session after the other until `stop` is readable, or an exception comes; then none is left."""
     session, whose, current = threading.Thread(), "", listener
     try:
-        while True:
+        while stop not in select.select([listener, stop], [], [])[0]:
             connection, peer = listener.accept()
             address = peer[0].removeprefix("::ffff:")  # IPv4 as a socket for both families has it
             if session.is_alive():

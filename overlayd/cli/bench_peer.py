@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import ExitStack
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
 
 from overlayd.bench import peer
@@ -11,7 +14,6 @@ from overlayd.bench.errors import BenchError
 from overlayd.bench.result import Machine
 from overlayd.bench.scenario import Scenario, peer_scenario
 from overlayd.cli.arguments import Parser
-from overlayd.cli.bench_progress import terminable
 from overlayd.cli.common import add_common
 from overlayd.core.errors import UsageError
 from overlayd.lab.namespace import need_tools
@@ -50,12 +52,30 @@ def serve(given: argparse.Namespace) -> int:
     def log(text: str) -> None:
         print(text, flush=True)
 
-    with terminable():
+    with interruption() as stop:
         try:
             with peer.listen(given.listen, given.port) as listener:
                 log(f"listening on TCP port {given.port}; load arrives on TCP 5201, 5210, 5211 and UDP 5211")
-                peer.serve(listener, given.socket, log)
+                peer.serve(listener, stop, given.socket, log)
         except OSError as error:
             raise BenchError(f"{given.listen or 'every address'}, port {given.port}: {error.strerror}") from None
-        except KeyboardInterrupt:
-            return 0
+    return 0
+
+
+@contextmanager
+def interruption() -> Iterator[socket.socket]:
+    """A socket that is readable from the first SIGINT or SIGTERM on.
+
+    An exception from a signal's handler would be late when the signal comes just before a system call blocks.
+    """
+    readable, written = socket.socketpair()
+    with readable, written:
+        written.setblocking(False)
+        fd = signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
+        before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield readable
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(fd)
