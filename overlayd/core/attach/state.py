@@ -1,0 +1,38 @@
+"""The state file: every attachment, and the boot in which they were made.
+
+    {"version": 1, "boot_id": "0b7e...", "attachments": [...]}
+
+No attachment outlives a reboot, so those of another boot are forgotten with their addresses. One that is not ready is
+what a run of the daemon was at when it ended: its device, if there is one, is nobody's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+from overlayd.core.attach import values
+from overlayd.core.attach.errors import AttachError
+from overlayd.core.attach.model import Attachment, by_key
+
+_VERSION = 1
+
+
+def dump(boot_id: str, attachments: Iterable[Attachment]) -> str:
+    """The file's text."""
+    state = {"version": _VERSION, "boot_id": boot_id, "attachments": [one.json() for one in attachments]}
+    return json.dumps(state, separators=(",", ":")) + "\n"
+
+
+def load(text: str, boot_id: str) -> Sequence[Attachment]:
+    """The attachments in a file that are still there, if any, in this boot. Raises AttachError for another's file."""
+    try:
+        given = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise AttachError(f"not JSON: {error}") from None
+    found = values.mapping(given, "state", ("version", "boot_id", "attachments"))
+    if found.get("version") != _VERSION:
+        raise AttachError(f"version: {values.quoted(found.get('version'))} is not {_VERSION}")
+    if found.get("boot_id") != boot_id:
+        return ()
+    return [one for one in by_key(found.get("attachments")).values() if one.ready]
