@@ -106,13 +106,15 @@ def verdict(ruleset: Ruleset | None, chain: str, packet: Packet, elements: set[s
         statements = rule["expr"]
         matches = [statement["match"] for statement in statements if "match" in statement]
         if rule["chain"] == chain and all(holds(match, packet, elements) for match in matches):
-            if "vmap" not in statements[-1]:
-                [decision] = statements[-1]
-                return decision
-            vmap = statements[-1]["vmap"]
-            target = dict(vmap["data"]["set"]).get(value(vmap["key"], packet))
-            if target is not None:
-                return verdict(ruleset, target["jump"]["target"], packet, elements)
+            last = statements[-1]
+            if "vmap" in last:
+                last = dict(last["vmap"]["data"]["set"]).get(value(last["vmap"]["key"], packet))
+            if last is None:
+                continue
+            if "goto" in last:
+                return verdict(ruleset, last["goto"]["target"], packet, elements)
+            [decision] = last
+            return decision
     return None
 
 
@@ -142,7 +144,7 @@ def test_guard_of_ipv6() -> None:
 
 
 INNER = [
-    (Packet("10.5.2.7", "10.5.1.7"), None),
+    (Packet("10.5.2.7", "10.5.1.7"), "accept"),
     (Packet("10.5.1.9", "10.5.1.7"), "drop"),  # in this host's own name
     (Packet("10.5.9.77", "10.5.1.7", BRIDGE), None),
     (Packet("10.5.2.7", "192.168.77.9"), "drop"),  # the underlay
@@ -159,7 +161,7 @@ INNER = [
     ("packet", "expected"),
     [
         *INNER,
-        (Packet("fd05:0:0:2::7", "fd05:0:0:1::7"), None),
+        (Packet("fd05:0:0:2::7", "fd05:0:0:1::7"), "accept"),
         (Packet("fd05:0:0:2::7", "fd77::9"), "drop"),
         (Packet("fd77::9", "fd05:0:0:1::7"), "drop"),
         (Packet("fd05:0:0:1::9", "fd05:0:0:1::7"), "drop"),
@@ -248,15 +250,15 @@ def test_without_others_nat_there_is_none_of_ours() -> None:
 @pytest.mark.parametrize(
     ("packet", "expected"),
     [
-        (Packet("10.5.2.7", "10.5.1.7", UNDERLAY), None),
+        (Packet("10.5.2.7", "10.5.1.7", UNDERLAY), "accept"),
         (Packet("10.5.2.7", "192.168.77.1", UNDERLAY), None),  # a remote container to this host
-        (Packet("8.8.8.8", "10.5.1.7", UNDERLAY), None),
+        (Packet("8.8.8.8", "10.5.1.7", UNDERLAY), "accept"),
         (Packet("192.168.77.9", "10.5.3.7", UNDERLAY), None),  # a neighbour that uses this host as a gateway
         (Packet("10.5.1.9", "10.5.1.7", UNDERLAY), "drop"),
         (Packet("10.5.1.1", "192.168.77.1", UNDERLAY), "drop"),
         (Packet("10.5.2.7", "10.5.3.7", UNDERLAY), "drop"),
         (Packet("10.5.1.7", "10.5.3.7", BRIDGE), None),
-        (Packet("fd05:0:0:2::7", "fd05:0:0:1::7", UNDERLAY), None),
+        (Packet("fd05:0:0:2::7", "fd05:0:0:1::7", UNDERLAY), "accept"),
         (Packet("fd05:0:0:1::9", "fd05:0:0:1::7", UNDERLAY), "drop"),
         (Packet("fd05:0:0:2::7", "fd05:0:0:3::7", UNDERLAY), "drop"),
     ],

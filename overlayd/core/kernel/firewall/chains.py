@@ -46,7 +46,7 @@ def chains(policy: FirewallPolicy, marked: Iterable[Rule], keep_source: bool) ->
     mark = [(text, [*match, nft.counter(), set_mark]) for text, match in marked]
     return {
         "guard": [(f"{foreign} (IPv{item.underlay_family})", _guard(item)) for item in policy.guarded],
-        "inner": [("by device", [_by_device(jumps)])] if jumps else [],
+        "inner": [("by device", _by_device(jumps))] if jumps else [],
         "mark": mark,
         "unmark": [("the mark is for the forward hook alone", [is_marked(), clear_mark])] if mark else [],
         OUTBOUND: [_to_ports(one, policy.ports) for one in ranges] if policy.ports else [],
@@ -60,15 +60,20 @@ def _chain_of(device: str) -> str:
     return f"from_{device}"
 
 
-def _by_device(chains: Mapping[str, str]) -> Json:
-    targets = [[device, {"jump": {"target": chain}}] for device, chain in chains.items()]
-    return {"vmap": {"key": nft.meta("iifname"), "data": {"set": targets}}}
+def _by_device(chains: Mapping[str, str]) -> list[Json]:
+    """Every forwarded packet meets it, on whatever device: one name is compared, several are looked up at once."""
+    verdicts: dict[str, Json] = {device: {"goto": {"target": chain}} for device, chain in chains.items()}
+    if len(verdicts) == 1:
+        [(device, verdict)] = verdicts.items()
+        return [nft.equal(nft.meta("iifname"), device), verdict]
+    return [{"vmap": {"key": nft.meta("iifname"), "data": {"set": [[*item] for item in verdicts.items()]}}}]
 
 
 def _from_device(device: str, ranges: Sequence[OverlayRange]) -> list[Rule]:
     rules: list[Rule] = []
     for one in ranges:
         source, destination = nft.field(one.protocol, "saddr"), nft.field(one.protocol, "daddr")
+        rules.append(_peers_to_us(device, one, [nft.equal(source, nft.prefix(one.network))]))
         for text, match in (
             (f"source outside {one.network}", nft.differs(source, one.network)),
             (f"source inside {one.subnet}", nft.equal(source, nft.prefix(one.subnet))),
@@ -81,14 +86,21 @@ def _from_device(device: str, ranges: Sequence[OverlayRange]) -> list[Rule]:
     return rules
 
 
+def _peers_to_us(device: str, one: OverlayRange, also: Sequence[Json] = ()) -> Rule:
+    """First of its chain, so that packets as they should be are done with after one rule."""
+    to_us = nft.equal(nft.field(one.protocol, "daddr"), nft.prefix(one.subnet))
+    not_from_us = nft.differs(nft.field(one.protocol, "saddr"), one.subnet)
+    return f"{device}: from elsewhere to {one.subnet}", [to_us, *also, not_from_us, {"accept": None}]
+
+
 def _from_underlay(one: OverlayRange) -> Iterator[Rule]:
     """Nothing of this for each lease: a host on the link can use the addresses of others."""
+    yield _peers_to_us("underlay", one)
     source, destination = nft.field(one.protocol, "saddr"), nft.field(one.protocol, "daddr")
     from_subnet = nft.equal(source, nft.prefix(one.subnet))
     yield f"underlay: source inside {one.subnet}", [from_subnet, *nft.drop()]
     from_network, to_network = (nft.equal(end, nft.prefix(one.network)) for end in (source, destination))
-    transit = [from_network, to_network, nft.differs(destination, one.subnet)]
-    yield f"underlay: from {one.network} for another host", [*transit, *nft.drop()]
+    yield f"underlay: from {one.network} for another host", [from_network, to_network, *nft.drop()]
 
 
 def _guard(item: GuardedPort) -> list[Json]:
@@ -105,13 +117,13 @@ def _guard(item: GuardedPort) -> list[Json]:
 
 
 def _to_ports(one: OverlayRange, ports: Sequence[int]) -> Rule:
-    """Behind the forwarding decision, so that what the host itself receives does not meet it; traffic of the network
-    is done with after two comparisons."""
+    """Behind the forwarding decision, so that what the host itself receives does not meet it; what is not UDP is done
+    with after one comparison."""
     source, destination = nft.field(one.protocol, "saddr"), nft.field(one.protocol, "daddr")
     match = [
+        nft.equal(nft.field("udp", "dport"), {"set": list(ports)}),
         nft.equal(source, nft.prefix(one.subnet)),
         nft.differs(destination, one.network),
-        nft.equal(nft.field("udp", "dport"), {"set": list(ports)}),
     ]
     listed = ", ".join(map(str, ports))
     return f"from {one.subnet} to a host's overlay port (UDP {listed})", [*match, *nft.drop()]
