@@ -17,9 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_interface
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from overlayd.backend.base import Backend, Mode
 from overlayd.core.address import Family
@@ -30,7 +28,7 @@ from overlayd.core.leases.lease import Lease
 from overlayd.core.mtu import ETHERNET_HEADER, UDP_OVERHEAD, VXLAN_HEADER
 from overlayd.core.node import Node
 from overlayd.core.settings import values
-from overlayd.core.settings.section import Flag, Port, Section
+from overlayd.core.settings.section import Section, setting
 from overlayd.system.service_manager import ServiceManager
 from overlayd.wire.mac import parse_mac
 
@@ -38,13 +36,13 @@ from overlayd.wire.mac import parse_mac
 class VxlanSettings(Section):
     """vxlan mode."""
 
-    vni: Annotated[int, values.integer(1, 2**24 - 1)] = Field(1, description="VXLAN network identifier")
-    port: Port = Field(
-        8472, description="UDP port, here and on every peer (IANA's is 4789; 8472 is Linux's and flannel's)"
+    vni: int = setting(1, values.integer(1, 2**24 - 1), "VXLAN network identifier")
+    port: int = setting(
+        8472, values.port, "UDP port, here and on every peer (IANA's is 4789; 8472 is Linux's and flannel's)"
     )
-    learning: Flag = Field(False, description="let the device learn MACs from traffic")
-    gbp: Flag = Field(False, description="carry group-based policy marks")
-    direct_routing: Flag = Field(False, description="plain routes, as in host-gw mode, to peers on the same link")
+    learning: bool = setting(False, values.flag, "let the device learn MACs from traffic")
+    gbp: bool = setting(False, values.flag, "carry group-based policy marks")
+    direct_routing: bool = setting(False, values.flag, "plain routes, as in host-gw mode, to peers on the same link")
 
 
 class VxlanMode(Mode[VxlanSettings]):

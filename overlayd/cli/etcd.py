@@ -10,8 +10,6 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
-from pydantic.fields import FieldInfo
-
 from overlayd.backend.modes import SETTINGS
 from overlayd.cli.arguments import Command, Parser
 from overlayd.cli.settings import add_flags, sources
@@ -20,6 +18,7 @@ from overlayd.core.errors import UsageError
 from overlayd.core.flannel.config import config_text
 from overlayd.core.settings import values
 from overlayd.core.settings.model import Settings
+from overlayd.core.settings.section import Setting
 from overlayd.core.settings.validation import validate
 from overlayd.registry.base import RegistryError
 from overlayd.registry.etcd import admin
@@ -44,12 +43,12 @@ def _configure_init(init: Parser) -> None:
     network.add_argument("--network", help="the IPv4 network, such as 10.1.0.0/16")
     network.add_argument("--ipv6-network", help="the IPv6 network, such as fd00:10:1::/48")
     for name in _SUBNETS:
-        network.add_argument(f"--{name.replace('_', '-')}", help=Settings.model_fields[name].description)
+        network.add_argument(f"--{name.replace('_', '-')}", help=Settings.fields[name].description)
     network.add_argument("--backend", required=True, help=", ".join(SETTINGS.modes))
     network.add_argument("--mtu", help="MTU of the overlay in bytes")
-    for name, (modes, info) in _mode_options().items():
-        flag, description = f"--{name.replace('_', '-')}", f"{', '.join(modes)}: {info.description}"
-        if info.annotation is bool:
+    for name, (modes, option) in _mode_options().items():
+        flag, description = f"--{name.replace('_', '-')}", f"{', '.join(modes)}: {option.description}"
+        if option.is_flag:
             network.add_argument(flag, action="store_const", const="true", help=description)
         else:
             network.add_argument(flag, help=description)
@@ -58,13 +57,13 @@ def _configure_init(init: Parser) -> None:
     init.set_defaults(run=_init)
 
 
-def _mode_options() -> dict[str, tuple[list[str], FieldInfo]]:
-    """The settings of modes that PREFIX/config can hold: by name, the modes that have it, and the first one's field."""
-    found: dict[str, tuple[list[str], FieldInfo]] = {}
+def _mode_options() -> dict[str, tuple[list[str], Setting]]:
+    """The settings of modes that PREFIX/config can hold: by name, the modes that have it, and the first one's."""
+    found: dict[str, tuple[list[str], Setting]] = {}
     for mode in SETTINGS.modes.values():
         for _, name in mode.options:
             assert mode.section is not None  # a mode with options has a section
-            found.setdefault(name, ([], mode.section.model_fields[name]))[0].append(mode.name)
+            found.setdefault(name, ([], mode.section.fields[name]))[0].append(mode.name)
     return found
 
 
@@ -87,14 +86,14 @@ def configure_release(parser: Parser) -> None:
 
 def _network(text: str) -> Network:
     try:
-        return ip_network(str(values.network(6 if ":" in text else 4).func(text)))  # type: ignore[call-arg]
+        return ip_network(str(values.network(6 if ":" in text else 4)(text)))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text} {error}") from None
 
 
 def _public(text: str) -> Address:
     try:
-        return ip_address(str(values.public(6 if ":" in text else 4).func(text)))  # type: ignore[call-arg]
+        return ip_address(str(values.public(6 if ":" in text else 4)(text)))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text} {error}") from None
 

@@ -77,7 +77,7 @@ def _add_dry_run(parser: Parser) -> None:
 def _settings(given: argparse.Namespace) -> Settings:
     """The configuration; what is done is printed by the command itself, so only errors are logged."""
     settings = load(sources(given), SETTINGS).settings
-    set_up(settings.model_copy(update={"log_level": "error"}))
+    set_up(settings.changed(log_level="error"))
     return settings
 
 

@@ -28,7 +28,7 @@ async def discover(settings: Settings, registry: Registry, netlink: Netlink, sta
     away for a moment), and an mtu that it has become too narrow for is lowered, where otherwise it is refused.
     """
     if stay is not None and not (settings.iface or settings.iface_regex or settings.iface_can_reach):
-        settings = settings.model_copy(update={"iface": stay})
+        settings = settings.changed(iface=stay)
     interfaces = await netlink.interfaces()
     targets = [settings.iface_can_reach] if settings.iface_can_reach is not None else list(_ANYWHERE.values())
     egress = [index for target in targets if (index := await netlink.egress(target)) is not None]

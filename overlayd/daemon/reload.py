@@ -138,7 +138,7 @@ class Reloader:
         for key in RESTART_ONLY:
             if getattr(given, key) != getattr(self._given, key):
                 log.warning("takes effect at the next start", setting=key, value=str(getattr(given, key)))
-        return given.model_copy(update={"registry": self._given.registry, "probe": self._given.probe})
+        return given.changed(registry=self._given.registry, probe=self._given.probe)
 
     async def _change_in_place(self, settings: Settings, node: Node, leases: Iterable[Lease]) -> None:
         overlay = self._overlay

@@ -16,8 +16,9 @@ import yaml
 from overlayd.core.errors import UsageError
 from overlayd.core.settings.model import Settings
 from overlayd.core.settings.options import Option, options
-from overlayd.core.settings.validation import Path as Place
-from overlayd.core.settings.validation import Problem, dotted, validate
+from overlayd.core.settings.problem import Path as Place
+from overlayd.core.settings.problem import Problem, dotted
+from overlayd.core.settings.validation import validate
 from overlayd.core.text import printable
 from overlayd.system.errors import HostError
 from overlayd.system.files import read_text
@@ -96,7 +97,7 @@ def lone_path(sources: Sources, key: str) -> Path:
         return Path(sources.environment[variable])
     raw = _read_yaml(sources.file, {}, []) if sources.file is not None else {}
     named = raw.get(key)
-    return Path(named if isinstance(named, str) and named.strip() else str(Settings.model_fields[key].default))
+    return Path(named if isinstance(named, str) and named.strip() else str(getattr(Settings, key)))
 
 
 def _line(problem: Problem, places: Mapping[Place, str], known: Mapping[tuple[str, ...], Option]) -> str:

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
-from pydantic import SecretStr
 
+from overlayd.core.settings.values import Secret
 from overlayd.lab.etcd import Etcd, loopback
 from overlayd.lab.etcdctl import USER
 from overlayd.registry.etcd.client import EtcdClient
@@ -264,7 +264,7 @@ def guarded() -> Iterator[Etcd]:
         yield etcd
 
 
-SECRET = SecretStr(USER[1])
+SECRET = Secret(USER[1])
 
 
 async def test_a_user_may_do_what_is_below_the_prefix_and_nothing_else(guarded: Etcd) -> None:
@@ -304,7 +304,7 @@ async def test_a_token_that_is_refused_is_made_anew(guarded: Etcd) -> None:
 
 @pytest.mark.parametrize(("name", "password"), [(USER[0], "wr0ng-word"), ("nobody", "wr0ng-word")])
 async def test_a_wrong_password_is_said_and_not_shown(guarded: Etcd, name: str, password: str) -> None:
-    async with client(*guarded.endpoints, username=name, password=SecretStr(password)) as one:
+    async with client(*guarded.endpoints, username=name, password=Secret(password)) as one:
         with pytest.raises(EtcdError) as error:
             await one.get(PREFIX + "a")
         assert not isinstance(error.value, UnavailableError), "no retry heals it"

@@ -148,7 +148,7 @@ def test_a_path_that_was_probed(mode: str) -> None:
 
     leases = [{"subnet": f"10.1.{number}.0/24", "public_ip": f"192.0.2.{number}"} for number in (1, 2, 3)]
     with hosts(2, mode="none", containers=0) as (host, _):
-        settings = SETTINGS.model_validate({"mode": mode, "network": "10.1.0.0/16", "leases": leases})
+        settings = SETTINGS.parse({"mode": mode, "network": "10.1.0.0/16", "leases": leases})
         within(host.namespace, lambda: asyncio.run(job(settings)))
 
 

@@ -3,7 +3,6 @@
 type = "allowed"
 source_modules = ["overlayd.wire"]         with all that is in them, also what comes later
 allowed_modules = ["struct", "urllib.parse"]
-ignore_imports = ["overlayd.core.settings.** -> pydantic"]
 """
 
 from __future__ import annotations
@@ -12,8 +11,7 @@ import re
 from typing import Any
 
 from grimp import ImportGraph
-from importlinter.application import contract_utils, output
-from importlinter.application.contract_utils import AlertLevel
+from importlinter.application import output
 from importlinter.domain import fields
 from importlinter.domain.contract import Contract, ContractCheck
 
@@ -27,11 +25,9 @@ class AllowedImports(Contract):
 
     source_modules = fields.SetField(subfield=fields.StringField())
     allowed_modules = fields.SetField(subfield=fields.StringField())
-    ignore_imports = fields.SetField(subfield=fields.ImportExpressionField(), required=False)
 
     def check(self, graph: ImportGraph, verbose: bool) -> ContractCheck:
         fields: Any = self
-        contract_utils.remove_ignored_imports_and_report(graph, fields.ignore_imports, AlertLevel.ERROR)
         broken = [
             f"{importer}:{detail['line_number']}: {detail['line_contents'].strip()}"
             for source in sorted(fields.source_modules)

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, ip_interface
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Any
 
 import pytest
-from pydantic import Field
 
 from overlayd.backend.base import Backend, Mode
 from overlayd.backend.modes import MODES, make_backend
@@ -28,7 +27,7 @@ from overlayd.core.node import Node, Underlay
 from overlayd.core.settings import values
 from overlayd.core.settings.model import ProbeSettings, Settings, settings_model
 from overlayd.core.settings.options import options
-from overlayd.core.settings.section import Flag, Section
+from overlayd.core.settings.section import Section, setting
 from overlayd.core.settings.validation import validate
 from overlayd.observe.prober import Prober
 from overlayd.reconcile.providers import providers
@@ -42,8 +41,8 @@ from overlayd.wire.probe import LENGTH, NONCE, Probe, ProbeKind, Sender, decode
 class GreSettings(Section):
     """gre-key mode."""
 
-    key: Annotated[int, values.integer(1, 2**32 - 1)] = Field(1, description="GRE key (RFC 2890)")
-    csum: Flag = Field(False, description="checksum the payload")
+    key: int = setting(1, values.integer(1, 2**32 - 1), "GRE key (RFC 2890)")
+    csum: bool = setting(False, values.flag, "checksum the payload")
 
 
 class GreMode(Mode[GreSettings]):

@@ -56,7 +56,7 @@ def test_the_example_shows_the_default(option: object) -> None:
 
 def test_the_example_is_valid_and_changes_nothing_but_the_network() -> None:
     settings = load(Sources(EXAMPLE), SETTINGS).settings
-    changed = {key for key in SETTINGS.model_fields if getattr(settings, key) != SETTINGS.model_fields[key].default}
+    changed = {key for key in SETTINGS.fields if getattr(settings, key) != SETTINGS.fields[key].default}
     assert changed == {"network", "leases"}
     assert [entry.name for entry in settings.leases] == ["host-a", "host-b"]
 

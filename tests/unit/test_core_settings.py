@@ -11,7 +11,8 @@ from overlayd.backend.modes import SETTINGS
 from overlayd.core.leases.lease import Lease
 from overlayd.core.settings.model import LeaseEntry, Settings
 from overlayd.core.settings.options import Option, options
-from overlayd.core.settings.validation import Problem, dotted, validate, without_empty
+from overlayd.core.settings.problem import Problem, dotted
+from overlayd.core.settings.validation import validate, without_empty
 from overlayd.registry.static import StaticRegistry
 
 BASE = {"network": "10.1.0.0/16"}
@@ -323,7 +324,7 @@ def test_unknown_key(raw: dict[str, Any], text: str) -> None:
 
 
 def test_unknown_key_like_no_other_is_told_all_there_are() -> None:
-    assert problems({**BASE, "zzz": "1"}) == [f"zzz: unknown key; known here: {', '.join(SETTINGS.model_fields)}"]
+    assert problems({**BASE, "zzz": "1"}) == [f"zzz: unknown key; known here: {', '.join(SETTINGS.fields)}"]
 
 
 def test_every_mistake_is_told_at_once() -> None:
@@ -472,7 +473,7 @@ def test_every_right_lease_table_is_accepted(numbers: set[int], dual: bool) -> N
 
 # --- whatever is written ----------------------------------------------------------------------------------------------
 
-KEYS = (*SETTINGS.model_fields, *LeaseEntry.model_fields, "port", "vni", "engine", "learning")
+KEYS = (*SETTINGS.fields, *LeaseEntry.fields, "port", "vni", "engine", "learning")
 values = st.recursive(
     st.one_of(
         st.none(),
@@ -552,9 +553,9 @@ def test_flannels_flags_exist() -> None:
 def test_every_setting_but_the_lease_table_is_an_option_once() -> None:
     paths = [option.path for option in options(SETTINGS)]
     sections = {"udp", "vxlan"}
-    assert {path[0] for path in paths} == set(SETTINGS.model_fields) - {"leases"}
+    assert {path[0] for path in paths} == set(SETTINGS.fields) - {"leases"}
     assert {path for path in paths if path[0] in sections} == {
-        (section, key) for section in sections for key in type(SETTINGS.model_fields[section].default).model_fields
+        (section, key) for section in sections for key in type(SETTINGS.fields[section].default).fields
     }
     for names in (
         paths,
@@ -705,7 +706,7 @@ def test_no_secret_is_in_a_problem_or_in_the_text_of_settings() -> None:
     secret = "s3cret-word"
     found = validate(with_etcd(username="a", password=secret), SETTINGS)
     assert isinstance(found, Settings)
-    assert secret not in f"{found} {found!r} {found.etcd} {found.model_dump()} {found.model_dump_json()}"
+    assert secret not in f"{found} {found!r} {found.etcd} {found.values()}"
     wrong = (
         with_etcd(password=secret),
         with_etcd(username="a", password=[secret]),

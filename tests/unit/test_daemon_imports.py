@@ -11,6 +11,7 @@ ABSENT = {
     "overlayd.bench": "a tool",
     "overlayd.lab": "a tool",
     "overlayd.registry.etcd": "another registry",
+    "pydantic": "for results of benchmarks",
     "pyroute2": "for tests",
     "rich": "for tables and progress on a terminal",
     "structlog": "imports rich where there is one",

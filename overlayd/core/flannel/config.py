@@ -11,7 +11,8 @@ from typing import Any
 from overlayd.core.flannel.form import FormatError, Json, parse_object
 from overlayd.core.mode import UNTYPED, ModeSpec
 from overlayd.core.settings.model import Settings
-from overlayd.core.settings.validation import Problem, validate
+from overlayd.core.settings.problem import Problem
+from overlayd.core.settings.validation import validate
 
 # flannel's names and ours. A number of 0 stands for the default, as it does there.
 _TEXTS = {
@@ -35,7 +36,7 @@ DECIDED = (*_TEXTS.values(), *_NUMBERS.values())
 def parse_config(text: str, model: type[Settings]) -> Settings | list[Problem]:
     """The settings that PREFIX/config decides, with defaults for all others; or every mistake in it, by its own names.
 
-    Which of mode, mtu and the mode's settings it decides is in `model_fields_set`, there and in the section. As in
+    Which of mode, mtu and the mode's settings it decides is in `given`, there and in the section. As in
     flannel, unknown keys are ignored (`ignored_keys` has them), and host bits of a network are masked.
     """
     problems: list[Problem] = []
@@ -84,8 +85,7 @@ def _backend(
     given = _fields(found, _backend_keys(mode), ("Backend",), problems)
     for option, field in mode.options:
         assert mode.section is not None  # a mode with options has a section
-        is_flag = mode.section.model_fields[field].annotation is bool
-        value = _typed(given, option, bool if is_flag else int, ("Backend",), problems)
+        value = _typed(given, option, bool if mode.section.fields[field].is_flag else int, ("Backend",), problems)
         places[mode.key, field] = ("Backend", option)
         if value or isinstance(value, bool):
             raw.setdefault(mode.key, {})[field] = str(value).lower()
@@ -129,7 +129,7 @@ def config_text(settings: Settings) -> str:
         config["EnableIPv6"] = True
     backend: Json = {"Type": settings.mode}
     for option, field in settings.spec.options:
-        if settings.section is not None and field in settings.section.model_fields_set:
+        if settings.section is not None and field in settings.section.given:
             backend[option] = getattr(settings.section, field)
     if settings.mtu is not None:
         backend["MTU"] = settings.mtu

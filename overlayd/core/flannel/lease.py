@@ -85,7 +85,7 @@ def _ipv4(text: str) -> IPv4Address | None:
     return IPv4Address(octets[0] << 24 | octets[1] << 16 | octets[2] << 8 | octets[3])
 
 
-_PARSE_PUBLIC = {4: values.public(4).func, 6: values.public(6).func}
+_PARSE_PUBLIC = {4: values.public(4), 6: values.public(6)}
 
 
 def _public(given: Mapping[str, Any], name: str, version: int) -> Any:
@@ -99,6 +99,6 @@ def _public(given: Mapping[str, Any], name: str, version: int) -> Any:
             address = _ipv4(text)
             if address and 0x01000000 <= int(address) < 0xE0000000 and int(address) >> 24 not in (127, 169):
                 return address  # nothing about it that the rules would look at
-        return _PARSE_PUBLIC[version](text)  # type: ignore[call-arg]
+        return _PARSE_PUBLIC[version](text)
     except ValueError as error:
         raise FormatError(f"{name}: {text[:60]} {error}") from None

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator
 
-
-def urls() -> BeforeValidator:
+def urls(value: object) -> str:
     """URLs of servers: text, separated by commas, or a list."""
-
-    def accept(value: object) -> object:
-        if isinstance(value, list) and all(isinstance(one, str) for one in value):
-            return _urls(",".join(value))
-        if isinstance(value, Mapping | list):
-            raise ValueError("takes a list of URLs, or URLs separated by commas")
-        return _urls(value) if isinstance(value, str) else value
-
-    return BeforeValidator(accept)
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return _urls(",".join(value))
+    if not isinstance(value, str):
+        raise ValueError("takes a list of URLs, or URLs separated by commas")
+    return _urls(value)
 
 
 _NOT_URLS = "is not a list of URLs like http://192.0.2.1:2379,http://192.0.2.2:2379"

@@ -13,50 +13,50 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, get_args
-
-from pydantic import Field, SecretStr, create_model
+from typing import Any, ClassVar, get_args
 
 from overlayd.core.leases.lease import Lease, Wire
 from overlayd.core.leases.subnets import SubnetRange
 from overlayd.core.mode import ModeSpec
 from overlayd.core.settings import etcd_values, values
 from overlayd.core.settings.defaults import CONTROL_SOCKET, SUBNET_FILE
-from overlayd.core.settings.section import FileName, Flag, Section
+from overlayd.core.settings.section import Section, rows, setting
 from overlayd.wire.mac import parse_mac
 
 
 class ProbeSettings(Section):
     """Health probes between overlayd hosts."""
 
-    port: Annotated[int, values.integer(0, 65535)] = Field(
+    port: int = setting(
         8286,
-        description="UDP port of the health probes between overlayd hosts (flannel nodes are never probed);"
+        values.integer(0, 65535),
+        "UDP port of the health probes between overlayd hosts (flannel nodes are never probed);"
         " the same on all hosts of a static table; 0 disables",
     )
-    interval: Annotated[values.Duration, values.duration(1, 3600)] = Field(
-        values.Duration(10), description="how often each peer is probed; less often with thousands of peers"
+    interval: values.Duration = setting(
+        values.Duration(10),
+        values.duration(1, 3600),
+        "how often each peer is probed; less often with thousands of peers",
     )
 
 
 class EtcdSettings(Section):
     """The etcd registry."""
 
-    endpoints: Annotated[str, etcd_values.urls()] = Field(
-        "http://127.0.0.1:2379", description="URLs of etcd's members, separated by commas"
-    )
-    prefix: Annotated[str, values.parser(etcd_values.etcd_prefix)] = Field(
-        "/coreos.com/network", description="prefix of the network's keys"
-    )
-    cafile: FileName | None = Field(None, description="certificate authority to verify etcd's certificate with")
-    certfile: FileName | None = Field(
+    endpoints: str = setting("http://127.0.0.1:2379", etcd_values.urls, "URLs of etcd's members, separated by commas")
+    prefix: str = setting("/coreos.com/network", values.parser(etcd_values.etcd_prefix), "prefix of the network's keys")
+    cafile: str | None = setting(None, values.path, "certificate authority to verify etcd's certificate with")
+    certfile: str | None = setting(
         None,
-        description="this client's certificate (without a common name: etcd's gateway refuses those that have one)",
+        values.path,
+        "this client's certificate (without a common name: etcd's gateway refuses those that have one)",
     )
-    keyfile: FileName | None = Field(None, description="private key of certfile")
-    username: Annotated[str | None, values.parser(etcd_values.user_name)] = Field(None, description="etcd user")
-    password: Annotated[SecretStr | None, values.parser(SecretStr)] = Field(
-        None, description="password of the etcd user (a flag shows in `ps`: prefer the file or the environment)"
+    keyfile: str | None = setting(None, values.path, "private key of certfile")
+    username: str | None = setting(None, values.parser(etcd_values.user_name), "etcd user")
+    password: values.Secret | None = setting(
+        None,
+        values.parser(values.Secret),
+        "password of the etcd user (a flag shows in `ps`: prefer the file or the environment)",
     )
 
     @property
@@ -69,13 +69,13 @@ class EtcdSettings(Section):
 class LeaseEntry(Section):
     """One row of the static lease table."""
 
-    subnet: Annotated[IPv4Network | None, values.network(4)] = None
-    ipv6_subnet: Annotated[IPv6Network | None, values.network(6)] = None
-    public_ip: Annotated[IPv4Address | None, values.public(4)] = None
-    public_ipv6: Annotated[IPv6Address | None, values.public(6)] = None
-    vtep_mac: Annotated[str | None, values.parser(parse_mac)] = None
-    name: Annotated[str, values.parser(values.host_name)] = ""
-    wire: Annotated[Wire, values.choice(*get_args(Wire))] = "flannel"
+    subnet: IPv4Network | None = setting(None, values.network(4))
+    ipv6_subnet: IPv6Network | None = setting(None, values.network(6))
+    public_ip: IPv4Address | None = setting(None, values.public(4))
+    public_ipv6: IPv6Address | None = setting(None, values.public(6))
+    vtep_mac: str | None = setting(None, values.parser(parse_mac))
+    name: str = setting("", values.parser(values.host_name))
+    wire: Wire = setting("flannel", values.choice(*get_args(Wire)))
 
     def lease(self, probe_port: int | None = None) -> Lease:
         """The row as a lease; the row has a subnet (cross_check)."""
@@ -97,99 +97,93 @@ class Settings(Section):
     modes: ClassVar[Mapping[str, ModeSpec[Any]]] = {}
     """By name, those that `mode` may choose."""
 
-    mode: str = ""
+    mode: str = setting("", values.parser(str))
 
-    network: Annotated[IPv4Network | None, values.network(4)] = Field(
-        None, description="the IPv4 network that is divided into one subnet for each host"
+    network: IPv4Network | None = setting(
+        None, values.network(4), "the IPv4 network that is divided into one subnet for each host"
     )
-    subnet_len: Annotated[int | None, values.integer(1, 30)] = Field(
-        None, description="prefix length of each host's subnet (default: 24, or network + 2)"
+    subnet_len: int | None = setting(
+        None, values.integer(1, 30), "prefix length of each host's subnet (default: 24, or network + 2)"
     )
-    subnet_min: Annotated[IPv4Address | None, values.address(4)] = Field(
-        None, description="lowest subnet to lease (default: the second)"
+    subnet_min: IPv4Address | None = setting(None, values.address(4), "lowest subnet to lease (default: the second)")
+    subnet_max: IPv4Address | None = setting(None, values.address(4), "highest subnet to lease (default: the last)")
+    ipv6_network: IPv6Network | None = setting(
+        None, values.network(6), "the IPv6 network that is divided into one subnet for each host"
     )
-    subnet_max: Annotated[IPv4Address | None, values.address(4)] = Field(
-        None, description="highest subnet to lease (default: the last)"
+    ipv6_subnet_len: int | None = setting(
+        None, values.integer(1, 126), "prefix length of each host's IPv6 subnet (default: 64, or network + 2)"
     )
-    ipv6_network: Annotated[IPv6Network | None, values.network(6)] = Field(
-        None, description="the IPv6 network that is divided into one subnet for each host"
+    ipv6_subnet_min: IPv6Address | None = setting(
+        None, values.address(6), "lowest IPv6 subnet to lease (default: the second)"
     )
-    ipv6_subnet_len: Annotated[int | None, values.integer(1, 126)] = Field(
-        None, description="prefix length of each host's IPv6 subnet (default: 64, or network + 2)"
-    )
-    ipv6_subnet_min: Annotated[IPv6Address | None, values.address(6)] = Field(
-        None, description="lowest IPv6 subnet to lease (default: the second)"
-    )
-    ipv6_subnet_max: Annotated[IPv6Address | None, values.address(6)] = Field(
-        None, description="highest IPv6 subnet to lease (default: the last)"
+    ipv6_subnet_max: IPv6Address | None = setting(
+        None, values.address(6), "highest IPv6 subnet to lease (default: the last)"
     )
 
-    node_name: Annotated[str | None, values.parser(values.host_name)] = Field(
-        None, description="name of this host in the etcd registry (default: its host name)"
+    node_name: str | None = setting(
+        None, values.parser(values.host_name), "name of this host in the etcd registry (default: its host name)"
     )
-    iface: Annotated[str | None, values.parser(values.interface_name)] = Field(
-        None, description="underlay interface, by name or by one of its addresses"
+    iface: str | None = setting(
+        None, values.parser(values.interface_name), "underlay interface, by name or by one of its addresses"
     )
-    iface_regex: Annotated[str | None, values.parser(values.regex)] = Field(
-        None, description="the first interface whose name or address matches this regular expression"
+    iface_regex: str | None = setting(
+        None, values.parser(values.regex), "the first interface whose name or address matches this regular expression"
     )
-    iface_can_reach: Annotated[str | None, values.parser(values.interface_name)] = Field(
-        None, description="the interface that the kernel routes this address through"
+    iface_can_reach: str | None = setting(
+        None, values.parser(values.interface_name), "the interface that the kernel routes this address through"
     )
-    public_ip: Annotated[IPv4Address | None, values.public(4)] = Field(
-        None, description="IPv4 address that peers send to (default: the interface's)"
+    public_ip: IPv4Address | None = setting(
+        None, values.public(4), "IPv4 address that peers send to (default: the interface's)"
     )
-    public_ipv6: Annotated[IPv6Address | None, values.public(6)] = Field(
-        None, description="IPv6 address that peers send to (default: the interface's)"
+    public_ipv6: IPv6Address | None = setting(
+        None, values.public(6), "IPv6 address that peers send to (default: the interface's)"
     )
-    mtu: Annotated[int | None, values.parser(values.mtu_bytes)] = Field(
-        None, description="MTU of the overlay in bytes (default: the underlay's minus the overhead)"
-    )
-
-    registry: Annotated[str, values.choice("static", "etcd")] = Field("static", description="where leases come from")
-    leases: tuple[LeaseEntry, ...] = Field((), description="the static lease table")
-    leases_file: FileName | None = Field(
-        None, description="a YAML file with `leases:` in it, relative to the configuration file"
+    mtu: int | None = setting(
+        None,
+        values.parser(values.mtu_bytes),
+        "MTU of the overlay in bytes (default: the underlay's minus the overhead)",
     )
 
-    etcd: EtcdSettings = EtcdSettings()
-    subnet_lease_ttl: Annotated[values.Duration, values.duration(5, 30 * 86400)] = Field(
-        values.Duration(86400), description="how long a lease in etcd outlives its host"
-    )
-    subnet_lease_renew_margin: Annotated[values.Duration, values.duration(1, 30 * 86400)] = Field(
-        values.Duration(3600), description="how long before its expiry a lease is renewed"
-    )
-    state_dir: FileName = Field(
-        "/var/lib/overlayd", description="directory of the node's identity and the last known leases"
+    registry: str = setting("static", values.choice("static", "etcd"), "where leases come from")
+    leases: tuple[LeaseEntry, ...] = setting((), rows(LeaseEntry.parse), "the static lease table")
+    leases_file: str | None = setting(
+        None, values.path, "a YAML file with `leases:` in it, relative to the configuration file"
     )
 
-    probe: ProbeSettings = ProbeSettings()
+    etcd: EtcdSettings = setting(EtcdSettings(), EtcdSettings.parse)
+    subnet_lease_ttl: values.Duration = setting(
+        values.Duration(86400), values.duration(5, 30 * 86400), "how long a lease in etcd outlives its host"
+    )
+    subnet_lease_renew_margin: values.Duration = setting(
+        values.Duration(3600), values.duration(1, 30 * 86400), "how long before its expiry a lease is renewed"
+    )
+    state_dir: str = setting(
+        "/var/lib/overlayd", values.path, "directory of the node's identity and the last known leases"
+    )
 
-    ip_forward: Annotated[str, values.choice("set", "check")] = Field(
-        "set", description="turn on the kernel's forwarding, or only check that it is on"
+    probe: ProbeSettings = setting(ProbeSettings(), ProbeSettings.parse)
+
+    ip_forward: str = setting(
+        "set", values.choice("set", "check"), "turn on the kernel's forwarding, or only check that it is on"
     )
-    ip_masq: Flag = Field(False, description="masquerade what containers send to destinations outside the network")
-    forward_rules: Flag = Field(
-        True, description="accept the overlay's packets where another firewall's forward policy is drop"
+    ip_masq: bool = setting(False, values.flag, "masquerade what containers send to destinations outside the network")
+    forward_rules: bool = setting(
+        True, values.flag, "accept the overlay's packets where another firewall's forward policy is drop"
     )
 
-    subnet_file: FileName = Field(SUBNET_FILE, description="file that the lease is written to, in flannel's format")
-    control_socket: FileName = Field(
-        CONTROL_SOCKET, description="unix socket of the control API, which overlayctl uses"
+    subnet_file: str = setting(SUBNET_FILE, values.path, "file that the lease is written to, in flannel's format")
+    control_socket: str = setting(CONTROL_SOCKET, values.path, "unix socket of the control API, which overlayctl uses")
+    healthz_ip: str = setting(
+        "0.0.0.0", values.parser(values.interface_name), "address of the health checks and metrics"
     )
-    healthz_ip: Annotated[str, values.parser(values.interface_name)] = Field(
-        "0.0.0.0", description="address of the health checks and metrics"
+    healthz_port: int = setting(0, values.integer(0, 65535), "port of /healthz, /readyz and /metrics; 0 disables")
+    metrics_peers: int = setting(
+        500,
+        values.integer(0, 100_000),
+        "the most peers that get metrics of their own; with more, only sums are exported",
     )
-    healthz_port: Annotated[int, values.integer(0, 65535)] = Field(
-        0, description="port of /healthz, /readyz and /metrics; 0 disables"
-    )
-    metrics_peers: Annotated[int, values.integer(0, 100_000)] = Field(
-        500, description="the most peers that get metrics of their own; with more, only sums are exported"
-    )
-    log_format: Annotated[str, values.choice("text", "json")] = Field("text", description="text (key=value) or json")
-    log_level: Annotated[str, values.choice("debug", "info", "warning", "error")] = Field(
-        "info", description="least severe level to log"
-    )
+    log_format: str = setting("text", values.choice("text", "json"), "text (key=value) or json")
+    log_level: str = setting("info", values.choice("debug", "info", "warning", "error"), "least severe level to log")
 
     @property
     def spec(self) -> ModeSpec[Any]:
@@ -214,12 +208,13 @@ def settings_model(modes: Sequence[ModeSpec[Any]], default: str) -> type[Setting
     """The configuration with these modes to choose from, each with its section."""
     summaries = [f"{mode.name} ({mode.summary})" for mode in modes]
     listed = f"{', '.join(summaries[:-1])} or {summaries[-1]}"
-    fields: dict[str, Any] = {mode.key: (mode.section, mode.section()) for mode in modes if mode.section is not None}
-    choice = Annotated[str, values.choice(*(mode.name for mode in modes))]
-    fields["mode"] = (choice, Field(default, description=f"how packets travel: {listed}"))
-    model = create_model("Settings", __base__=Settings, **fields)
-    model.modes = MappingProxyType({mode.name: mode for mode in modes})
-    return model
+    names = values.choice(*(mode.name for mode in modes))
+    declared: dict[str, Any] = {
+        "modes": MappingProxyType({mode.name: mode for mode in modes}),
+        "mode": setting(default, names, f"how packets travel: {listed}"),
+        **{mode.key: setting(mode.section(), mode.section.parse) for mode in modes if mode.section is not None},
+    }
+    return type("Settings", (Settings,), declared)
 
 
 def _range_v4(settings: Settings) -> SubnetRange | None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pydantic import BaseModel
-
 from overlayd.core.settings.model import Settings
+from overlayd.core.settings.section import Section
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +32,11 @@ class Option:
 def options(model: type[Settings]) -> Iterator[Option]:
     """Every setting but the lease table, in the order in which the model declares them."""
 
-    def walk(section: type[BaseModel], prefix: tuple[str, ...]) -> Iterator[Option]:
-        for key, info in section.model_fields.items():
-            if isinstance(info.default, BaseModel):
-                yield from walk(type(info.default), (*prefix, key))
+    def walk(section: type[Section], prefix: tuple[str, ...]) -> Iterator[Option]:
+        for key, declared in section.fields.items():
+            if isinstance(declared.default, Section):
+                yield from walk(type(declared.default), (*prefix, key))
             elif key != "leases":
-                yield Option((*prefix, key), info.description or "", info.default, info.annotation is bool)
+                yield Option((*prefix, key), declared.description, declared.default, declared.is_flag)
 
     return walk(model, ())

@@ -2,43 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
-
-from pydantic import BaseModel, ValidationError
 
 from overlayd.core import mtu
 from overlayd.core.address import Address, Network, overlap
 from overlayd.core.leases.subnets import SubnetRange, SubnetRuleError
 from overlayd.core.settings.model import RANGES, LeaseEntry, Settings
-
-Path = tuple[str | int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One mistake in the configuration."""
-
-    path: Path
-    """Keys and list indexes from the root: ("leases", 2, "subnet")."""
-    value: str
-    """The value seen, as it was written; empty where one is missing."""
-    text: str
-    """What is wrong, and what to do."""
-
-    def __str__(self) -> str:
-        return f"{dotted(self.path)}: {f'{self.value} ' if self.value else ''}{self.text}"
-
-
-def dotted(path: Path) -> str:
-    """("leases", 2, "subnet") as leases[2].subnet."""
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
+from overlayd.core.settings.problem import Path, Problem, SectionError
 
 
 def without_empty(raw: Any) -> Any:
@@ -63,34 +35,16 @@ def validate(raw: Mapping[str, Any], model: type[Settings]) -> Settings | list[P
     if isinstance(raw.get("leases", []), str):
         return [Problem(("leases",), str(raw["leases"]), "is not a list; write one `- subnet: ...` for each host")]
     try:
-        settings = model.model_validate(raw)
-    except ValidationError as error:
-        return [_problem(detail, model) for detail in error.errors(include_url=False)]
+        settings = model.parse(raw)
+    except SectionError as error:
+        return [_without_secret(one) for one in error.problems]
     return cross_check(settings) or settings
 
 
-def _problem(detail: Any, settings: type[Settings]) -> Problem:
-    path: Path = tuple(detail["loc"])
-    if detail["type"] == "extra_forbidden":
-        model: type[BaseModel] = settings
-        for part in path[:-1]:
-            if part == "leases":
-                model = LeaseEntry
-            elif isinstance(part, str):
-                model = type(model.model_fields[part].default)
-        close = difflib.get_close_matches(str(path[-1]), model.model_fields, 1)
-        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(model.model_fields)}"
-        return Problem(path, "", f"unknown key; {hint}")
-    value = detail["input"] if isinstance(detail["input"], str) else ""
-    if path[-1:] == ("password",) or (path[-1:] == ("endpoints",) and "@" in value):
-        value = ""  # a secret is never shown
-    if detail["type"] == "value_error":
-        return Problem(path, value, str(detail["ctx"]["error"]))
-    if detail["type"] in ("model_type", "model_attributes_type"):
-        return Problem(path, value, "is not a mapping; write `key: value` lines below it")
-    if detail["type"] == "tuple_type":
-        return Problem(path, value, "is not a list; write one `- subnet: ...` for each host")
-    return Problem(path, value, detail["msg"])
+def _without_secret(problem: Problem) -> Problem:
+    name = problem.path[-1]
+    is_secret = name == "password" or (name == "endpoints" and "@" in problem.value)
+    return problem._replace(value="") if is_secret else problem
 
 
 def cross_check(settings: Settings) -> list[Problem]:

@@ -9,30 +9,29 @@ import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_network
-from typing import TypeVar
-
-from pydantic import BeforeValidator
+from typing import Any, TypeVar, cast
 
 from overlayd.core import mtu
 from overlayd.core.address import Address, Network
+from overlayd.core.settings.section import Parser
 
 T = TypeVar("T")
 
 
-def parser(parse: Callable[[str], T]) -> BeforeValidator:
+def parser(parse: Callable[[str], T]) -> Parser[T]:
     """A value that is text in every source; defaults, which have their type already, pass through."""
 
-    def accept(value: object) -> object:
+    def accept(value: object) -> T:
         if isinstance(value, str):
             return parse(value.strip())
         if isinstance(value, Mapping | list):
             raise ValueError("takes a single value, not a list or a mapping")
-        return value  # a default, already of its type
+        return cast(T, value)  # already of its type
 
-    return BeforeValidator(accept)
+    return accept
 
 
-def integer(low: int, high: int) -> BeforeValidator:
+def integer(low: int, high: int) -> Parser[int]:
     """A whole number in this range, both ends included."""
 
     def parse(text: str) -> int:
@@ -53,7 +52,7 @@ def boolean(text: str) -> bool:
     return words[text.lower()]
 
 
-def choice(*words: str) -> BeforeValidator:
+def choice(*words: str) -> Parser[Any]:
     """One of these words; for a near miss the error names the word that was meant."""
 
     return parser(_one_of(words))
@@ -69,7 +68,7 @@ def _one_of(words: Sequence[str]) -> Callable[[str], str]:
     return parse
 
 
-def words(*known: str) -> BeforeValidator:
+def words(*known: str) -> Parser[tuple[str, ...]]:
     """Any number of these words, separated by commas."""
     one = _one_of(known)
 
@@ -85,7 +84,7 @@ def _zoneless(text: str) -> str:
     return text
 
 
-def network(version: int) -> BeforeValidator:
+def network(version: int) -> Parser[Any]:
     """A network of that family: without host bits, and usable for an overlay."""
 
     def parse(text: str) -> Network:
@@ -107,7 +106,7 @@ def network(version: int) -> BeforeValidator:
     return parser(parse)
 
 
-def address(version: int) -> BeforeValidator:
+def address(version: int) -> Parser[Any]:
     """An address of that family, without a zone."""
     kind = IPv4Address if version == 4 else IPv6Address
 
@@ -120,7 +119,7 @@ def address(version: int) -> BeforeValidator:
     return parser(parse)
 
 
-def public(version: int) -> BeforeValidator:
+def public(version: int) -> Parser[Any]:
     """An address of that family that other hosts can send to."""
     kind = IPv4Address if version == 4 else IPv6Address
 
@@ -154,7 +153,7 @@ class Duration(int):
         return f"{int(self)}s"
 
 
-def duration(low: int, high: int) -> BeforeValidator:
+def duration(low: int, high: int) -> Parser[Duration]:
     """A duration in this range of seconds; a bare number is in minutes, as in flannel's flags."""
 
     def parse(text: str) -> Duration:
@@ -204,3 +203,30 @@ def file_name(text: str) -> str:
     if "\0" in text:
         raise ValueError("is not a valid file name")
     return text
+
+
+class Secret:
+    """A text that no log, error or repr shows."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text."""
+        return self._text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __repr__(self) -> str:
+        return "**********"
+
+
+port = integer(1, 65535)
+flag = parser(boolean)
+path = parser(file_name)

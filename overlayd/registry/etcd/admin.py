@@ -29,7 +29,7 @@ async def write_config(client: EtcdClient, prefix: str, text: str, model: type[S
     there, _ = await client.get(key)
     if there is not None:
         old, new = parse_config(there.value, model), parse_config(text, model)
-        if isinstance(old, Settings) and isinstance(new, Settings) and old.model_dump() == new.model_dump():
+        if isinstance(old, Settings) and old == new:
             return f"{key} has this configuration already: {there.value}"
         if not force:
             raise RegistryError(

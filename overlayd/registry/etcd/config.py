@@ -34,14 +34,13 @@ def merge(settings: Settings, text: str, key: str) -> Settings:
         raise RegistryError("\n".join(wrong))
     update: dict[str, Any] = {name: getattr(decided, name) for name in DECIDED}
     for name in ("mode", "mtu"):
-        own = getattr(settings, name) if name in settings.model_fields_set else None
+        own = getattr(settings, name) if name in settings.given else None
         update[name] = getattr(decided, name) if own is None else own
     for mode in settings.modes.values():
         own, network = settings.section_of(mode), decided.section_of(mode)
         if own is not None and network is not None:
-            given = {name: getattr(own, name) for name in own.model_fields_set}
-            update[mode.key] = own.model_copy(update={**dict(network), **given})
-    merged = settings.model_copy(update=update)
+            update[mode.key] = network.changed(**own.given)
+    merged = settings.changed(**update)
     problems = cross_check(merged)
     if problems:
         raise RegistryError("\n".join(str(problem) for problem in problems))

@@ -20,8 +20,8 @@ from contextlib import aclosing
 from typing import Any
 
 import aiohttp
-from pydantic import SecretStr
 
+from overlayd.core.settings.values import Secret
 from overlayd.registry.etcd.messages import (
     AuthDisabledError,
     Batch,
@@ -51,7 +51,7 @@ class EtcdConnection:
         endpoints: Sequence[str],
         tls: ssl.SSLContext | None = None,
         username: str | None = None,
-        password: SecretStr | None = None,
+        password: Secret | None = None,
         *,
         timeout: float = TIMEOUT,
         now: Callable[[], float] = time.monotonic,
@@ -143,7 +143,7 @@ class EtcdConnection:
         self._token = None
         made = self._now()
         try:
-            user = {"name": self._username, "password": self._password.get_secret_value()}
+            user = {"name": self._username, "password": self._password.reveal()}
             answer = await self._request(endpoint, "auth/authenticate", user)
         except AuthDisabledError:
             return
