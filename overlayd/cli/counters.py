@@ -11,7 +11,7 @@ from overlayd.cli.common import add_common
 from overlayd.cli.render import in_bytes
 from overlayd.cli.terminal import Block, Column, Row, Table, Text, show
 from overlayd.core.offload import OFFLOADS
-from overlayd.system.control_client import ControlError, ask
+from overlayd.system.control_client import ask, unless_waiting
 
 Json = Mapping[str, Any]
 Line = tuple[str, int, str]
@@ -64,9 +64,7 @@ def configure(parser: Parser) -> None:
 
 
 def _run(given: argparse.Namespace) -> int:
-    found = ask(given.socket, "/v1/counters")
-    if found["state"] == "waiting":
-        raise ControlError(f"nothing has been counted yet: {found['problems'][0]}")
+    found = unless_waiting(ask(given.socket, "/v1/counters"), "nothing has been counted yet")
     if given.json:
         print_json(found)
     else:

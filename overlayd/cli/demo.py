@@ -1,6 +1,6 @@
-"""`overlayctl demo`: the three modes side by side on this machine, measured in turn.
+"""`overlayctl demo`: all modes side by side on this machine, measured in turn.
 
- 1. three labs at once, each of two hosts with one container, daemons started one lab after the other
+ 1. a lab for each mode, all at once, each of two hosts with one container, daemons started one lab after the other
  2. does ping cross, in both families?
  3. rounds: in each, every mode gets its ping, its TCP throughput and its TCP request/response, begun on an idle machine
  4. one table: medians with minimum and maximum, and ratios to vxlan
@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from overlayd.backend.modes import MODES as REGISTERED
 from overlayd.bench import counters, tools
 from overlayd.bench.endpoint import Local
 from overlayd.bench.errors import BenchError
@@ -38,7 +39,7 @@ from overlayd.lab import Lab, LabError, LabSpec
 from overlayd.lab.lab import unique_name
 from overlayd.lab.spec import SpecError
 
-MODES: tuple[str, ...] = ("host-gw", "vxlan", "udp")
+MODES = tuple(mode.name for mode in reversed(REGISTERED))
 BASELINE = "vxlan"
 
 
@@ -125,7 +126,7 @@ def _demo(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Result]]:
                     progress.advance(bar)
 
         labs: dict[str, Lab] = {}
-        step("three labs")
+        step(f"{len(MODES)} labs")
         for mode in MODES:
             labs[mode] = stack.enter_context(_lab(mode, arguments.offloads == "on"))
             progress.advance(bar)

@@ -11,7 +11,7 @@ from overlayd.cli.arguments import Command, Parser, print_json
 from overlayd.cli.common import add_common, add_group
 from overlayd.cli.render import publics, registry, subnets
 from overlayd.cli.terminal import Block, Column, Row, Table, Text, show
-from overlayd.system.control_client import ControlError, ask, follow
+from overlayd.system.control_client import ControlError, ask, follow, unless_waiting
 
 Json = Mapping[str, Any]
 
@@ -54,9 +54,7 @@ def _watch(parser: Parser) -> None:
 
 def run_list(given: argparse.Namespace) -> int:
     """Print the leases; the exit status."""
-    state = ask(given.socket, "/v1/status")
-    if state["state"] == "waiting":
-        raise ControlError(f"no leases are known yet: {state['problems'][0]}")
+    state = unless_waiting(ask(given.socket, "/v1/status"), "no leases are known yet")
     rows = [{**state["lease"], "problem": None, "own": True}, *({**peer, "own": False} for peer in state["peers"])]
     if given.json:
         print_json([{key: one for key, one in row.items() if key not in _NOT_OF_THE_LEASE} for row in rows])

@@ -10,7 +10,7 @@ from overlayd.cli.arguments import Command, Parser, did_you_mean, print_json
 from overlayd.cli.common import add_common, add_group
 from overlayd.cli.render import notes, problems, publics, subnets, traffic, trouble
 from overlayd.cli.terminal import Block, Cell, Column, Row, Table, Text, show
-from overlayd.system.control_client import ControlError, ask
+from overlayd.system.control_client import ControlError, ask, unless_waiting
 
 Json = Mapping[str, Any]
 
@@ -81,9 +81,7 @@ def _run_show(given: argparse.Namespace) -> int:
 
 
 def _ask(given: argparse.Namespace) -> list[dict[str, Any]]:
-    state = ask(given.socket, "/v1/status")
-    if state["state"] == "waiting":
-        raise ControlError(f"no peers are known yet: {state['problems'][0]}")
+    state = unless_waiting(ask(given.socket, "/v1/status"), "no peers are known yet")
     found: list[dict[str, Any]] = state["peers"]
     return found
 

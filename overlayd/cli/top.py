@@ -15,7 +15,7 @@ from overlayd.cli.common import add_common
 from overlayd.cli.render import subnets
 from overlayd.cli.screen import Screen
 from overlayd.cli.terminal import Block, Cell, Column, Row, Table, Text, show
-from overlayd.system.control_client import ControlError, ask
+from overlayd.system.control_client import ask, unless_waiting
 
 Json = Mapping[str, Any]
 
@@ -129,10 +129,7 @@ def _live(screen: Screen, given: argparse.Namespace) -> None:
 
 
 def _sample(socket: Path) -> dict[str, Any]:
-    counters = ask(socket, "/v1/counters")
-    if counters["state"] == "waiting":
-        raise ControlError(f"nothing has been counted yet: {counters['problems'][0]}")
-    return counters
+    return unless_waiting(ask(socket, "/v1/counters"), "nothing has been counted yet")
 
 
 def _names(socket: Path) -> dict[str, str]:

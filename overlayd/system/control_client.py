@@ -41,6 +41,13 @@ def ask(path: Path, target: str, method: str = "GET") -> dict[str, Any]:
     return body
 
 
+def unless_waiting(answer: dict[str, Any], missing: str) -> dict[str, Any]:
+    """The answer. Raises ControlError if the daemon still waits for its lease; `missing` says what there is not yet."""
+    if answer["state"] == "waiting":
+        raise ControlError(f"{missing}: {answer['problems'][0]}")
+    return answer
+
+
 def follow(path: Path, target: str) -> Iterator[dict[str, Any]]:
     """The JSON objects that the daemon sends, line by line, until it ends. Raises ControlError."""
     connection = _UnixConnection(path, timeout=None)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from overlayd.backend.modes import SETTINGS
 from overlayd.bench import counters
 from overlayd.cli import demo
 from overlayd.cli.demo import MODES, Result
@@ -28,19 +30,24 @@ def test_a_measurement_on_a_busy_machine_is_marked(monkeypatch: pytest.MonkeyPat
     assert result.unreliable == marked
 
 
+def test_every_mode_takes_part() -> None:
+    assert sorted(MODES) == sorted(SETTINGS.modes)
+
+
 def shown(capsys: pytest.CaptureFixture[str], *unreliable: int) -> str:
-    results = [Result(mode, unreliable=count) for mode, count in zip(MODES, unreliable, strict=True)]
+    results = [Result(mode, unreliable=count) for mode, count in zip_longest(MODES, unreliable, fillvalue=0)]
     demo._show(SETUP, results)
     return capsys.readouterr().out
 
 
 def test_figures_of_a_busy_machine_are_called_unreliable(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "4 of 9 measurements started on a busy machine and are unreliable" in shown(capsys, 0, 3, 1)
-    assert "unreliable" not in shown(capsys, 0, 0, 0)
+    text = f"4 of {3 * len(MODES)} measurements started on a busy machine and are unreliable"
+    assert text in shown(capsys, 0, 3, 1)
+    assert "unreliable" not in shown(capsys)
 
 
 def test_it_ends_by_naming_the_benchmark_and_its_report(capsys: pytest.CaptureFixture[str]) -> None:
-    end = shown(capsys, 0, 0, 0).partition("What to try next")[2]
+    end = shown(capsys).partition("What to try next")[2]
     assert "bench --quick --output quick.json" in end
     assert "bench report quick.json" in end
 

@@ -27,6 +27,11 @@ static bool ready(const struct engine *engine)
     return engine->table && !refuse_busy(engine);
 }
 
+static void set_run_segments(struct engine *engine, unsigned segments)
+{
+    engine->run_segments = segments < 1 ? 1 : segments > RUN_SEGMENTS ? RUN_SEGMENTS : segments;
+}
+
 static PyObject *engine_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"socket4", "socket6", "run_segments", "poll_us", NULL};
@@ -45,7 +50,7 @@ static PyObject *engine_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     engine->poll = (int64_t)poll_us * 1000;
     engine->batches[V4].socket = socket4;
     engine->batches[V6].socket = socket6;
-    engine->run_segments = run_segments < 1 ? 1 : run_segments > RUN_SEGMENTS ? RUN_SEGMENTS : run_segments;
+    set_run_segments(engine, run_segments);
     engine->coalescer.sink = write_coalesced;
     engine->coalescer.context = engine;
     engine->rx_batch = RX_MESSAGES;
@@ -150,7 +155,7 @@ static PyObject *engine_set_run_segments(PyObject *self, PyObject *args)
     unsigned segments;
     if (!PyArg_ParseTuple(args, "I", &segments) || refuse_busy(engine))
         return NULL;
-    engine->run_segments = segments < 1 ? 1 : segments > RUN_SEGMENTS ? RUN_SEGMENTS : segments;
+    set_run_segments(engine, segments);
     Py_RETURN_NONE;
 }
 
