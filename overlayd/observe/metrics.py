@@ -10,8 +10,8 @@ and `overlayctl peer list` and `top` say which peer it is.
 
 from __future__ import annotations
 
-import platform
 import resource
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def _process() -> Iterator[MetricFamily]:
 
 
 def _build() -> Iterator[MetricFamily]:
-    labels = {"version": __version__, "python": platform.python_version()}
+    labels = {"version": __version__, "python": sys.version.split()[0]}
     yield "overlayd_build_info", "gauge", "Version of overlayd and of Python; always 1.", [(labels, 1)]
 
 

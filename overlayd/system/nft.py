@@ -80,7 +80,8 @@ async def read() -> tuple[list[KernelObject], ForeignRules]:
     dropping: list[ForeignChain] = []
     flannels: list[ForeignChain] = []
     source_nat = False
-    for item in await _list("chains"):
+    own, chains = await asyncio.gather(_read_own(), _list("chains"))
+    for item in chains:
         chain = item.get("chain", {})
         if chain.get("family") not in ("ip", "ip6", "inet") or chain["table"] == TABLE:
             continue
@@ -95,7 +96,7 @@ async def read() -> tuple[list[KernelObject], ForeignRules]:
             comments = tuple(rule["rule"]["comment"] for rule in rules if _ours(rule))
             if comments:
                 objects.append(Ruleset(foreign.family, foreign.table, foreign.chain, comments))
-    return [*objects, *await _read_own()], ForeignRules(tuple(dropping), source_nat, tuple(flannels))
+    return [*objects, *own], ForeignRules(tuple(dropping), source_nat, tuple(flannels))
 
 
 async def _read_own() -> list[KernelObject]:

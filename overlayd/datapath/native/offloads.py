@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-import platform
+import os
 import socket
 import struct
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ def run_segments() -> int:
 
 def kernel() -> tuple[int, int]:
     """The release of the running kernel, such as (6, 17)."""
-    major, minor = platform.release().split(".")[:2]
+    major, minor = os.uname().release.split(".")[:2]
     return int(major), int("".join(digit for digit in minor if digit.isdigit()) or 0)
 
 
