@@ -7,10 +7,14 @@ idle connection is closed, and where none is idle the oldest of all: the new cli
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
-from overlayd.api.connection import Connection, Routes
+from overlayd.api.routes import Routes
 from overlayd.log import log
 from overlayd.system import descriptors
+
+if TYPE_CHECKING:
+    from overlayd.api.connection import Connection
 
 IDLE = 30.0
 """Seconds without a request."""
@@ -36,6 +40,8 @@ class Clients:
         self._reported = False
 
     def __call__(self) -> asyncio.Protocol:
+        from overlayd.api.connection import Connection  # and h11: for the first client, so after the first packet
+
         excess = len(self._connections) + 1 - self.limit
         if excess > 0:
             self._report()

@@ -11,32 +11,16 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import cast
 
 import h11
 
+from overlayd.api.routes import Answer, Routes
 from overlayd.log import log
 
-_TEXT = "text/plain; charset=utf-8"
 _AHEAD = 1 << 16  # bytes that a client may send before it is answered
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a route answers with."""
-
-    body: bytes | AsyncGenerator[bytes, None]
-    content_type: str = _TEXT
-    status: int = 200
-
-
-Handler = Callable[[], Awaitable[Answer]]
-Routes = Mapping[tuple[str, str], Handler]
-"""By method and path; GET answers HEAD too."""
 
 
 class Connection(asyncio.Protocol):

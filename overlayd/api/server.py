@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from overlayd.api.clients import Clients
-from overlayd.api.connection import Answer, Handler, Routes
+from overlayd.api.routes import Answer, Handler, Routes
 from overlayd.observe.lifecycle import Lifecycle
 from overlayd.observe.metric_format import CONTENT_TYPE
 from overlayd.system.errors import HostError
