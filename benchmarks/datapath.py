@@ -1,6 +1,6 @@
 """The data paths between containers on two hosts, in turn: `overlayctl bench` with the most important metrics.
 
-sudo .venv/bin/python benchmarks/datapath.py [--rounds 5] [--seconds 2] [--scenarios vxlan,udp-native] [--frames 1500]
+sudo .venv/bin/python benchmarks/datapath.py [--rounds 5] [--seconds 2] [--scenarios vxlan,udp-native] [--frames wire]
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 
 from overlayd.bench.endpoint import Local, ThisHost
-from overlayd.bench.scenario import Frames, Scenario
+from overlayd.bench.scenario import OFFLOADS, Frames, Scenario
 from overlayd.core.address import Family
 from overlayd.lab import Container, Host, LabError, LabSpec, Namespace
 from overlayd.lab.lab import Lab, unique_name
@@ -65,11 +65,11 @@ def attachments(
 ) -> Iterator[list[Scenario]]:
     """Those of ATTACHMENTS, in one lab that ends with the block; `failed` gets each that the kernel lacks.
 
-    With frames "1500" all offloads are off on every veth; macvlan and ipvlan have theirs always on, and leave the
-    cutting to the eth0 below. Raises LabError when the lab does not come up.
+    With frames "1500" all offloads are off on every veth; macvlan and ipvlan have theirs always on, and leave
+    segmenting to the eth0 below. Raises LabError when the lab does not come up.
     """
     stack: Stack = "ipv4" if family == 4 else "ipv6"
-    containers, offloads = len(KINDS) - 1, frames != "1500"
+    containers, offloads = len(KINDS) - 1, OFFLOADS[frames]
     spec = LabSpec(unique_name(), 2, containers, "none", stack, stack, offloads=offloads)
     with Lab.up(spec, owned=True) as lab:
         a, b = lab.hosts

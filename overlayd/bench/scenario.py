@@ -17,17 +17,18 @@ from overlayd.bench.endpoint import Daemon, Endpoint, Local, Program, ThisHost
 from overlayd.bench.errors import BenchError
 from overlayd.bench.tunnels import TUNNELS, tunnel
 from overlayd.core.address import Family
-from overlayd.lab import Host, LabError, LabSpec, Namespace
+from overlayd.lab import Host, LabError, LabSpec
 from overlayd.lab.lab import Lab, unique_name
+from overlayd.lab.spec import Offloads
 from overlayd.system.ethtool import features
 
-Frames = Literal["any", "1500", "peer"]
-"""any: the underlay carries superpackets unsegmented, which flatters the kernel's data paths. 1500: no frame on it is
-longer than its MTU. peer: between two machines it is as it is."""
+Frames = Literal["wire", "any", "1500", "peer"]
+"""wire: as on real machines: everything has its offloads, and only the cable is limited to frames of the MTU.
+any and 1500 are the two extremes. any: superpackets cross the underlay unsegmented, which flatters the kernel's data
+paths; 1500: no offloads anywhere, not even in containers. peer: between two machines it is as it is."""
 
-SEGMENTATION = ("tso", "gso", "gro", "tx-udp-segmentation", "tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation")
-"""What makes a veth carry superpackets; "gso" alone leaves those of UDP, plain and tunnelled."""
-
+OFFLOADS: Mapping[Frames, Offloads] = {"wire": "wire", "any": "on", "1500": "off"}
+"""The lab's offloads for each setting of the underlay that a lab can have."""
 
 _RELEVANT = frozenset(
     [
@@ -149,10 +150,8 @@ def _scenario(
     stack: contextlib.ExitStack, spec: ScenarioSpec, frames: Frames, family: Family, underlay: Family
 ) -> Scenario:
     keywords = {"family": f"ipv{family}", "underlay": f"ipv{underlay}", **spec.lab}
-    lab = stack.enter_context(Lab.up(LabSpec(name=unique_name(), **keywords), owned=True))
+    lab = stack.enter_context(Lab.up(LabSpec(name=unique_name(), offloads=OFFLOADS[frames], **keywords), owned=True))
     a, b = lab.hosts
-    if frames == "1500":
-        disable_segmentation(a, b)
     if spec.between == "hosts":
         return Scenario(
             spec.name, spec.title, Local(a), Local(b), str(b.public_ip), facts={"mtu": lab.spec.underlay_mtu}
@@ -200,12 +199,6 @@ def _device(name: str) -> dict[str, Any]:
         return {"device": name, "features": sorted(features(name) & _RELEVANT)}
     except OSError:
         return {}
-
-
-def disable_segmentation(*hosts: Namespace) -> None:
-    """Send no frame longer than the MTU on these hosts' underlay."""
-    for host in hosts:
-        host.run("ethtool", "-K", "eth0", *(word for name in SEGMENTATION for word in (name, "off")))
 
 
 def daemon_of(host: Host) -> Daemon:

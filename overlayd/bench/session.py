@@ -35,7 +35,7 @@ class Plan:
     rounds: int = 5
     scenarios: Sequence[str] = field(default_factory=available)
     metrics: Sequence[str] = tuple(METRICS)
-    frames: Sequence[Frames] = ("any", "1500")
+    frames: Sequence[Frames] = ("wire", "any")
     family: Family = 4
     underlay: Family = 4
     durations: Durations = field(default_factory=Durations)
@@ -68,7 +68,7 @@ QUICK_PLAN = Plan(
     rounds=2,
     scenarios=QUICK,
     metrics=("tcp1", "udp64", "udp1400", "rr", "connect"),
-    frames=("any",),
+    frames=("wire",),
     durations=Durations(tcp=1, udp=0.3, search=0.12, rr=0.4, connect=0.3, perf=0.4),
     warm_up=0.2,
     patience=2.0,

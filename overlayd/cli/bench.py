@@ -20,7 +20,7 @@ from overlayd.bench.metric import METRICS
 from overlayd.bench.report import page, write_pngs
 from overlayd.bench.result import Machine, Result
 from overlayd.bench.runs import Durations
-from overlayd.bench.scenario import SCENARIOS, Frames, Scenario, labs
+from overlayd.bench.scenario import OFFLOADS, SCENARIOS, Frames, Scenario, labs
 from overlayd.bench.session import QUICK_PLAN, Benchmark, Plan
 from overlayd.bench.tunnels import TUNNELS
 from overlayd.cli.arguments import Command, Parser
@@ -78,8 +78,9 @@ def _add_options(parser: Parser) -> None:
     parser.add_argument("--metrics", metavar="A,B", help=f"of {', '.join(METRICS)} (default: all)")
     parser.add_argument(
         "--frames",
-        choices=("any", "1500", "both"),
-        help="whether the underlay carries superpackets, or frames of its MTU (default: both; quick: any)",
+        metavar="A,B",
+        help="wire: frames of the MTU on the underlay, offloads everywhere else; any: superpackets cross it; 1500: no"
+        " offloads anywhere; or all (default: wire,any; quick: wire)",
     )
     parser.add_argument(
         "--family", type=int, choices=(4, 6), default=4, help="IP version of the containers (default: 4)"
@@ -205,9 +206,9 @@ def plan_of(given: argparse.Namespace) -> Plan:
             raise UsageError("--attachments cannot be used with --peer")
         scenarios = tuple(ATTACHMENTS)
         plan = replace(plan, scenarios=scenarios, metrics=ATTACH_METRICS, base=attach.BASE)
-    for key, known in (("scenarios", scenarios), ("metrics", tuple(METRICS))):
+    for key, known in (("scenarios", scenarios), ("metrics", tuple(METRICS)), ("frames", tuple(OFFLOADS))):
         if (words := getattr(given, key)) is not None:
-            chosen[key] = words.split(",")
+            chosen[key] = known if key == "frames" and words == "all" else tuple(dict.fromkeys(words.split(",")))
             if unknown := [word for word in chosen[key] if word not in known]:
                 raise UsageError(f"--{key}: {unknown[0]!r} is not one of {', '.join(known)}")
     for key, low, high in (("rounds", 1, 1000), ("seconds", 1, 600), ("patience", 0, 3600)):
@@ -218,8 +219,6 @@ def plan_of(given: argparse.Namespace) -> Plan:
                 chosen["durations"] = scaled(plan.durations, value)
             else:
                 chosen[key] = value
-    if given.frames is not None:
-        chosen["frames"] = ("any", "1500") if given.frames == "both" else (given.frames,)
     return replace(plan, **chosen)
 
 

@@ -34,7 +34,7 @@ def watched(console: Console, plan: Plan) -> Iterator[Listener]:
     """Print what will be measured and how long it takes, then show the progress."""
     console.print(
         f"{len(plan.scenarios)} scenarios, {len(plan.metrics)} metrics, {plan.rounds} rounds"
-        f"{', with superpackets and with 1500-byte frames' if len(plan.frames) > 1 else ''}:"
+        f", frames {', '.join(plan.frames)}:"
         f" about {duration(plan.seconds())} on an idle machine; Ctrl-C keeps the results so far",
         highlight=False,
     )

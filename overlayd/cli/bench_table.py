@@ -52,8 +52,9 @@ def show(result: Result, console: Console) -> None:
 
 
 FRAMES = {
-    "any": "superpackets cross the underlay",
-    "1500": "no frame longer than the underlay's MTU",
+    "wire": "as between real machines: frames of the MTU on the cable, offloads everywhere else",
+    "any": "extreme case: superpackets cross the underlay",
+    "1500": "extreme case: no offloads anywhere",
     "peer": "between two machines",
 }
 

@@ -33,11 +33,12 @@ from overlayd.bench.endpoint import Local
 from overlayd.bench.errors import BenchError
 from overlayd.cli.arguments import Parser
 from overlayd.cli.common import add_common
+from overlayd.cli.lab_options import OFFLOADS, add_offloads
 from overlayd.cli.render import invocation
 from overlayd.core.address import FAMILIES
 from overlayd.lab import Lab, LabError, LabSpec
 from overlayd.lab.lab import unique_name
-from overlayd.lab.spec import SpecError
+from overlayd.lab.spec import Offloads, SpecError
 
 MODES = tuple(mode.name for mode in reversed(REGISTERED))
 BASELINE = "vxlan"
@@ -76,7 +77,7 @@ def configure(parser: Parser) -> None:
         "--seconds", type=float, default=2.0, metavar="N", help="of each TCP measurement; iperf3 rounds it (default: 2)"
     )
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="default: 3")
-    parser.add_argument("--offloads", choices=("on", "off"), default="on", help="TSO, GSO and GRO (default: on)")
+    add_offloads(parser, "wire")
     add_common(parser, "json")
     parser.set_defaults(run=run)
 
@@ -128,7 +129,7 @@ def _demo(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Result]]:
         labs: dict[str, Lab] = {}
         step(f"{len(MODES)} labs")
         for mode in MODES:
-            labs[mode] = stack.enter_context(_lab(mode, arguments.offloads == "on"))
+            labs[mode] = stack.enter_context(_lab(mode, arguments.offloads))
             progress.advance(bar)
         setup = _setup(labs[BASELINE], arguments)
         each([("overlayd starts on two hosts", _start), ("ping in both families", _check)])
@@ -139,7 +140,7 @@ def _demo(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Result]]:
     return setup, results
 
 
-def _lab(mode: str, offloads: bool) -> Lab:
+def _lab(mode: str, offloads: Offloads) -> Lab:
     spec = LabSpec(name=unique_name(), mode=mode, family="dual", underlay="dual", offloads=offloads, start=False)
     return Lab.up(spec, owned=True)
 
@@ -244,7 +245,8 @@ def _show(setup: Mapping[str, Any], results: Sequence[Result]) -> None:
         f" Two hosts in namespaces of one machine share its {setup['cores']} cores: compare the modes with each other,"
         " not with a network card.\n"
         f"Linux {setup['kernel']} {setup['machine']}, {setup['cores']} cores, Python {setup['python']},"
-        f" {setup['congestion_control']}, offloads {setup['offloads']}, underlay MTU {setup['underlay_mtu']}.",
+        f" {setup['congestion_control']}, underlay MTU {setup['underlay_mtu']},"
+        f" {OFFLOADS[setup['offloads']]}.",
         style="dim",
         markup=False,
         highlight=False,
@@ -258,7 +260,7 @@ def _show(setup: Mapping[str, Any], results: Sequence[Result]) -> None:
         (f"{invocation()} bench --quick --output quick.json", "more data paths and metrics, in a minute"),
         (f"{invocation()} bench report quick.json", "what these figures say, as a page: quick.html"),
         (f"{invocation()} lab up --mode udp", "a lab of your own, with what to type in it"),
-        (f"{invocation()} demo --offloads off", "with no frame above 1500 bytes anywhere on the path"),
+        (f"{invocation()} demo --offloads on", "with superpackets on the underlay, as between containers of one host"),
     ):
         console.print(f"  [cyan]{command}[/]  [dim]# {what}[/]", highlight=False, soft_wrap=True)
 

@@ -17,6 +17,7 @@ from overlayd.backend.modes import SETTINGS
 from overlayd.cli import lab_status
 from overlayd.cli.arguments import Command, Parser, print_json
 from overlayd.cli.common import add_common, add_group
+from overlayd.cli.lab_options import add_offloads
 from overlayd.cli.render import invocation
 from overlayd.lab import Host, Lab, LabError, LabSpec, merged, reap
 from overlayd.lab import state as states
@@ -80,7 +81,7 @@ def _add_up(up: Parser) -> None:
         help="members of the lab's etcd, each in a namespace (default: 1)",
     )
     up.add_argument("--etcd-secure", action="store_true", help="the lab's etcd requires certificates and passwords")
-    up.add_argument("--offloads", choices=("on", "off"), default="on", help="TSO, GSO and GRO (default: on)")
+    add_offloads(up, "on")
     up.add_argument(
         "--set",
         action="append",
@@ -166,7 +167,7 @@ def _up(arguments: argparse.Namespace) -> int:
         family=arguments.family,
         underlay=arguments.underlay,
         underlay_mtu=arguments.underlay_mtu,
-        offloads=arguments.offloads == "on",
+        offloads=arguments.offloads,
         wire=arguments.wire,
         registry=arguments.registry,
         etcd_members=arguments.etcd_members,

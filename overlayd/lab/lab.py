@@ -58,7 +58,7 @@ class Lab(LabResources):
         a line before each step, `echo` every command that is run.
         """
         need_root()
-        need_tools("ip", "nsenter", *(() if spec.offloads else ("ethtool",)))
+        need_tools("ip", "nsenter", *(() if spec.offloads == "on" else ("ethtool",)))
         me = Process.of(os.getpid())
         state = LabState(spec, owner=me)  # owned while it is being built: a kill must not leave half of it
         lab = cls(state, echo)

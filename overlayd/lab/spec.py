@@ -28,6 +28,7 @@ from overlayd.core.settings.validation import validate
 
 Stack = Literal["ipv4", "ipv6", "dual"]
 LabRegistry = Literal["static", "etcd"]
+Offloads = Literal["wire", "on", "off"]
 
 HOSTS_MAX = 250
 UNDERLAY: dict[Family, str] = {4: "192.0.2.{}/24", 6: "fd00:192:0:2::{:x}/64"}
@@ -71,8 +72,10 @@ class LabSpec:
     underlay: Stack = "ipv4"
     underlay_mtu: int = 1500
     """Bytes of IP packet."""
-    offloads: bool = True
-    """False turns TSO, GSO and GRO off, so that the wire carries frames of at most the MTU."""
+    offloads: Offloads = "on"
+    """on: as veths have them; superpackets cross the underlay unsegmented. off: no TSO, GSO and GRO on any veth.
+    wire: as with network cards: hosts and containers keep theirs, but the kernel segments at the underlay's device, to
+    frames of at most the MTU, and coalesces (GRO) where it receives them."""
     wire: Wire = "flannel"
     """Wire formats that the hosts' leases announce for udp mode."""
     start: bool = True
@@ -105,6 +108,7 @@ class LabSpec:
             ("underlay", get_args(Stack)),
             ("wire", get_args(Wire)),
             ("registry", get_args(LabRegistry)),
+            ("offloads", get_args(Offloads)),
         ):
             if getattr(self, key) not in words:
                 raise SpecError(f"{key}: {getattr(self, key)} is not one of {', '.join(words)}")

@@ -11,10 +11,11 @@ Nothing is created in the machine's own namespace.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 from overlayd.lab.namespace import Echo, Namespace, ip_batch
-from overlayd.lab.spec import ContainerPlan, EtcdPlan, HostPlan, LabSpec
+from overlayd.lab.spec import ContainerPlan, EtcdPlan, HostPlan, LabSpec, Offloads
 from overlayd.wire.mac import derive_mac
 
 _SYSCTLS = {
@@ -28,7 +29,22 @@ _SYSCTLS = {
     "net/ipv6/conf/all/accept_dad": 0,
     "net/ipv6/conf/default/accept_dad": 0,
 }
-_NO_OFFLOADS = ("tso", "off", "gso", "off", "gro", "off", "tx-udp-segmentation", "off")
+_Place = Literal["card", "port", "veth"]
+"""What a device stands for: a network card, a port of the switch, or a container's veth, either end."""
+_NO_SEGMENTATION = (
+    *("tso", "off", "tx-udp-segmentation", "off", "tx-sctp-segmentation", "off", "tx-gso-list", "off"),
+    *("tx-udp_tnl-segmentation", "off", "tx-udp_tnl-csum-segmentation", "off"),
+    *("tx-gre-segmentation", "off", "tx-gre-csum-segmentation", "off"),
+    *("tx-ipxip4-segmentation", "off", "tx-ipxip6-segmentation", "off"),
+)
+"""GSO itself stays on: the kernel segments superpackets just before this device, and leaves the checksums to it."""
+_NO_OFFLOADS = (*_NO_SEGMENTATION, "gso", "off", "gro", "off")
+_ETHTOOL: Mapping[Offloads, Mapping[_Place, Sequence[str]]] = {
+    "on": {},
+    "off": {"card": _NO_OFFLOADS, "port": _NO_OFFLOADS, "veth": _NO_OFFLOADS},
+    # GRO gives a veth a NAPI context, which coalesces what a sender without any TSO feature sends (drivers/net/veth.c).
+    "wire": {"card": (*_NO_SEGMENTATION, "gro", "on"), "port": _NO_SEGMENTATION},
+}
 
 
 def build(spec: LabSpec, hosts: Sequence[HostPlan], etcd: Sequence[EtcdPlan], echo: Echo) -> None:
@@ -46,18 +62,19 @@ def build(spec: LabSpec, hosts: Sequence[HostPlan], etcd: Sequence[EtcdPlan], ec
         parts[0].ip(f"link add eth0 type veth peer name eth0 netns {hosts[1].namespace}")
     else:
         switch.ip(*_switch(spec, nodes))
-        _offloads(spec, switch, *(one.name for one in nodes))
+        _offloads(spec, "port", switch, *(one.name for one in nodes))
     containers = iter(inner)
     for part, host in zip(parts, hosts, strict=True):
         part.ip(*_host(spec, host))
-        _offloads(spec, part, "eth0", *(f"c{index}" for index, _ in enumerate(host.containers, 1)))
+        _offloads(spec, "card", part, "eth0")
+        _offloads(spec, "veth", part, *(f"c{index}" for index, _ in enumerate(host.containers, 1)))
         for planned in host.containers:
             container = next(containers)
             container.ip(*_container(host, planned))
-            _offloads(spec, container, "eth0")
+            _offloads(spec, "veth", container, "eth0")
     for member, reached in zip(members, etcd, strict=True):
         member.ip(*_node(spec, reached))
-        _offloads(spec, member, "eth0")
+        _offloads(spec, "card", member, "eth0")
 
 
 def has_cable(spec: LabSpec) -> bool:
@@ -107,7 +124,7 @@ def _address(interface: str, device: str) -> str:
     return f"addr add {interface} dev {device}{' nodad' if ':' in interface else ''}"
 
 
-def _offloads(spec: LabSpec, part: Namespace, *devices: str) -> None:
-    if not spec.offloads:
+def _offloads(spec: LabSpec, place: _Place, part: Namespace, *devices: str) -> None:
+    if words := _ETHTOOL[spec.offloads].get(place):
         for device in devices:
-            part.run("ethtool", "-K", device, *_NO_OFFLOADS)
+            part.run("ethtool", "-K", device, *words)

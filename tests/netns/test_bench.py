@@ -31,7 +31,7 @@ def labs_of(pid: int) -> list[str]:
 def test_every_figure_of_every_way_is_measured(tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     options = ["--scenarios", "vxlan,udp-native", "--metrics", "tcp1,udp64,rr,connect,wakeups,profile", "--family", "6"]
-    argv = [*COMMAND, *options, "--underlay", "6", "--frames", "1500", "--output", str(output)]
+    argv = [*COMMAND, *options, "--underlay", "6", "--frames", "wire", "--output", str(output)]
     with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         out, errors = running.communicate(timeout=110)
     assert running.returncode == 0, errors
@@ -53,7 +53,7 @@ def test_every_figure_of_every_way_is_measured(tmp_path: Path) -> None:
         for name, value in sample.figures.items():
             assert value >= 0, (what, name)
             assert value > 0 or name in MAY_BE_ZERO | COUNTS, (what, name)
-    (daemons,) = result.series("1500", "udp-native", "udp64", "daemon_us")
+    (daemons,) = result.series("wire", "udp-native", "udp64", "daemon_us")
     assert daemons, "the daemons' time is counted where they carry the packets"
 
 

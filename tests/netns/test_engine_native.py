@@ -31,10 +31,10 @@ ENGINE = {"udp": {"engine": "native"}}
 
 
 UNDERLAYS = {
-    "offloads": {"offloads": True},
-    "frames of 1500 bytes": {"offloads": False},
-    "overlayd's wire, offloads": {"offloads": True, "wire": "overlayd"},
-    "overlayd's wire, frames of 1500 bytes": {"offloads": False, "wire": "overlayd"},
+    "offloads": {"offloads": "on"},
+    "frames of 1500 bytes": {"offloads": "off"},
+    "overlayd's wire, offloads": {"offloads": "on", "wire": "overlayd"},
+    "overlayd's wire, frames of 1500 bytes": {"offloads": "off", "wire": "overlayd"},
 }
 
 
@@ -43,7 +43,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     underlay = UNDERLAYS[request.param]
     with hosts(2, mode="udp", family="dual", underlay="dual", settings=ENGINE, **underlay) as (a, b):
         if "wire" in underlay:
-            expected = ["partial_sums", "ecn", *(["tunnel_gso"] if underlay["offloads"] and TUNNEL_GSO else [])]
+            expected = ["partial_sums", "ecn", *(["tunnel_gso"] if underlay["offloads"] == "on" and TUNNEL_GSO else [])]
             for host in (a, b):
                 eventually(lambda host=host: host.status()["peers"][0]["capabilities"] == expected, what="capabilities")
         yield a, b

@@ -92,7 +92,7 @@ class Kernel:
 
 @pytest.fixture(scope="module")
 def kernel() -> Iterator[Kernel]:
-    with hosts(2, mode="none", family="dual", underlay="dual", underlay_mtu=65535, containers=0, offloads=False) as (
+    with hosts(2, mode="none", family="dual", underlay="dual", underlay_mtu=65535, containers=0, offloads="off") as (
         a,
         _,
     ):

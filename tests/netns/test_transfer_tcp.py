@@ -65,7 +65,10 @@ class Path:
 )
 def clean(request: pytest.FixtureRequest) -> Iterator[Path]:
     engine, kind = request.param
-    with hosts(2, offloads=kind == "offloads", settings={"udp": {"engine": engine}}, **SPEC) as (a, b):
+    with hosts(2, offloads="on" if kind == "offloads" else "off", settings={"udp": {"engine": engine}}, **SPEC) as (
+        a,
+        b,
+    ):
         yield Path(engine, kind, a, b)
 
 

@@ -41,7 +41,7 @@ FRAGMENT = 44  # RFC 8200 section 4.5
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     engine, kind = request.param
     spec = {"mode": "udp", "family": "dual", "underlay": "dual", "settings": {"udp": {"engine": engine}}}
-    with hosts(2, offloads=kind == "offloads", **spec) as (a, b):
+    with hosts(2, offloads="on" if kind == "offloads" else "off", **spec) as (a, b):
         yield a, b
 
 

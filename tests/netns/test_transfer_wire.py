@@ -48,7 +48,7 @@ def path(request: pytest.FixtureRequest) -> Iterator[Cable]:
     """On an IPv4 underlay both families are carried by IPv4."""
     engine, underlay = request.param
     settings = {"udp": {"engine": engine}}
-    with impaired_hosts(mode="udp", family="dual", underlay=underlay, offloads=False, settings=settings) as (
+    with impaired_hosts(mode="udp", family="dual", underlay=underlay, offloads="off", settings=settings) as (
         a,
         b,
         wire,

@@ -140,9 +140,20 @@ def plan_of(*argv: str) -> Plan:
 
 def test_options_make_the_plan() -> None:
     assert plan_of() == Plan()
-    assert plan_of("--quick").frames == ("any",)
+    assert plan_of("--quick").frames == ("wire",)
+    assert plan_of("--frames", "all").frames == ("wire", "any", "1500")
     seen = plan_of(
-        "--quick", "--rounds", "7", "--frames", "both", "--scenarios", "vxlan,host", "--metrics", "rr", "--family", "6"
+        "--quick",
+        "--rounds",
+        "7",
+        "--frames",
+        "any,1500,any",
+        "--scenarios",
+        "vxlan,host",
+        "--metrics",
+        "rr",
+        "--family",
+        "6",
     )
     assert (seen.rounds, seen.frames, seen.family) == (7, ("any", "1500"), 6)
     assert (list(seen.scenarios), list(seen.metrics)) == (["vxlan", "host"], ["rr"])
@@ -160,6 +171,8 @@ def test_options_make_the_plan() -> None:
         (["--scenarios", "vxlan,udp"], "--scenarios: 'udp' is not one of host, host-gw, vxlan"),
         (["--scenarios", "bridge"], "--scenarios: 'bridge' is not one of host"),
         (["--metrics", ""], "--metrics: '' is not one of tcp1"),
+        (["--frames", "both"], "--frames: 'both' is not one of wire, any, 1500"),
+        (["--frames", "peer"], "--frames: 'peer' is not one of wire, any, 1500"),
         (["--rounds", "0"], "--rounds 0: use 1 to 1000"),
         (["--seconds", "601"], "--seconds 601: use 1 to 600"),
         (["--patience", "nan"], "--patience nan: use 0 to 3600"),

@@ -59,6 +59,7 @@ def test_containers_get_the_overlay_mtu(spec: dict[str, Any], mtu: int) -> None:
         ({"name": "Über"}, "'Über' is not a valid lab name; use up to 31 of a-z, 0-9 and -, not beginning with -"),
         ({"name": "../x"}, "name: '../x' is not a valid lab name"),
         ({"registry": "consul"}, "registry: consul is not one of static, etcd"),
+        ({"offloads": False}, "offloads: False is not one of wire, on, off"),
         ({"registry": "etcd", "etcd_members": 4}, "etcd_members: 4 is out of range; use 1 to 3"),
         ({"hosts": 0}, "hosts: 0 is out of range; use 1 to 250"),
         ({"containers": -1}, "containers: -1 is out of range"),
@@ -96,7 +97,7 @@ def test_the_lease_table_of_250_hosts_is_one_that_the_daemon_takes() -> None:
 
 
 def test_a_spec_survives_json() -> None:
-    spec = LabSpec(name="a-1", family="dual", offloads=False, settings={"udp": {"port": 9}})
+    spec = LabSpec(name="a-1", family="dual", offloads="off", settings={"udp": {"port": 9}})
     assert LabSpec(**json.loads(json.dumps(spec.mapping()))) == spec
 
 

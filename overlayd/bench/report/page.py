@@ -17,13 +17,17 @@ from overlayd.bench.report.tables import cell, change, metric_table, profile_tab
 from overlayd.bench.result import Machine, Result, ScenarioRecord
 
 FRAMES = {
-    "any": "Superpackets cross the underlay",
-    "1500": "No frame longer than the underlay's MTU",
+    "wire": "As between real machines: frames of the MTU on the cable, offloads everywhere else",
+    "any": "Extreme case: superpackets cross the underlay",
+    "1500": "Extreme case: no offloads anywhere",
     "peer": "Between two machines",
 }
 _NOTES = {
+    "wire": "Containers send superpackets; the kernel segments them at the underlay's device and coalesces them (GRO)"
+    " at the other end.",
     "any": "The veth between the hosts carries up to 64 KB unsegmented, unlike a wire; kernel paths gain from it.",
-    "1500": "Segmentation offloads of the underlay are off: every packet is segmented before it leaves a host.",
+    "1500": "No veth segments or coalesces: each packet of the MTU is handled by itself. (In results from before “wire”"
+    " existed, containers kept their offloads.)",
     "peer": "As the network between them is.",
 }
 
