@@ -2,19 +2,21 @@
 
 Ratios of rates in the same round are compared, never rates: a machine's speed is not the next one's. A ratio
 has become worse when every round of it now lies below every round of the baseline; the margin is the spread that was
-measured, on both sides. Rounds with a run on a busy machine do not count.
+measured, on both sides. Rounds with a run on a busy machine do not count. The baseline is a file, or
+another checkout that was measured in turn with this one.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from overlayd.bench import stats
 from overlayd.bench.errors import BenchError
 from overlayd.bench.metric import METRICS
-from overlayd.bench.result import Result
+from overlayd.bench.result import PlanRecord, Result
 from overlayd.bench.runs import Durations
 from overlayd.bench.session import Plan
 from overlayd.bench.stats import Spread
@@ -27,11 +29,14 @@ PLAN = Plan(
     rounds=5,
     scenarios=(*BASES, *GUARDED),
     metrics=("tcp1", "udp64", "rr"),
+    frames=("wire", "any"),
     durations=Durations(tcp=1, udp=0.5, search=0.1, rr=0.7),
     patience=60.0,
 )
 ENOUGH = 3
 """Reliable rounds without which there is no verdict."""
+_Ratio = tuple[str, str, str, str]
+"""Frames, scenario, metric, base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +51,46 @@ class Verdict:
 
 
 def ratios(result: Result) -> dict[str, Spread]:
-    """By name, as "udp-native / vxlan, rr, any"; those of fewer than ENOUGH rounds are left out."""
+    """By name, as "udp-native / vxlan, rr, wire"; those of fewer than ENOUGH rounds are left out."""
     quiet = result.model_copy(update={"samples": [one for one in result.samples if not one.unreliable]})
     found: dict[str, Spread] = {}
-    for frames in result.plan.frames:
-        for metric in (name for name in result.plan.metrics if "rate" in METRICS[name].figures):
-            for scenario in GUARDED:
-                for base in BASES:
-                    spread = quiet.ratio(frames, scenario, metric, "rate", base)
-                    if spread is not None and spread.count >= ENOUGH:
-                        found[f"{scenario} / {base}, {metric}, {frames}"] = spread
+    for name, (frames, scenario, metric, base) in _wanted(result.plan).items():
+        spread = quiet.ratio(frames, scenario, metric, "rate", base)
+        if spread is not None and spread.count >= ENOUGH:
+            found[name] = spread
     return found
 
 
-def judge(now: dict[str, Spread], before: dict[str, Spread]) -> list[Verdict]:
-    """Every ratio that either side has."""
-    return [_verdict(name, now.get(name), before.get(name)) for name in {**before, **now}]
+def _wanted(plan: PlanRecord) -> dict[str, _Ratio]:
+    """The ratios that a result of this plan should have."""
+    return {
+        f"{scenario} / {base}, {metric}, {frames}": (frames, scenario, metric, base)
+        for frames in plan.frames
+        for metric in plan.metrics
+        if "rate" in METRICS[metric].figures
+        for scenario in GUARDED
+        for base in BASES
+    }
+
+
+def judge(result: Result, before: dict[str, Spread]) -> list[Verdict]:
+    """Every ratio that the result's plan asks for; what the baseline has beyond that was not measured."""
+    now = ratios(result)
+    return [_verdict(name, now.get(name), before.get(name)) for name in _wanted(result.plan)]
+
+
+def one_after_another(rounds: Sequence[Result]) -> Result:
+    """Results of one round each as one result; its environment is the first one's."""
+    samples = [one.model_copy(update={"round": at}) for at, made in enumerate(rounds, 1) for one in made.samples]
+    plan = rounds[0].plan.model_copy(update={"rounds": len(rounds)})
+    return rounds[0].model_copy(update={"samples": samples, "plan": plan, "ended": rounds[-1].ended})
+
+
+def options(plan: Plan) -> Iterator[str]:
+    """One round of the plan as the command line of `overlayctl bench`."""
+    yield from ("--rounds", "1", "--seconds", str(plan.durations.tcp), "--patience", str(plan.patience))
+    for name in ("scenarios", "metrics", "frames"):
+        yield from (f"--{name}", ",".join(getattr(plan, name)))
 
 
 def _verdict(name: str, now: Spread | None, before: Spread | None) -> Verdict:
@@ -74,8 +103,7 @@ def _verdict(name: str, now: Spread | None, before: Spread | None) -> Verdict:
 def save(path: Path, result: Result) -> None:
     """Make a baseline of a result. Raises BenchError where it has too few reliable rounds."""
     found = ratios(result)
-    wanted = len(result.plan.frames) * len(result.plan.metrics) * len(GUARDED) * len(BASES)
-    if len(found) < wanted:
+    if len(found) < (wanted := len(_wanted(result.plan))):
         raise BenchError(
             f"only {len(found)} of {wanted} ratios have {ENOUGH} rounds on an idle machine; end what else runs on it"
         )
