@@ -42,8 +42,16 @@ class Applier:
         """Desire this from now on, and be notified of changes of its devices and of the underlay interface."""
         self.desired = desired
         if self._monitor is not None:
-            devices = (thing.device for thing in desired.values() if thing.device is not None)
-            self._monitor.watch(devices, underlay)
+            self._monitor.watch(_devices(desired), underlay)
+
+    def adapt_desired(self, old: KernelState, new: KernelState) -> None:
+        """Desire these objects instead of those, and what else is desired as before."""
+        for key in old.keys() - new.keys():
+            self.desired.pop(key, None)
+        self.desired.update(new)
+        before, after = _devices(old), _devices(new)
+        if self._monitor is not None and before != after:
+            self._monitor.watch_also(after, before - after)
 
     async def take_changes(self) -> KernelChanges:
         """What others have changed up to now, and forget it."""
@@ -135,13 +143,17 @@ class Applier:
             log.warning("kernel state repaired", more=len(repaired) - _LOGGED)
 
 
+def _devices(state: KernelState) -> set[str]:
+    return {thing.device for thing in state.values() if thing.device is not None}
+
+
 def _announce(operations: Iterable[Operation], repair: bool) -> None:
     for step in operations:
         if repair:
             log.debug("kernel state to repair", operation=str(step))
         elif step.old is not None and step.object.device:
             log.warning("device differs", device=step.object.device, differs=_differs(step))
-        elif step.verb == "delete" and step.object.device:
+        elif step.verb == "delete" and step.object.device and not step.object.transient:
             log.info("device removed", device=step.object.device)
         else:
             log.debug("kernel state", operation=str(step))

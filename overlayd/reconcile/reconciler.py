@@ -13,7 +13,7 @@ All are the same diff.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -25,6 +25,7 @@ from overlayd.core.kernel.firewall import ForeignChain
 from overlayd.core.kernel.flannel_rules import names
 from overlayd.core.kernel.kinds import KernelState, Key, state_of
 from overlayd.core.kernel.provider import Provider, Surroundings
+from overlayd.core.kernel.transient import without, without_lost
 from overlayd.core.leases.lease import Lease
 from overlayd.core.leases.table import LeaseEvent, LeaseTable
 from overlayd.core.node import Node
@@ -41,6 +42,8 @@ class Findings:
 
     operations: list[Operation]
     desired: KernelState
+    lost: set[Key]
+    """Transient objects that are gone."""
     touched: set[Key]
     """What events have applied since it began; grows while they go on."""
 
@@ -78,6 +81,8 @@ class Reconciler:
         self._problems = PeerProblems()
         self._providers: Sequence[Provider] = ()
         self._node: Node
+        self.on_lost: Callable[[Collection[Key]], None] = lambda lost: None
+        """Called with the keys of transient objects that are gone, and are not desired any more."""
         self.table = LeaseTable()
         self.comparisons = 0
         """Full ones, after the first."""
@@ -113,7 +118,7 @@ class Reconciler:
     async def plan(self) -> Plan:
         """What `compare` would do. Raises HostError."""
         reading = await self._kernel.read(others=True)
-        desired = _desired(self._providers, Surroundings(self.peers, reading.foreign))
+        desired, _ = _desired(self._providers, Surroundings(self.peers, reading.foreign), reading.state)
         return Plan(_takeover(reading, desired), reading.foreign.flannel)
 
     async def check(self) -> Findings:
@@ -124,8 +129,9 @@ class Reconciler:
             await self._applier.discard_changes()
         reading = await self._kernel.read()
         # Thousands of objects: in a thread, so that packets and events have their turn.
-        desired = await asyncio.to_thread(_desired, providers, Surroundings(peers, reading.foreign))
-        return Findings(await asyncio.to_thread(diff, reading.state, desired), desired, touched)
+        surroundings = Surroundings(peers, reading.foreign)
+        desired, lost = await asyncio.to_thread(_desired, providers, surroundings, reading.state)
+        return Findings(await asyncio.to_thread(diff, reading.state, desired), desired, lost, touched)
 
     async def repair(self, findings: Findings) -> list[Failure]:
         """Apply what `check` found; what events have applied meanwhile is right already, and is left out.
@@ -141,6 +147,7 @@ class Reconciler:
                 _copy(key, self._applier.desired, findings.desired)
             former = self._applier.desired
             self._applier.set_desired(findings.desired, self._node.underlay.name)
+            self._report_lost(findings.lost - findings.touched)
             operations = [step for step in findings.operations if step.object.key not in findings.touched]
             return await self._applier.apply(operations, repair=True, everything=True, former=former)
 
@@ -151,8 +158,9 @@ class Reconciler:
             self._applier.touched = None
             await self._applier.discard_changes()
             reading = await self._kernel.read(others=True)
-            desired = _desired(self._providers, Surroundings(self.peers, reading.foreign))
+            desired, lost = _desired(self._providers, Surroundings(self.peers, reading.foreign), reading.state)
             self._applier.set_desired(desired, self._node.underlay.name)
+            self._report_lost(lost)
             if reading.foreign.flannel:
                 remedy = "overlayctl adopt --from flannel removes them"
                 log.warning("flannel's rules are left", rules=", ".join(names(reading.foreign.flannel)), remedy=remedy)
@@ -162,6 +170,9 @@ class Reconciler:
         """Repair what others have changed, object by object; what else that calls for. Raises HostError."""
         async with self._kernel.lock:
             changes = await self._applier.take_changes()
+            lost = changes.take_lost(self._applier.desired)
+            self._applier.desired = without(self._applier.desired, lost)
+            self._report_lost(lost)
             comparison = changes.needs_comparison(self._applier.desired)
             operations = diff(*changes.differing(self._applier.desired))
             repairs = bool(operations) and not (comparison or changes.underlay)
@@ -180,11 +191,17 @@ class Reconciler:
         foreign = self.foreign(events)
         self._problems.apply(self._node, foreign)
         old, new = _before_and_after(self._providers, foreign)
+        return await self.apply_change(old, new)
+
+    async def apply_change(self, old: KernelState, new: KernelState) -> list[Failure]:
+        """Bring the kernel from these objects, which are as they were desired, to those. Raises HostError."""
         async with self._kernel.lock:
-            for key in old.keys() - new.keys():
-                self._applier.desired.pop(key, None)
-            self._applier.desired.update(new)
+            self._applier.adapt_desired(old, new)
             return await self._applier.apply(diff(old, new), repair=False)
+
+    def _report_lost(self, lost: Collection[Key]) -> None:
+        if lost:
+            self.on_lost(lost)
 
     async def apply_paths(self, backend: Backend, paths: Mapping[net.Address, int]) -> None:
         """Give the backend these paths, and bring the kernel after it. Raises HostError."""
@@ -197,6 +214,10 @@ class Reconciler:
             _, new = _before_and_after([backend], unchanged)
             self._applier.desired.update(new)
             await self._applier.apply(diff(old, new), repair=False)
+
+    def desires(self, key: Key) -> bool:
+        """Whether an object is desired under this key."""
+        return key in self._applier.desired
 
     def report_problems(self) -> None:
         """Log which peers cannot be reached, and which can be again."""
@@ -219,8 +240,9 @@ class Reconciler:
         return operations
 
 
-def _desired(providers: Iterable[Provider], now: Surroundings) -> KernelState:
-    return state_of(thing for provider in providers for thing in provider.objects(now))
+def _desired(providers: Iterable[Provider], now: Surroundings, actual: KernelState) -> tuple[KernelState, set[Key]]:
+    """What is desired, given what is there; and what is lost."""
+    return without_lost(state_of(thing for provider in providers for thing in provider.objects(now)), actual)
 
 
 def _takeover(reading: Reading, desired: KernelState) -> list[Operation]:

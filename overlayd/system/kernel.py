@@ -10,7 +10,7 @@ from typing import cast
 
 from overlayd.core.kernel.diff import Operation
 from overlayd.core.kernel.firewall import NO_FOREIGN_RULES, ForeignRules
-from overlayd.core.kernel.kinds import Channel, KernelState, NftObject, state_of
+from overlayd.core.kernel.kinds import Channel, KernelState, Key, NftObject, state_of
 from overlayd.system import nft
 from overlayd.system.errors import HostError
 from overlayd.system.netlink import Netlink
@@ -84,9 +84,13 @@ class Kernel:
         """
         failures: list[Failure] = []
         made: list[Operation] = []
+        missing: set[Key | None] = set()
         for channel, steps in _runs(operations):
-            refused = dict(await self._writers[channel](steps))
+            lacking = [step for step in steps if missing and _lacks(step, missing)]
+            refused = dict(await self._writers[channel]([step for step in steps if step not in lacking]))
             failures += [Failure(step, reason) for step, reason in refused.items()]
+            failures += [Failure(step, "what it depends on was refused") for step in lacking]
+            missing |= {step.object.key for step in refused if step.object.device and step.verb == "add"}
             made += [step for step in steps if step.object.device and step.verb == "add" and step not in refused]
             if not keep_going and any(failure.fatal for failure in failures):
                 for step in made:
@@ -113,6 +117,10 @@ class Kernel:
         except HostError as error:
             reason = str(error)
         return [(step, reason) for step in steps] if reason is not None else []
+
+
+def _lacks(step: Operation, missing: set[Key | None]) -> bool:
+    return step.verb != "delete" and not missing.isdisjoint(step.object.needed)
 
 
 def _runs(operations: Iterable[Operation]) -> Iterator[tuple[Channel, list[Operation]]]:

@@ -51,6 +51,16 @@ class KernelChanges:
         """Forget that overlayd itself changed rules."""
         self.rules = {port for port in self.rules if not is_own(port)}
 
+    def take_lost(self, desired: KernelState) -> set[Key]:
+        """What is desired, transient, and gone; forget the states that it went through."""
+        lost = {
+            key
+            for key, thing in dict(self.interfaces).items()
+            if thing is None and (wanted := desired.get(key)) is not None and wanted.transient
+        }
+        self.interfaces = [(key, thing) for key, thing in self.interfaces if key not in lost]
+        return lost
+
     def needs_comparison(self, desired: KernelState) -> bool:
         """Whether only a full comparison can tell what follows from it."""
         return (

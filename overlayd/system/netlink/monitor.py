@@ -17,7 +17,7 @@ from typing import NamedTuple
 from overlayd.core.address import Interface
 from overlayd.core.kernel.changes import KernelChanges
 from overlayd.core.kernel.firewall import TABLE
-from overlayd.core.kernel.kinds import FdbEntry, Interfaces, Key, LinkAddress, Neighbour, Route, link_of
+from overlayd.core.kernel.kinds import BridgePort, FdbEntry, Interfaces, Key, LinkAddress, Neighbour, Route, link_of
 from overlayd.wire.netlink import nft as nft_wire
 from overlayd.wire.netlink.link import address_index, read_address, read_link
 from overlayd.wire.netlink.message import messages
@@ -127,6 +127,10 @@ class Monitor:
             self._underlay, self._underlay_state = underlay, _underlay_state(underlay)
             self._underlay_addresses.clear()
 
+    def watch_also(self, added: Iterable[str], removed: Iterable[str]) -> None:
+        """Report these devices, too, and those no longer."""
+        self.watch((self._devices | {*added}) - {*removed}, self._underlay)
+
     def read(self, into: KernelChanges) -> bool:
         """Note what has been reported; False when there is more."""
         return self._read(self._handlers, into)
@@ -226,6 +230,7 @@ class Monitor:
         if entry.name in self._devices and not gone:
             self._ours[entry.link] = entry.name
             into.interfaces.append((("link", entry.name), link_of(entry) if entry.ours else None))
+            into.objects["port", entry.name] = BridgePort.of(entry, self._interfaces)
 
     def _on_rules(self, kind: int, _: int, port: int, data: bytes, begin: int, end: int, into: KernelChanges) -> None:
         if port not in into.rules and nft_wire.concerns(kind, data, begin, end, TABLE.encode()):

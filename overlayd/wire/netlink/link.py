@@ -38,19 +38,26 @@ from overlayd.wire.netlink.uapi import (
     IFINFOMSG,
     IFLA_ADDRESS,
     IFLA_AF_SPEC,
+    IFLA_BRPORT_MODE,
     IFLA_GROUP,
     IFLA_IFNAME,
     IFLA_INET6_ADDR_GEN_MODE,
     IFLA_INFO_DATA,
     IFLA_INFO_KIND,
+    IFLA_INFO_SLAVE_DATA,
+    IFLA_INFO_SLAVE_KIND,
     IFLA_LINKINFO,
+    IFLA_MASTER,
     IFLA_MTU,
+    IFLA_NET_NS_FD,
     IFLA_TXQLEN,
     IN6_ADDR_GEN_MODE_NONE,
+    NLM_F_REQUEST,
     RTM_DELADDR,
     RTM_DELLINK,
     RTM_NEWADDR,
     RTM_NEWLINK,
+    VETH_INFO_PEER,
 )
 
 LINK_GROUP = 0x6F766C
@@ -73,6 +80,10 @@ class LinkEntry(NamedTuple):
     """The kernel's name of its driver, such as vxlan; empty for a device without one."""
     data: Mapping[int, bytes] = {}
     """The driver's own attributes."""
+    master: int = 0
+    """Interface index of the bridge that it is a port of; 0 for none."""
+    hairpin: bool = False
+    """Whether, as such a port, it may send a frame back to where it came from."""
 
     @property
     def up(self) -> bool:
@@ -102,6 +113,23 @@ def add_link(name: str, driver: str, data: bytes, fields: bytes, sequence: int) 
     """Make a device of ours, down. `data` are its driver's attributes, `fields` those that all devices have."""
     fields += text(IFLA_IFNAME, name) + u32(IFLA_GROUP, LINK_GROUP) + link_info(driver, data)
     return message(RTM_NEWLINK, ADD, sequence, IFINFOMSG.pack(AF_UNSPEC, 0, 0, 0, 0, 0) + fields)
+
+
+def veth_peer(name: str, netns: int, mtu: int, mac: bytes) -> bytes:
+    """The driver's attributes of a veth whose other end is made in the namespace of the descriptor `netns`."""
+    fields = text(IFLA_IFNAME, name) + u32(IFLA_NET_NS_FD, netns) + u32(IFLA_MTU, mtu) + attribute(IFLA_ADDRESS, mac)
+    return nested(VETH_INFO_PEER, IFINFOMSG.pack(AF_UNSPEC, 0, 0, 0, 0, 0), fields)
+
+
+def set_port(index: int, bridge: int, sequence: int, *, hairpin: bool | None = None) -> bytes:
+    """Make a device a port of a bridge, or of none where `bridge` is 0; two messages that are acknowledged as one."""
+    header = IFINFOMSG.pack(AF_UNSPEC, 0, 0, index, 0, 0)
+    join = header + u32(IFLA_MASTER, bridge)
+    if hairpin is None:
+        return message(RTM_NEWLINK, SET, sequence, join)
+    data = nested(IFLA_INFO_SLAVE_DATA, u8(IFLA_BRPORT_MODE, hairpin))
+    mode = header + nested(IFLA_LINKINFO, text(IFLA_INFO_SLAVE_KIND, "bridge"), data)
+    return message(RTM_NEWLINK, NLM_F_REQUEST, sequence, join) + message(RTM_NEWLINK, SET, sequence, mode)
 
 
 def set_link(index: int, fields: bytes, sequence: int, *, up: bool | None = None) -> bytes:
@@ -156,6 +184,7 @@ def read_link(data: bytes, begin: int, end: int) -> LinkEntry | None:
     if family != AF_UNSPEC or not name:
         return None
     info = _nested(found.get(IFLA_LINKINFO, b""))
+    port = _nested(info.get(IFLA_INFO_SLAVE_DATA, b""))
     return LinkEntry(
         index,
         name,
@@ -166,6 +195,8 @@ def read_link(data: bytes, begin: int, end: int) -> LinkEntry | None:
         txqueuelen=read_number(found.get(IFLA_TXQLEN, b"")),
         driver=read_text(info.get(IFLA_INFO_KIND, b"")),
         data=_nested(info.get(IFLA_INFO_DATA, b"")),
+        master=read_number(found.get(IFLA_MASTER, b"")),
+        hairpin=any(port.get(IFLA_BRPORT_MODE, b"")),
     )
 
 

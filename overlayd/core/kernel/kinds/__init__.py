@@ -1,6 +1,6 @@
 """The kinds of kernel object that overlayd makes: what is desired and what is there are both sets of these.
 
-    Link <- LinkAddress, Neighbour, FdbEntry, Route        Ruleset <- SetElement
+    Link <- BridgePort, LinkAddress, Neighbour, FdbEntry, Route        Ruleset <- SetElement
 
 To add a kind:
     1. a class here, on KernelObject or on one of its two channel classes: rank, key, parent, text, the rules that
@@ -20,15 +20,19 @@ from overlayd.core.kernel.kinds.base import (
     differences,
     state_of,
 )
-from overlayd.core.kernel.kinds.link import Link, LinkAddress, TunLink, VxlanLink, link_of
+from overlayd.core.kernel.kinds.bridge import BridgeLink, BridgePort, VethLink, VethPeer
+from overlayd.core.kernel.kinds.drivers import link_of
+from overlayd.core.kernel.kinds.link import Link, LinkAddress, TunLink, VxlanLink
 from overlayd.core.kernel.kinds.neighbour import FdbEntry, Neighbour
 from overlayd.core.kernel.kinds.nft import NftObject, Ruleset, SetElement
 from overlayd.core.kernel.kinds.route import Route
 
-RTNETLINK_KINDS: tuple[type[RtnetlinkObject], ...] = (LinkAddress, Neighbour, FdbEntry, Route)
+RTNETLINK_KINDS: tuple[type[RtnetlinkObject], ...] = (BridgePort, LinkAddress, Neighbour, FdbEntry, Route)
 
 __all__ = [
     "RTNETLINK_KINDS",
+    "BridgeLink",
+    "BridgePort",
     "Channel",
     "FdbEntry",
     "Interfaces",
@@ -45,6 +49,8 @@ __all__ = [
     "SetElement",
     "TunLink",
     "Verb",
+    "VethLink",
+    "VethPeer",
     "VxlanLink",
     "differences",
     "link_of",

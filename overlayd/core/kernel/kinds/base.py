@@ -34,6 +34,9 @@ class KernelObject(ABC):
     """What is created comes in ascending order of rank, what is deleted in descending order."""
     deleted_early: ClassVar[bool] = False
     """Whether one that goes is deleted before objects of higher rank are created, rather than at the end."""
+    transient: ClassVar[bool] = False
+    """Whether it goes with something that overlayd does not make, such as a container: it is not desired any more then,
+    and neither is what hangs on it."""
     lost_when: ClassVar[frozenset[str]] = frozenset()
     """Fields of the parent whose change in place makes the kernel forget this object."""
 
@@ -46,6 +49,11 @@ class KernelObject(ABC):
     def parent(self) -> Key | None:
         """The key of the object that takes it along when it goes."""
         return None
+
+    @property
+    def needed(self) -> tuple[Key | None, ...]:
+        """The keys of objects without which it cannot be made."""
+        return (self.parent,)
 
     @property
     def claim(self) -> Key | None:

@@ -198,14 +198,6 @@ class VxlanLink(Link):
         )
 
 
-_BY_DRIVER: dict[str, type[Link]] = {kind.driver: kind for kind in (TunLink, VxlanLink)}
-
-
-def link_of(entry: wire.LinkEntry) -> Link:
-    """A device of ours in a dump or a notification, as its driver's class."""
-    return _BY_DRIVER.get(entry.driver, Link).of(entry)
-
-
 @dataclass(frozen=True, slots=True)
 class LinkAddress(RtnetlinkObject):
     """An address on one of our devices. Link-local ones are the kernel's own.
