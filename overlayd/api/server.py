@@ -3,6 +3,7 @@
 GET  /v1/status      the daemon's state as JSON
 GET  /v1/counters    its counters alone
 GET  /v1/leases      every lease, then every change of one, one JSON object per line, until the client disconnects
+GET  /v1/attachments the containers that overlayd has attached
 POST /v1/reload      reads the configuration again; 400 with the error when it is refused
 GET  /healthz        503 while packets are not being forwarded here, with the reasons; else 200
 GET  /readyz         200 when ready and nothing is broken, else 503
@@ -47,6 +48,9 @@ class Service(Protocol):
 
     async def reload(self) -> str | None:
         """Read the configuration again; what is wrong with it."""
+
+    def attachments(self) -> list[dict[str, Any]]:
+        """Every attachment."""
 
     def leases(self) -> AsyncIterator[dict[str, Any]]:
         """Every lease, then every change of one."""
@@ -95,6 +99,7 @@ class ControlServer:
         return {
             ("GET", "/v1/status"): self._get_status,
             ("GET", "/v1/counters"): self._get_counters,
+            ("GET", "/v1/attachments"): self._get_attachments,
             ("GET", "/v1/leases"): self._get_leases,
             ("POST", "/v1/reload"): self._post_reload,
         }
@@ -121,6 +126,9 @@ class ControlServer:
 
     async def _get_counters(self) -> Answer:
         return _json(await self.service.counters())
+
+    async def _get_attachments(self) -> Answer:
+        return _json({"attachments": self.service.attachments()})
 
     async def _get_leases(self) -> Answer:
         return Answer(self._lease_lines(), "application/x-ndjson")

@@ -29,7 +29,8 @@ FILES = {
         "/etc/overlayd/overlayd.yaml": "the configuration",
         "/run/flannel/subnet.env": "this host's lease, for container engines",
         "/run/overlayd/overlayd.sock": "the control socket",
-        "/var/lib/overlayd": "the node's identity and the last known leases (etcd)",
+        "/run/overlayd/overlayd-attach.sock": "the socket for attaching containers, for root alone",
+        "/var/lib/overlayd": "the attached containers; the node's identity and the last known leases (etcd)",
     },
     "overlayctl": {"/run/overlayd/overlayd.sock": "the control socket of the daemon"},
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import NamedTuple
 
 from overlayd.backend.base import Backend
@@ -15,6 +16,7 @@ from overlayd.core.settings.model import Settings
 from overlayd.daemon.discovery import discover, make_registry
 from overlayd.reconcile.providers import providers
 from overlayd.reconcile.reconciler import Plan, Reconciler
+from overlayd.system.attachment_file import AttachmentFile
 from overlayd.system.kernel import Kernel
 from overlayd.system.netlink import Netlink
 
@@ -37,7 +39,8 @@ async def preview(given: Settings, closing: AsyncExitStack) -> Preview:
     backend = make_backend(node)
     reconciler = Reconciler(Kernel(netlink))
     reconciler.table.replace(registry.leases(settings))
-    reconciler.use(node, providers(backend, settings, reconciler.table))
+    attachments = AttachmentFile(Path(settings.state_dir), read_only=True).load()
+    reconciler.use(node, providers(backend, settings, reconciler.table, attachments))
     return Preview(node, backend, reconciler)
 
 

@@ -12,6 +12,7 @@ import gc
 import sys
 from contextlib import AsyncExitStack
 
+from overlayd.api.attach_server import AttachServer
 from overlayd.api.server import ControlServer
 from overlayd.backend.modes import make_backend
 from overlayd.daemon.discovery import make_registry
@@ -38,20 +39,21 @@ async def run(sources: Sources, loaded: Loaded, manager: ServiceManager | None =
         registry = make_registry(given)
         closing.push_async_callback(registry.close)
         waiting = Waiting(lifecycle, registry)
-        server = ControlServer(lifecycle, waiting)
+        server, attach_server = ControlServer(lifecycle, waiting), AttachServer()
         supervisor.handle_signals(lambda: server.service.reload())
         if given.registry != "static":  # it may have to wait, and can be asked meanwhile what for
-            await listen(server, given, closing)
+            await listen(server, attach_server, given, closing)
         found = await supervisor.unless_stopped(find_node(given, registry, netlink, manager))
         if found is None:
             return
         settings, node = found
         backend = make_backend(node, manager)
         if given.registry == "static":
-            await listen(server, given, closing)
+            await listen(server, attach_server, given, closing)
         monitor = open_monitor(closing)
         running = Running(lifecycle, settings, backend, registry, sources, loaded, netlink, monitor, manager)
         lifecycle.phase, server.service = "starting", running
+        attach_server.service = running.attacher
         waiting.successor.set_result(running)
         try:
             await bring_up(running, lifecycle, netlink, manager)

@@ -187,7 +187,8 @@ class Reloader:
         self._overlay.prober.replace_peers(self._overlay.node, self._overlay.peers)
 
     async def _report_orphaned(self, old: Lease) -> None:
-        """Log the bridges whose containers still have addresses of a subnet that this host has lost."""
+        """Log the bridges whose containers still have addresses of a subnet that this host has lost, and the attached
+        containers, which are to be refreshed."""
         bridges = [
             f"{one.name} {own}"
             for one in await self._netlink.interfaces()
@@ -199,6 +200,7 @@ class Reloader:
             old=str(old),
             new=str(self._overlay.node.lease),
             bridges=", ".join(bridges) or "none",
+            attached=", ".join(str(one) for one in self._overlay.attachments) or None,
         )
 
 

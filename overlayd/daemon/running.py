@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
 from typing import Any
 
 from overlayd import __version__
 from overlayd.backend.base import Backend
 from overlayd.core.settings.model import Settings
+from overlayd.daemon.attacher import Attacher
 from overlayd.daemon.config_watcher import ConfigWatcher
 from overlayd.daemon.forwarding import Forwarding
 from overlayd.daemon.install import repair
 from overlayd.daemon.lease_follower import LeaseFeed, LeaseFollower
 from overlayd.daemon.reload import Reloader
+from overlayd.observe.attached import describe_attachments
 from overlayd.observe.health import Health
 from overlayd.observe.lifecycle import Lifecycle
 from overlayd.observe.metrics import exposition
@@ -25,6 +28,7 @@ from overlayd.reconcile.reconciler import Reconciler
 from overlayd.reconcile.underlay import UnderlayFollower
 from overlayd.reconcile.watcher import Watcher
 from overlayd.registry.base import Registry
+from overlayd.system.attachment_file import AttachmentFile
 from overlayd.system.config_file import Loaded, Sources
 from overlayd.system.kernel import Kernel
 from overlayd.system.netlink import Monitor, Netlink
@@ -51,7 +55,9 @@ class Running:
         self._lifecycle = lifecycle
         prober = Prober(loaded.settings.probe, self._sender, {mode.code: mode.name for mode in settings.modes.values()})
         reconciler = Reconciler(Kernel(netlink), monitor)
-        self.overlay = overlay = Overlay(settings, backend, registry, reconciler, prober)
+        attachments = AttachmentFile(Path(settings.state_dir))
+        self.overlay = overlay = Overlay(settings, backend, registry, reconciler, prober, attachments.load())
+        self.attacher = Attacher(overlay, netlink, attachments, lambda: lifecycle.phase == "ready")
         self._feed = LeaseFeed(overlay)
         self.forwarding = Forwarding(overlay)
         self._reloader = Reloader(
@@ -116,6 +122,9 @@ class Running:
         if self._underlay.trouble is not None:
             await self._underlay.follow()  # a new configuration may be the remedy
         return error
+
+    def attachments(self) -> list[dict[str, Any]]:
+        return describe_attachments(self.overlay)
 
     def leases(self) -> AsyncIterator[dict[str, Any]]:
         return self._feed.watch()

@@ -13,6 +13,7 @@ import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from overlayd.api.attach_server import AttachServer
 from overlayd.api.server import ControlServer
 from overlayd.core.node import Node
 from overlayd.core.settings.model import Settings
@@ -24,6 +25,7 @@ from overlayd.log import log
 from overlayd.observe.lifecycle import Lifecycle
 from overlayd.registry.base import NotYetError, Registry
 from overlayd.system.errors import HostError
+from overlayd.system.files import attach_socket
 from overlayd.system.instance_lock import InstanceLock
 from overlayd.system.netlink import Monitor, Netlink
 from overlayd.system.processes import find
@@ -60,12 +62,16 @@ async def find_node(
         reports.cancel()
 
 
-async def listen(server: ControlServer, settings: Settings, closing: AsyncExitStack) -> None:
+async def listen(
+    server: ControlServer, attach_server: AttachServer, settings: Settings, closing: AsyncExitStack
+) -> None:
     """Be the only daemon here, and answer. Raises HostError."""
     path = Path(settings.control_socket)
     closing.enter_context(InstanceLock(path))
     closing.push_async_callback(server.close)
     await server.open(path)
+    closing.push_async_callback(attach_server.close)
+    attach_server.open(attach_socket(path))
     if settings.healthz_port:
         await server.open_health(settings.healthz_ip, settings.healthz_port)
 

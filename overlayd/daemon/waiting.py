@@ -37,6 +37,9 @@ class Waiting:
     async def reload(self) -> str | None:
         return "overlayd has not started yet: it waits for its registry"
 
+    def attachments(self) -> list[dict[str, Any]]:
+        return []
+
     async def leases(self) -> AsyncIterator[dict[str, Any]]:
         async for event in (await self.successor).leases():
             yield event

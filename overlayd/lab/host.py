@@ -66,11 +66,8 @@ class Host(Namespace):
         self.subnet_file = self.directory / "subnet.env"
         self.config: dict[str, Any] = merged(
             {
-                **(
-                    {"leases_file": "../leases.yaml"}
-                    if lab.etcd is None
-                    else {"state_dir": str(self.directory / "state"), "node_name": plan.name}
-                ),
+                **({"leases_file": "../leases.yaml"} if lab.etcd is None else {"node_name": plan.name}),
+                "state_dir": str(self.directory / "state"),
                 "control_socket": str(self.socket_path),
                 "subnet_file": str(self.subnet_file),
             },

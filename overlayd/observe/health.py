@@ -19,6 +19,7 @@ from overlayd.backend.base import Backend
 from overlayd.datapath.contract import Traffic
 from overlayd.datapath.stall import PERIOD, Refusals
 from overlayd.log import log
+from overlayd.observe.attached import attachment_problems
 from overlayd.observe.lifecycle import Lifecycle
 from overlayd.observe.mismatch import MismatchDetector
 from overlayd.observe.overlay import Overlay
@@ -102,6 +103,7 @@ class Health:
             yield self._shortage
         yield from registry_problems(overlay.registry.state())
         silent = self._mismatch.silent_peers(overlay.node.section)
+        yield from attachment_problems(overlay)
         for key, text in (*reconciler.problems.items(), *overlay.prober.problems(), *silent):
             lease = reconciler.table.get(key)
             yield f"{lease.subnets[0] if lease is not None else key}: {text}"

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from overlayd.backend.base import Backend
+from overlayd.core.attach.table import AttachmentTable
 from overlayd.core.leases.lease import Lease
 from overlayd.core.node import Node
 from overlayd.core.settings.model import Settings
@@ -25,6 +26,8 @@ class Overlay:
     registry: Registry
     reconciler: Reconciler
     prober: Prober
+    attachments: AttachmentTable = field(default_factory=AttachmentTable)
+    """The containers that overlayd has attached."""
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while settings, backend or leases change, so that a reload and a lease event do not interleave."""
 
@@ -34,7 +37,7 @@ class Overlay:
     def use(self, settings: Settings, backend: Backend, node: Node) -> None:
         """These from now on; a comparison with the kernel brings them into force."""
         self.settings, self.backend, backend.node = settings, backend, node
-        self.reconciler.use(node, providers(backend, settings, self.reconciler.table))
+        self.reconciler.use(node, providers(backend, settings, self.reconciler.table, self.attachments))
 
     switch_repairs: int = 0
     """Forwarding switches that were switched on again."""

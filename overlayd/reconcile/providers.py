@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from overlayd.backend.base import Backend
+from overlayd.core.attach.table import AttachmentTable
 from overlayd.core.kernel.provider import Provider
 from overlayd.core.leases.table import LeaseTable
 from overlayd.core.settings.model import Settings
+from overlayd.reconcile.attachments import Attachments
 from overlayd.reconcile.firewall import Firewall
 from overlayd.reconcile.unreachable import Unreachable
 
 
-def providers(backend: Backend, settings: Settings, table: LeaseTable) -> tuple[Provider, ...]:
+def providers(
+    backend: Backend, settings: Settings, table: LeaseTable, attachments: AttachmentTable
+) -> tuple[Provider, ...]:
     """Everything that is to be in the kernel for this backend's node."""
     node = backend.node
     ports = {*node.spec.ports(node), settings.probe.port} - {0}
     return (
         backend,
         Unreachable(node),
+        Attachments(node, attachments),
         Firewall(
             node, backend.devices, tuple(sorted(ports)), settings.ip_masq, settings.forward_rules, table.is_public
         ),

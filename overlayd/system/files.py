@@ -52,6 +52,11 @@ def remove(path: Path) -> None:
         ) from None
 
 
+def attach_socket(control_socket: Path) -> Path:
+    """Where the daemon that has this control socket listens for containers to attach."""
+    return control_socket.with_name(f"{control_socket.stem}-attach{control_socket.suffix}")
+
+
 def read_sysctl(name: str) -> str | None:
     """The value of net.ipv4.ip_forward and the like (with slashes: net/ipv4/ip_forward); None where there is none."""
     try:

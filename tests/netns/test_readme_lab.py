@@ -7,13 +7,16 @@ metric for one scenario; the lab's name and the report's place are the test's.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from support.containers import attachments, bare_hosts, boxes
 from support.readme import ROOT, Rule, sections, walk
+from support.waiting import eventually
 
 
 class Run:
@@ -94,6 +97,64 @@ def test_play_with_it(run: Run) -> None:
             f"{lab} down": run,
         },
     )
+
+
+DOCKER = """#!/bin/sh
+case $1 in
+run) unshare --net sleep 300 >/dev/null 2>&1 &
+    while [ "$(readlink /proc/$!/ns/net)" = "$(readlink /proc/self/ns/net)" ]; do :; done
+    echo $! >PIDFILE ;;
+inspect) cat PIDFILE ;;
+esac
+"""
+"""Stands in for Docker: a process in a network namespace of its own, and its PID."""
+
+
+def test_containers(tmp_path: Path) -> None:
+    name, pid = f"readme{os.getpid()}", tmp_path / "pid"
+    docker = tmp_path / "docker"
+    docker.write_text(DOCKER.replace("PIDFILE", str(pid)))
+    docker.chmod(0o755)
+    path = f"PATH={tmp_path}:{ROOT / '.venv/bin'}:{os.environ['PATH']}"
+    with bare_hosts(2, mode="vxlan") as (a, b), boxes(1) as (far,):
+        far.attach(b)
+        environment = ["env", path, f"OVERLAYD_CONTROL_SOCKET={a.socket_path}", "NO_COLOR=1"]
+
+        def run(command: str) -> str:
+            written = command.replace(" c1", f" {name}").replace(" ping", " ping -c 1 -W 5")
+            return a.run(*environment, "sh", "-c", written).stdout
+
+        def shown(command: str) -> None:
+            assert "net.core.somaxconn = 1024" in run(command)
+
+        def listed(command: str) -> None:
+            assert "10.1.1.50/24" in run(command)
+
+        def ended(command: str) -> None:
+            run(command)
+            eventually(lambda: attachments(a) == [])
+
+        try:
+            walk(
+                sections()["Containers"].commands,
+                {
+                    "docker run -d --name web --network none nginx": run,
+                    "overlayctl attach $(docker inspect -f '{{.State.Pid}}' web) --name web"
+                    " --sysctl net.core.somaxconn=1024": run,
+                    "overlayctl attachment show web": shown,
+                    "overlayctl detach web": run,
+                    "ip netns add c1": run,
+                    "overlayctl attach c1 --ip 10.1.1.50": run,
+                    "overlayctl attachment list": listed,
+                    "ip netns exec c1 ping 10.1.2.2": run,
+                    "ip netns del c1": ended,
+                    "overlayctl attachment refresh": run,
+                },
+            )
+        finally:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+            if pid.exists():
+                os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
 @pytest.mark.parametrize(

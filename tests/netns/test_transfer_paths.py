@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from overlayd.backend.modes import SETTINGS, make_backend
+from overlayd.core.attach.table import AttachmentTable
 from overlayd.daemon.discovery import discover
 from overlayd.lab import Host, Namespace, hosts
 from overlayd.lab.namespace import ip_batch, within
@@ -132,7 +133,7 @@ def test_a_path_that_was_probed(mode: str) -> None:
             node = await discover(settings, StaticRegistry(), netlink)
             backend, reconciler = make_backend(node), Reconciler(Kernel(netlink))
             reconciler.table.replace(StaticRegistry().leases(settings))
-            reconciler.use(node, providers(backend, settings, reconciler.table))
+            reconciler.use(node, providers(backend, settings, reconciler.table, AttachmentTable()))
             assert await reconciler.compare() == []
             probed: dict[IPv4Address, int] = {}
             follower = PathFollower(netlink, lambda: backend, reconciler, lambda: probed)

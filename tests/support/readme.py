@@ -22,7 +22,7 @@ ON_MACHINES = (
     *("Install as a service", "Two hosts", "A cluster", "Upgrade", "Troubleshooting", "Configuration"),
     *("Status and monitoring", "What it does to a host"),
 )
-IN_A_LAB = ("See it", "Play with it", "Two engines in udp mode", "Security")
+IN_A_LAB = ("See it", "Play with it", "Containers", "Two engines in udp mode", "Security")
 ELSEWHERE = ("Limits of this version", "Coming from flannel, and going back")
 
 Rule = Callable[[str], None]

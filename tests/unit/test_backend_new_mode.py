@@ -14,6 +14,7 @@ import pytest
 from overlayd.backend.base import Backend, Mode
 from overlayd.backend.modes import MODES, make_backend
 from overlayd.core.address import Address, Family, Network
+from overlayd.core.attach.table import AttachmentTable
 from overlayd.core.flannel.config import config_text, parse_config
 from overlayd.core.flannel.form import FormatError, Json
 from overlayd.core.flannel.lease import key_of, lease_text, parse_lease
@@ -178,10 +179,10 @@ def test_its_backend_and_what_is_desired() -> None:
     backend = make_backend(node())
     assert isinstance(backend, GreBackend)
     assert backend.data_path is None
-    all_of_them = providers(backend, settings(), LeaseTable())
+    all_of_them = providers(backend, settings(), LeaseTable(), AttachmentTable())
     route = Route(IPv4Network("10.5.2.0/24"), "gre-ovl", IPv4Address("192.0.2.2"))
     desired = state_of(thing for one in all_of_them for thing in one.objects(Surroundings([PEER])))
     rules = "nft table inet overlayd, 1 rules"  # which protects the probe port
     assert list(map(str, desired.values())) == [str(route), "route unreachable 10.5.0.0/16", rules]
     events = [LeaseEvent(PEER, None)]
-    assert [one.on_leases(events) for one in all_of_them] == [([route], []), ([], []), ([], [])]
+    assert [one.on_leases(events) for one in all_of_them] == [([route], []), ([], []), ([], []), ([], [])]

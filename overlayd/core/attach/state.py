@@ -9,11 +9,12 @@ what a run of the daemon was at when it ended: its device, if there is one, is n
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from overlayd.core.attach import values
 from overlayd.core.attach.errors import AttachError
 from overlayd.core.attach.model import Attachment, by_key
+from overlayd.core.attach.table import AttachmentTable
 
 _VERSION = 1
 
@@ -24,8 +25,8 @@ def dump(boot_id: str, attachments: Iterable[Attachment]) -> str:
     return json.dumps(state, separators=(",", ":")) + "\n"
 
 
-def load(text: str, boot_id: str) -> Sequence[Attachment]:
-    """The attachments in a file that are still there, if any, in this boot. Raises AttachError for another's file."""
+def load(text: str, boot_id: str) -> AttachmentTable:
+    """The attachments in a file that are still there in this boot. Raises AttachError for a file that is damaged."""
     try:
         given = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -34,5 +35,5 @@ def load(text: str, boot_id: str) -> Sequence[Attachment]:
     if found.get("version") != _VERSION:
         raise AttachError(f"version: {values.quoted(found.get('version'))} is not {_VERSION}")
     if found.get("boot_id") != boot_id:
-        return ()
-    return [one for one in by_key(found.get("attachments")).values() if one.ready]
+        return AttachmentTable()
+    return AttachmentTable(one for one in by_key(found.get("attachments")).values() if one.ready)

@@ -158,7 +158,9 @@ class Settings(Section):
         values.Duration(3600), values.duration(1, 30 * 86400), "how long before its expiry a lease is renewed"
     )
     state_dir: str = setting(
-        "/var/lib/overlayd", values.path, "directory of the node's identity and the last known leases"
+        "/var/lib/overlayd",
+        values.path,
+        "directory of the node's identity, the last known leases and the attached containers",
     )
 
     probe: ProbeSettings = setting(ProbeSettings(), ProbeSettings.parse)

@@ -10,11 +10,13 @@ How overlayd knows what is its own:
     links             writes devices, one by one
     batches           writes rtnetlink kinds, packed many to a send
     elements          writes elements of nftables sets
+    container         a container's interface, through a socket from its namespace
     monitor           what anybody changes
     request_socket    what the writers share
 """
 
 from overlayd.system.netlink.connection import Netlink
+from overlayd.system.netlink.container import ContainerNamespace
 from overlayd.system.netlink.monitor import Monitor
 
-__all__ = ["Monitor", "Netlink"]
+__all__ = ["ContainerNamespace", "Monitor", "Netlink"]

@@ -17,14 +17,16 @@ _MOST = 1 << 16  # bytes in one delivery
 class RequestSocket:
     """Its messages are numbered by `next_sequence`. Close it."""
 
-    def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
-        """Raises OSError."""
+    def __init__(self, protocol: int = socket.NETLINK_ROUTE, *, existing: socket.socket | None = None) -> None:
+        """A socket of its own, or an `existing` one, which is closed with it. Raises OSError."""
         self._sequence = 0
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+        self._socket = existing or socket.socket(socket.AF_NETLINK, kind, protocol)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
         self._socket.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)  # an error does not quote the request
         self._socket.settimeout(_TIMEOUT)
-        self._socket.bind((0, 0))
+        if existing is None:  # which may be bound
+            self._socket.bind((0, 0))
         self.port: int = self._socket.getsockname()[0]
         """By which notifications name who made a change."""
 
