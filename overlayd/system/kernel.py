@@ -87,7 +87,8 @@ class Kernel:
         missing: set[Key | None] = set()
         for channel, steps in _runs(operations):
             lacking = [step for step in steps if missing and _lacks(step, missing)]
-            refused = dict(await self._writers[channel]([step for step in steps if step not in lacking]))
+            able = [step for step in steps if step not in lacking] if lacking else steps
+            refused = dict(await self._writers[channel](able)) if able else {}
             failures += [Failure(step, reason) for step, reason in refused.items()]
             failures += [Failure(step, "what it depends on was refused") for step in lacking]
             missing |= {step.object.key for step in refused if step.object.device and step.verb == "add"}
@@ -100,10 +101,12 @@ class Kernel:
 
     async def _device(self, steps: Sequence[Operation]) -> list[Refusal]:
         try:
-            for step in steps:
-                await self.netlink.link(step)
+            if len(steps) == 1:
+                await self.netlink.link(steps[0])
+            else:
+                await self.netlink.unlink(steps)
         except HostError as error:
-            return [(step, str(error))]
+            return [(step, str(error)) for step in steps]
         return []
 
     async def _rules(self, steps: Sequence[Operation]) -> list[Refusal]:
@@ -123,10 +126,15 @@ def _lacks(step: Operation, missing: set[Key | None]) -> bool:
     return step.verb != "delete" and not missing.isdisjoint(step.object.needed)
 
 
+def _goes(step: Operation) -> bool:
+    return step.verb == "delete" and step.object.transient
+
+
 def _runs(operations: Iterable[Operation]) -> Iterator[tuple[Channel, list[Operation]]]:
-    """Operations that go to the kernel together: those of one channel in succession, but each device alone."""
-    for channel, group in groupby(operations, lambda step: step.object.channel):
-        if channel is Channel.LINK:
+    """Operations that go to the kernel together: those of one channel in succession, but each device alone unless it is
+    one of many that go, as containers do."""
+    for (channel, together), group in groupby(operations, lambda step: (step.object.channel, _goes(step))):
+        if channel is Channel.LINK and not together:
             yield from ((channel, [step]) for step in group)
         else:
             yield channel, list(group)

@@ -67,7 +67,7 @@ def test_without_an_option_the_environment_names_the_socket(asked: list[str], mo
     ("argv", "line"),
     [
         (["stauts"], "overlayctl: unknown command 'stauts'; did you mean status? See 'overlayctl --help'"),
-        (["zzz"], "overlayctl: unknown command 'zzz'; the commands are status, peer, lease, counters, top"),
+        (["zzz"], "overlayctl: unknown command 'zzz'; the commands are status, peer, lease, attach, detach"),
         (["peer", "lsit"], "overlayctl peer: unknown command 'lsit'; did you mean list? See 'overlayctl peer --help'"),
         (["status", "--jsno"], "overlayctl status: unknown option --jsno; did you mean --json? See"),
         (["status", "--colour=no"], "overlayctl status: unknown option --colour; see 'overlayctl status --help'"),

@@ -16,20 +16,9 @@ from overlayd.core.attach.errors import AttachError
 from overlayd.core.attach.ipam import choose, container_mac, gateway
 from overlayd.core.attach.model import Attachment, PublishedPort
 from overlayd.core.attach.table import AttachmentTable
+from support.attached import ONE
 
 V4, V6 = IPv4Network("10.1.1.0/24"), IPv6Network("fd00:10:1:1::/64")
-ONE = Attachment(
-    container="c1",
-    interface="eth0",
-    addresses=(ip_interface("10.1.1.2/24"), ip_interface("fd00:10:1:1::2/64")),
-    mac="02:6f:0a:01:01:02",
-    mtu=1450,
-    netns="/run/netns/c1",
-    netns_id=4026532000,
-    ports=(PublishedPort("udp", None, 5353, 53), PublishedPort("tcp", ip_address("::1"), 0, 80)),
-    sysctls=(("net.core.somaxconn", "1024"),),
-    ready=True,
-)
 
 
 def other(number: int, **fields: Any) -> Attachment:

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 from overlayd.core.address import Address
 from overlayd.core.kernel.diff import Operation
-from overlayd.core.kernel.kinds import KernelState
+from overlayd.core.kernel.kinds import KernelState, Link
 from overlayd.core.underlay import HostInterface
 from overlayd.system.errors import HostError
 from overlayd.system.netlink.batches import BATCH, BatchWriter, Refusal
@@ -89,6 +89,11 @@ class Netlink:
     async def link(self, step: Operation) -> None:
         """Do one operation on a device. Raises HostError."""
         await self._do(self._writing, self._links.apply, step)
+
+    async def unlink(self, steps: Sequence[Operation]) -> None:
+        """Do deletions of devices, together. Raises HostError."""
+        links = [cast(Link, step.object) for step in steps]
+        await self._do(self._writing, self._links.delete_together, links)
 
     async def batch(self, operations: Sequence[Operation]) -> list[Refusal]:
         """Do operations on objects of rtnetlink kinds, in order, packed many to a send.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Iterable
 from typing import cast
 
 from overlayd.core.kernel.diff import Operation
@@ -71,6 +72,22 @@ class LinkWriter:
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise
+
+    def delete_together(self, links: Iterable[Link]) -> None:
+        """Delete devices, if they are there, at the price of one: for each deletion the kernel waits 15 ms
+        (synchronize_net). Raises HostError."""
+        indexes = [index for link in links if (index := _find(link.name)) is not None]
+        if not indexes:
+            return
+        group, numbers = u32(IFLA_GROUP, wire.CONDEMNED_GROUP), [self._socket.next_sequence() for _ in indexes]
+        try:
+            moves = (wire.set_link(index, group, number) for index, number in zip(indexes, numbers, strict=True))
+            self._socket.exchange(b"".join(moves), numbers)
+            sequence = self._socket.next_sequence()
+            self._socket.request(wire.delete_group(wire.CONDEMNED_GROUP, sequence), sequence)
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise HostError(f"devices of group {wire.CONDEMNED_GROUP}: {os.strerror(error.errno or 0)}") from None
 
     def _change(self, link: Link, old: Link) -> None:
         index = _index(old)

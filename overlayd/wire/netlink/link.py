@@ -64,6 +64,10 @@ LINK_GROUP = 0x6F766C
 """IFLA_GROUP of our devices ("ovl" in ASCII): how overlayd knows them again."""
 
 
+CONDEMNED_GROUP = LINK_GROUP + 1
+"""IFLA_GROUP of those of our devices that are being deleted together."""
+
+
 class LinkEntry(NamedTuple):
     """A device."""
 
@@ -93,7 +97,7 @@ class LinkEntry(NamedTuple):
     @property
     def ours(self) -> bool:
         """Whether overlayd made it."""
-        return self.group == LINK_GROUP
+        return self.group in (LINK_GROUP, CONDEMNED_GROUP)
 
 
 class AddressEntry(NamedTuple):
@@ -141,6 +145,11 @@ def set_link(index: int, fields: bytes, sequence: int, *, up: bool | None = None
 def delete_link(index: int, sequence: int) -> bytes:
     """Delete a device."""
     return message(RTM_DELLINK, SET, sequence, IFINFOMSG.pack(AF_UNSPEC, 0, 0, index, 0, 0))
+
+
+def delete_group(group: int, sequence: int) -> bytes:
+    """Delete every device of a group."""
+    return message(RTM_DELLINK, SET, sequence, IFINFOMSG.pack(AF_UNSPEC, 0, 0, 0, 0, 0) + u32(IFLA_GROUP, group))
 
 
 def link_info(driver: str, data: bytes) -> bytes:
