@@ -15,7 +15,8 @@ from overlayd.core.node import Node
 from overlayd.core.settings.model import Settings
 from overlayd.daemon.discovery import discover, make_registry
 from overlayd.reconcile.providers import providers
-from overlayd.reconcile.reconciler import Plan, Reconciler
+from overlayd.reconcile.reconciler import Reconciler
+from overlayd.reconcile.results import Plan
 from overlayd.system.attachment_file import AttachmentFile
 from overlayd.system.kernel import Kernel
 from overlayd.system.netlink import Netlink

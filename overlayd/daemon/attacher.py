@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
 from overlayd.core.address import Address, Network
+from overlayd.core.attach.conflict import conflict
 from overlayd.core.attach.errors import AttachError
 from overlayd.core.attach.ipam import choose, container_mac
 from overlayd.core.attach.model import Attachment, AttachmentKey
@@ -82,9 +83,9 @@ class Attacher:
                 f"container {request.container} has an interface {request.interface} already; name another --interface",
                 "exists",
             )
-        if not len(self._table):
-            await self._check_subnets()
         node, table = self._overlay.node, self._table
+        if not len(table) and (text := conflict(await self._netlink.interfaces(), node.lease.subnets)) is not None:
+            raise AttachError(text, "conflict")
         addresses = choose(node.lease.subnets, table.taken, request.addresses, table.last)
         return Attachment(
             container=request.container,
@@ -98,13 +99,6 @@ class Attacher:
             netns_id=namespace.identity,
             sysctls=request.sysctls,
         )
-
-    async def _check_subnets(self) -> None:
-        """Raises AttachError where somebody else's bridge has the addresses that overlayd's is to have."""
-        for interface in await self._netlink.interfaces():
-            for own in interface.addresses if not interface.ours else ():
-                if any(own.ip in subnet for subnet in self._overlay.node.lease.subnets):
-                    raise AttachError(_conflict(interface.name, str(own)), "conflict")
 
     def _added(self, attachment: Attachment, peer: VethPeer) -> KernelState:
         wanted = state_of(self._provider.of([attachment], {attachment.device: peer}))
@@ -246,13 +240,3 @@ def _listed(things: Iterable[Address | Network]) -> str:
 def _logged(attachment: Attachment) -> dict[str, str]:
     addresses = _listed(one.ip for one in attachment.addresses)
     return {"container": attachment.container, "interface": attachment.interface, "addresses": addresses}
-
-
-def _conflict(interface: str, address: str) -> str:
-    text = f"interface {interface} has {address}, an address of this host's subnet"
-    if interface == "docker0":
-        return (
-            f"{text}: Docker gives its containers addresses from there (docker-opts); leave containers to Docker, or"
-            " start dockerd without these options and remove docker0 (ip link delete docker0)"
-        )
-    return f"{text}, and overlayd did not make it; remove it (ip link delete {interface}), or its address"

@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 
 from overlayd.backend.base import Backend
 from overlayd.core import address as net
 from overlayd.core.kernel.adoption import adoptable, given_back
 from overlayd.core.kernel.diff import Operation, diff
-from overlayd.core.kernel.firewall import ForeignChain
 from overlayd.core.kernel.flannel_rules import names
 from overlayd.core.kernel.kinds import KernelState, Key, state_of
 from overlayd.core.kernel.provider import Provider, Surroundings
@@ -32,43 +30,9 @@ from overlayd.core.node import Node
 from overlayd.log import log
 from overlayd.reconcile.applier import Applier
 from overlayd.reconcile.peer_problems import PeerProblems
+from overlayd.reconcile.results import Findings, Plan, RepairResult
 from overlayd.system.kernel import Failure, Kernel, Reading
 from overlayd.system.netlink import Monitor
-
-
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """What a comparison with the kernel found to be repaired."""
-
-    operations: list[Operation]
-    desired: KernelState
-    lost: set[Key]
-    """Transient objects that are gone."""
-    touched: set[Key]
-    """What events have applied since it began; grows while they go on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a start would do to the kernel."""
-
-    operations: list[Operation]
-    flannel_rules: tuple[ForeignChain, ...]
-    """Chains that flannel left."""
-
-
-@dataclass(frozen=True, slots=True)
-class RepairResult:
-    """What others' changes have led to, and what else they call for."""
-
-    repaired: bool
-    """Whether single objects were repaired."""
-    comparison: bool
-    """Whether a full comparison is needed."""
-    underlay: bool
-    """Whether the underlay interface has changed."""
-    refused: bool
-    """Whether there are objects that the kernel has refused."""
 
 
 class Reconciler:

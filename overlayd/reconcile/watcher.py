@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from overlayd.log import log
-from overlayd.reconcile.reconciler import RepairResult
+from overlayd.reconcile.results import RepairResult
 from overlayd.system.errors import HostError
 from overlayd.system.netlink import Monitor
 

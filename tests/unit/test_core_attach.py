@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlayd.core.attach import state, values
+from overlayd.core.attach.conflict import conflict
 from overlayd.core.attach.errors import AttachError
 from overlayd.core.attach.ipam import choose, container_mac, gateway
 from overlayd.core.attach.model import Attachment, PublishedPort
 from overlayd.core.attach.table import AttachmentTable
+from overlayd.core.underlay import HostInterface
 from support.attached import ONE
 
 V4, V6 = IPv4Network("10.1.1.0/24"), IPv6Network("fd00:10:1:1::/64")
@@ -243,3 +245,21 @@ def test_what_was_not_finished_is_forgotten() -> None:
 def test_a_file_that_is_not_a_state_is_refused(text: str, wrong: str) -> None:
     with pytest.raises(AttachError, match=wrong):
         state.load(text, "b")
+
+
+# --- others' bridges --------------------------------------------------------------------------------------------------
+
+
+def test_another_bridge_on_the_subnet_is_named_with_a_remedy() -> None:
+    def interface(name: str, address: str, *, ours: bool = False) -> HostInterface:
+        return HostInterface(name, 3, 1500, True, False, ours, (ip_interface(address),))
+
+    subnets = (V4, V6)
+    assert conflict([interface("eth0", "192.0.2.1/24"), interface("ovlbr0", "10.1.1.1/24", ours=True)], subnets) is None
+    text = conflict([interface("docker0", "10.1.1.1/24")], subnets)
+    assert text is not None
+    assert "docker0 has 10.1.1.1/24" in text
+    assert "docker-opts" in text
+    text = conflict([interface("br0", "fd00:10:1:1::1/64")], subnets)
+    assert text is not None
+    assert "remove it (ip link delete br0)" in text
