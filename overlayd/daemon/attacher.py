@@ -23,7 +23,6 @@ from overlayd.core.attach.ipam import choose, container_mac
 from overlayd.core.attach.model import Attachment, AttachmentKey
 from overlayd.core.attach.request import AttachRequest, DetachRequest, RefreshRequest
 from overlayd.core.kernel.kinds import KernelState, Key, VethPeer, state_of
-from overlayd.core.kernel.transient import without
 from overlayd.log import log
 from overlayd.observe.overlay import Overlay
 from overlayd.reconcile.attachments import Attachments
@@ -144,7 +143,7 @@ class Attacher:
         """Host ends first: what has an address must not lose it to another one."""
         gone = [one for key in keys if (one := self._table.get(key)) is not None]
         try:
-            await self._apply(without(self._unwanted(gone), spared), {})
+            await self._apply(self._unwanted(gone), {}, spared)
         finally:  # what the kernel refused to remove is not desired any more: a comparison tries again
             self._table.remove(keys)
             self._save()
@@ -174,7 +173,7 @@ class Attacher:
                 self._save()
                 back = {one.key for one in self._table}
                 unwanted = self._unwanted([one for one in gone if one.key not in back])
-                await self._apply(without(unwanted, {key for key, one in unwanted.items() if one.transient}), {})
+                await self._apply(unwanted, {}, {key for key, one in unwanted.items() if one.transient})
             except (AttachError, HostError) as error:
                 log.error("what containers left is not removed", error=str(error))
 
@@ -227,8 +226,8 @@ class Attacher:
     def _save(self) -> None:
         self._file.save(self._table)
 
-    async def _apply(self, old: KernelState, new: KernelState) -> None:
-        failures = await self._overlay.reconciler.apply_change(old, new)
+    async def _apply(self, old: KernelState, new: KernelState, spared: Collection[Key] = ()) -> None:
+        failures = await self._overlay.reconciler.apply_change(old, new, spared)
         if failures:
             raise AttachError(failures[0].reason, "refused")
 

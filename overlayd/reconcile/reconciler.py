@@ -157,11 +157,14 @@ class Reconciler:
         old, new = _before_and_after(self._providers, foreign)
         return await self.apply_change(old, new)
 
-    async def apply_change(self, old: KernelState, new: KernelState) -> list[Failure]:
-        """Bring the kernel from these objects, which are as they were desired, to those. Raises HostError."""
+    async def apply_change(self, old: KernelState, new: KernelState, spared: Collection[Key] = ()) -> list[Failure]:
+        """Bring the kernel from these objects, which are as they were desired, to those. Raises HostError.
+
+        `spared`: those of `old` that are somebody else's in the kernel, and are left there.
+        """
         async with self._kernel.lock:
             self._applier.adapt_desired(old, new)
-            return await self._applier.apply(diff(old, new), repair=False)
+            return await self._applier.apply(diff(without(old, spared), new), repair=False)
 
     def _report_lost(self, lost: Collection[Key]) -> None:
         if lost:

@@ -89,4 +89,4 @@ def devices(host: Host) -> set[str]:
     """Bridges and host ends on the host."""
     found = json.loads(host.run("ip", "-j", "link", "show", "group", "7304812").stdout)
     names = {one["ifname"] for one in found if one}
-    return {one for one in names if not one.startswith(("ovl.", "ovl6.", "ovl0"))}
+    return {one for one in names if one != "ovl0" and not one.startswith(("ovl.", "ovl6."))}
