@@ -115,12 +115,16 @@ class AttachServer:
 
     def _accept(self) -> None:
         assert self._listener is not None
+        loop = asyncio.get_running_loop()
         try:
             client, _ = self._listener.accept()
-        except OSError:  # gone already, or no descriptor is left
+        except (BlockingIOError, ConnectionError):  # gone already
+            return
+        except OSError:  # no descriptor is left
+            loop.remove_reader(self._listener)
+            loop.call_later(_IDLE, self._listen)
             return
         client.setblocking(False)
-        loop = asyncio.get_running_loop()
         self._waiting[client] = loop.call_later(_IDLE, self._disconnect, client)
         loop.add_reader(client, self._on_request, client)
         self._listen()

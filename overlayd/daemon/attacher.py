@@ -62,10 +62,11 @@ class Attacher:
                 raise AttachError(failures[0].reason, "refused")
         try:
             await asyncio.to_thread(self._set_up, attachment, namespace)
-        except AttachError:
-            await self._detach([attachment.key])
+            return self._finish(attachment)
+        except (AttachError, HostError):
+            if (now := self._table.get(attachment.key)) is not None and now.netns_id == attachment.netns_id:
+                await self._detach([attachment.key])
             raise
-        return self._finish(attachment)
 
     async def _plan(self, request: AttachRequest, namespace: ContainerNamespace) -> Attachment:
         if namespace.is_hosts:
@@ -195,9 +196,15 @@ class Attacher:
             self._save()
             await self._apply(state_of(self._provider.of([old])), state_of(self._provider.of([new])))
         lone = new.mode == "routed"
-        await asyncio.to_thread(
-            namespace.refresh, new.interface, new.mtu, old.addresses, new.addresses, self._networks(), lone=lone
-        )
+        try:
+            await asyncio.to_thread(
+                namespace.refresh, new.interface, new.mtu, old.addresses, new.addresses, self._networks(), lone=lone
+            )
+        except AttachError:
+            if self._table.get(new.key) is new:  # it still needs to be refreshed
+                self._table.put(old)
+                self._save()
+            raise
         log.info("container refreshed", **_logged(new))
         return new
 

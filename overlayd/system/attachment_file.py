@@ -44,4 +44,7 @@ class AttachmentFile:
         write_atomically(self._path, state.dump(self._boot(), attachments), mode=0o600)
 
     def _boot(self) -> str:
-        return self._boot_id.read_text().strip()
+        try:
+            return self._boot_id.read_text().strip()
+        except OSError as error:
+            raise HostError(f"{self._boot_id}: {error.strerror}; is /proc mounted?") from None

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import socket
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,27 @@ async def test_silent_clients_keep_nobody_out(rig: Rig, monkeypatch: pytest.Monk
         for _ in range(8):
             stack.enter_context(await in_thread(rig.connect))
         assert await in_thread(rig.ask, DETACH) == []
+
+
+async def test_without_a_descriptor_to_spare_clients_wait(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attach_server, "_IDLE", 0.1)
+    client = rig.connect()
+    with descriptors_exhausted():
+        await asyncio.sleep(0.05)
+    with client:
+        client.send(DETACH)
+        assert parse_answer(await in_thread(client.recv, 1 << 17)) == []
+
+
+@contextmanager
+def descriptors_exhausted() -> Iterator[None]:
+    """No file can be opened meanwhile."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 async def test_a_client_that_leaves_is_forgotten(rig: Rig) -> None:
