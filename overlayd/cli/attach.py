@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -71,6 +72,13 @@ def configure(parser: Parser) -> None:
         metavar="NAME=VALUE",
         help="kernel setting of its network namespace, such as net.core.somaxconn=1024; any number of them",
     )
+    parser.add_argument(
+        "--rps",
+        default="off",
+        metavar="off|on|CPUS",
+        help="steer packets that both ends of its link receive to all CPUs, or to these (0-3,7): no reordering within a"
+        " flow, fewer new connections per second (default: off)",
+    )
     add_common(parser, "socket", "json")
     parser.set_defaults(run=run_attach)
 
@@ -100,6 +108,7 @@ def run_attach(given: argparse.Namespace) -> int:
         "addresses": given.ip,
         "mac": given.mac,
         "sysctls": _sysctls(given.sysctl),
+        "rps": {"off": "", "on": f"0-{(os.cpu_count() or 1) - 1}"}.get(given.rps, given.rps),
     })  # fmt: skip
     _print(given, [attach_client.attach(given.socket, request)])
     return 0

@@ -144,6 +144,8 @@ def page(one: Json) -> Block:
         ("namespace", one["netns"]),
     ]
     facts += [("sysctl", f"{name} = {value}") for name, value in one["sysctls"].items()]
+    if one["rps"]:
+        facts.append(("RPS", f"CPUs {one['rps']}"))
     if one["problem"]:
         facts.append(("problem", Text(one["problem"], "red")))
     return Table((Column(style="bold"), Column()), [Row(pair) for pair in facts])

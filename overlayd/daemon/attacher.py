@@ -22,6 +22,7 @@ from overlayd.core.attach.errors import AttachError
 from overlayd.core.attach.ipam import choose, container_mac
 from overlayd.core.attach.model import Attachment, AttachmentKey
 from overlayd.core.attach.request import AttachRequest, DetachRequest, RefreshRequest
+from overlayd.core.attach.values import cpu_mask
 from overlayd.core.kernel.kinds import KernelState, Key, VethPeer, state_of
 from overlayd.log import log
 from overlayd.observe.overlay import Overlay
@@ -50,7 +51,8 @@ class Attacher:
         async with self._overlay.changing:
             attachment = await self._plan(request, namespace)
             self._table.put(attachment)
-            peer = VethPeer(attachment.interface, namespace.netns, attachment.mtu, attachment.mac)
+            rps = cpu_mask(attachment.rps) if attachment.rps else ""
+            peer = VethPeer(attachment.interface, namespace.netns, attachment.mtu, attachment.mac, rps)
             try:
                 self._save()
                 failures = await self._overlay.reconciler.apply_change({}, self._added(attachment, peer))
@@ -98,6 +100,7 @@ class Attacher:
             netns=request.netns,
             netns_id=namespace.identity,
             sysctls=request.sysctls,
+            rps=request.rps,
         )
 
     def _added(self, attachment: Attachment, peer: VethPeer) -> KernelState:

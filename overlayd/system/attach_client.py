@@ -18,12 +18,13 @@ from pathlib import Path
 from overlayd.core.attach.errors import AttachError
 from overlayd.core.attach.model import Attachment
 from overlayd.core.attach.request import PACKET_MAX, AttachRequest, DetachRequest, RefreshRequest, parse_answer
-from overlayd.core.attach.values import sysctl_path
+from overlayd.core.attach.values import cpu_mask, sysctl_path
 from overlayd.system.files import attach_socket
 
 _TIMEOUT = 60  # seconds; the daemon may be busy with many containers
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
 _SYSCTLS = Path("/proc/sys")
+_RPS_DEFAULT = _SYSCTLS / "net/core/rps_default_mask"
 _NO_IPV6 = _SYSCTLS / "net/ipv6/conf/default/disable_ipv6"
 
 
@@ -32,7 +33,7 @@ def attach(control_socket: Path, request: AttachRequest) -> Attachment:
     here = [_SYSCTLS.joinpath(sysctl_path(name)).exists() for name, _ in request.sysctls]
     with _connected(control_socket) as daemon, _inside(request.netns) as rtnetlink:
         _check_sysctls(request, here)
-        with _ipv6_on():
+        with _ipv6_on(), _rps(request.rps):
             (made,) = _exchange(daemon, request, rtnetlink)
         try:
             for name, value in request.sysctls:
@@ -129,6 +130,28 @@ def _ipv6_on() -> Iterator[None]:
         yield
     finally:
         _write(_NO_IPV6, before)
+
+
+@contextmanager
+def _rps(listed: str) -> Iterator[None]:
+    """Have interfaces that are made meanwhile steer packets to these CPUs. Raises AttachError."""
+    if not listed:
+        yield
+        return
+    try:
+        before = _RPS_DEFAULT.read_text()
+        _write(_RPS_DEFAULT, cpu_mask(listed))
+    except FileNotFoundError:
+        raise AttachError(
+            "rps: this kernel has no default for new interfaces (net.core.rps_default_mask of Linux 6.3);"
+            " leave --rps out, and write to rps_cpus of both ends"
+        ) from None
+    except OSError as error:
+        raise AttachError(f"rps: {listed}: {error.strerror}; does this host have these CPUs?") from None
+    try:
+        yield
+    finally:
+        _write(_RPS_DEFAULT, before)
 
 
 def _check_sysctls(request: AttachRequest, here: Sequence[bool]) -> None:

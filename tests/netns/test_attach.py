@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ import pytest
 from overlayd.core.attach.errors import AttachError
 from overlayd.core.attach.model import Attachment
 from overlayd.core.attach.request import parse_attach
-from overlayd.lab import Host
+from overlayd.lab import Host, Namespace
 from overlayd.system import attach_client
 from support.commands import one_line, overlayctl, overlayd, reloaded
 from support.containers import Box, attachments, bare_hosts, boxes, devices
@@ -215,6 +216,24 @@ def test_ipv6_that_is_off_in_the_container_is_on_for_this_interface(pair: Pair) 
         box.attach(a)
         assert len(box.addresses()) == 2
         assert box.read_sysctl("net/ipv6/conf/default/disable_ipv6") == "1"
+
+
+def test_packets_are_steered_at_both_ends(pair: Pair) -> None:
+    a, _ = pair
+    default = a.read_sysctl("net/core/rps_default_mask")
+    with boxes(2) as (box, other):
+        device = box.attach(a, rps="0-1").device
+        assert [_steered(a, device), _steered(box, "eth0")] == [3, 3]
+        assert _steered(other, other.attach(a).interface) == _steered(a, other.attach(a, interface="eth1").device) == 0
+        assert a.read_sysctl("net/core/rps_default_mask") == default
+        assert int(box.read_sysctl("net/core/rps_default_mask"), 16) == 0
+        refused("rps: 4000: Value too large", a, other, rps="4000")
+
+
+def _steered(node: Namespace, device: str) -> int:
+    file = f"/sys/class/net/{device}/queues/rx-0/rps_cpus"
+    shown = subprocess.run(node.enter_with_sys("cat", file), capture_output=True, text=True, check=True).stdout
+    return int(shown.replace(",", ""), 16)
 
 
 # --- ends and restarts ------------------------------------------------------------------------------------------------

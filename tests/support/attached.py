@@ -16,5 +16,6 @@ ONE = Attachment(
     netns_id=4026532000,
     ports=(PublishedPort("udp", None, 5353, 53), PublishedPort("tcp", ip_address("::1"), 0, 80)),
     sysctls=(("net.core.somaxconn", "1024"),),
+    rps="0,1",
     ready=True,
 )

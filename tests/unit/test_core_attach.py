@@ -55,6 +55,11 @@ def other(number: int, **fields: Any) -> Attachment:
         (values.prefixed, "10.1.1.2/33", "is not an IP address with a prefix length"),
         (values.mac, "01:00:5e:00:00:01", "group address"),
         (values.mac, "x" * 1000, "is not a text of 1 to 60"),
+        (values.cpus, "3-1", "rps: '3-1' is not a list of CPUs"),
+        (values.cpus, "1,,2", "is not a list of CPUs"),
+        (values.cpus, "0-99999", "is not a list of CPUs"),
+        (values.cpus, "٣", "is not a list of CPUs"),
+        (values.cpus, None, "rps: None is not a text"),
         (values.sysctls, {"kernel.shmmax": "1"}, "'kernel.shmmax' is not per network namespace"),
         (values.sysctls, {"net/../kernel/core_pattern": "1"}, "is not per network namespace"),
         (values.sysctls, {"net.ipv4.//.x": "1"}, "is not per network namespace"),
@@ -82,6 +87,13 @@ def test_sysctls_are_written_with_dots_or_slashes() -> None:
     assert values.sysctl_path("net.ipv4.ip_forward") == "net/ipv4/ip_forward"
     assert values.sysctl_path("net/ipv4/conf/eth0.5/rp_filter") == "net/ipv4/conf/eth0.5/rp_filter"
     assert values.sysctl_path("net.ipv4.conf.eth0/5.rp_filter") == "net/ipv4/conf/eth0.5/rp_filter"
+
+
+def test_cpus_and_their_mask() -> None:
+    assert values.cpus(" 2, 0-1,1") == "0,1,2"
+    assert values.cpus("") == ""
+    assert values.cpu_mask("0,1,3") == "0000000b"
+    assert values.cpu_mask("0,33") == "00000002,00000001"
 
 
 ANYTHING = st.recursive(

@@ -94,6 +94,8 @@ class Attachment:
     """The namespace's inode: tells whether the path still leads to it."""
     ports: tuple[PublishedPort, ...] = ()
     sysctls: tuple[tuple[str, str], ...] = ()
+    rps: str = ""
+    """The CPUs that both its ends steer received packets to (0,1,2); empty: those that they come by."""
     ready: bool = False
     """Whether the container's end was set up as well; until then the daemon's next run would undo it."""
 
@@ -125,6 +127,7 @@ class Attachment:
             "netns_id": self.netns_id,
             "ports": [one.json() for one in self.ports],
             "sysctls": dict(self.sysctls),
+            "rps": self.rps,
             "ready": self.ready,
         }
 
@@ -144,6 +147,7 @@ class Attachment:
             netns_id=values.number(found.get("netns_id"), "netns_id", 0, 2**64 - 1),
             ports=tuple(map(PublishedPort.of, values.items(found.get("ports"), "ports", PORTS_MAX))),
             sysctls=values.sysctls(found.get("sysctls")),
+            rps=values.cpus(found.get("rps", "")),
             ready=values.boolean(found.get("ready"), "ready"),
         )
 
@@ -153,7 +157,7 @@ class Attachment:
 
 _FIELDS = (
     *("container", "interface", "mode", "network", "addresses", "mac", "mtu", "netns", "netns_id"),
-    *("ports", "sysctls", "ready"),
+    *("ports", "sysctls", "rps", "ready"),
 )
 
 

@@ -40,6 +40,7 @@ class AttachRequest:
     mac: str | None = None
     sysctls: tuple[tuple[str, str], ...] = ()
     """Which the client sets; here to be shown."""
+    rps: str = ""
 
     def json(self) -> Json:
         """As it is sent."""
@@ -53,6 +54,7 @@ class AttachRequest:
             "addresses": [str(one) for one in self.addresses],
             "mac": self.mac,
             "sysctls": dict(self.sysctls),
+            "rps": self.rps,
         }
 
 
@@ -101,7 +103,7 @@ def parse_request(data: bytes) -> Request:
 def parse_attach(given: object) -> AttachRequest:
     """The request that a client makes of what it was told. Raises AttachError."""
     found = values.mapping(
-        given, "attach", ("container", "interface", "netns", "mode", "network", "addresses", "mac", "sysctls")
+        given, "attach", ("container", "interface", "netns", "mode", "network", "addresses", "mac", "sysctls", "rps")
     )
     return AttachRequest(
         container=values.name(found.get("container"), "container"),
@@ -112,6 +114,7 @@ def parse_attach(given: object) -> AttachRequest:
         addresses=values.addresses(found.get("addresses", [])),
         mac=values.optional(found.get("mac"), values.mac),
         sysctls=values.sysctls(found.get("sysctls", {})),
+        rps=values.cpus(found.get("rps", "")),
     )
 
 

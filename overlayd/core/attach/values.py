@@ -23,6 +23,8 @@ NAME_MAX = 253
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{NAME_MAX - 1}}}")  # what CNI allows in a container's id
 _INTERFACE = re.compile(r"[^\s/:]{1,15}")  # dev_valid_name() in the kernel; IFNAMSIZ holds 15 bytes and a NUL
 _SYSCTL = re.compile(r"net(?:\.[A-Za-z0-9_/-]+|/[A-Za-z0-9_.-]+)+")
+_CPUS = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?", re.ASCII)
+_CPU_MAX = 4095
 _PATH_MAX = 4096  # bytes, linux/limits.h
 _SHOWN = 60  # characters of a value that an error quotes
 
@@ -149,6 +151,29 @@ def sysctl_path(key: object) -> str:
             f"sysctl {quoted(key)} is not per network namespace; only names that begin with net. can be set"
         )
     return key if key.startswith("net/") else key.replace(".", "\0").replace("/", ".").replace("\0", "/")
+
+
+def cpus(value: object) -> str:
+    """A list of CPUs as `taskset -c` writes it: 0-3,7. Empty for none."""
+    if value == "":
+        return ""
+    found: set[int] = set()
+    for part in text(value, "rps", 256).split(","):
+        match = _CPUS.fullmatch(part.strip())
+        if match is None or (last := int(match[2] or match[1])) < (first := int(match[1])) or last > _CPU_MAX:
+            raise AttachError(f"rps: {quoted(value)} is not a list of CPUs; write 0-3,7, or on, or off")
+        found.update(range(first, last + 1))
+    return ",".join(map(str, sorted(found)))
+
+
+def cpu_mask(listed: str) -> str:
+    """The CPUs of such a list as the kernel takes them: a hexadecimal number in groups of 32 bits."""
+    bits = sum(1 << int(one) for one in listed.split(",") if one)
+    groups: list[str] = []
+    while bits or not groups:
+        groups.append(f"{bits & 0xFFFFFFFF:08x}")
+        bits >>= 32
+    return ",".join(reversed(groups))
 
 
 def items(value: object, what: str, most: int) -> list[Any]:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import cast
 
 from overlayd.core.kernel.diff import Operation
 from overlayd.core.kernel.kinds import Link
 from overlayd.system import tun
 from overlayd.system.errors import HostError
+from overlayd.system.files import read_sysctl, write_sysctl
 from overlayd.system.netlink.request_socket import RequestSocket
 from overlayd.wire.netlink import link as wire
 from overlayd.wire.netlink.message import u32
 from overlayd.wire.netlink.uapi import IFLA_GROUP
 
+_RPS_DEFAULT = "net/core/rps_default_mask"
 _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL)  # how the kernel refuses, on a host without it
 
 
@@ -47,7 +50,8 @@ class LinkWriter:
         data = link.creation()
         if data is not None:
             sequence = self._socket.next_sequence()
-            self._socket.request(wire.add_link(link.name, link.driver, data, link.attributes(), sequence), sequence)
+            with _default_rps(link.rps):
+                self._socket.request(wire.add_link(link.name, link.driver, data, link.attributes(), sequence), sequence)
         elif _find(link.name) is None:
             tun.create(link.name)
         else:
@@ -114,6 +118,21 @@ class LinkWriter:
     def _request(self, index: int, attributes: bytes, up: bool | None = None) -> None:
         sequence = self._socket.next_sequence()
         self._socket.request(wire.set_link(index, attributes, sequence, up=up), sequence)
+
+
+@contextmanager
+def _default_rps(mask: str) -> Iterator[None]:
+    """Have devices that are made meanwhile steer packets to these CPUs: a device's own file is root's to write. Raises
+    HostError."""
+    before = read_sysctl(_RPS_DEFAULT) if mask else None
+    if before is None:
+        yield
+        return
+    write_sysctl(_RPS_DEFAULT, mask)
+    try:
+        yield
+    finally:
+        write_sysctl(_RPS_DEFAULT, before)
 
 
 def _find(name: str) -> int | None:

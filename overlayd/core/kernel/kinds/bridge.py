@@ -55,6 +55,8 @@ class VethPeer:
     """Open file descriptor of the container's network namespace."""
     mtu: int
     mac: str
+    rps: str = ""
+    """The mask of the CPUs that the host's end steers received packets to; empty: none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,10 @@ class VethLink(Link):
     @property
     def essential(self) -> bool:
         return False
+
+    @property
+    def rps(self) -> str:
+        return self.peer.rps if self.peer is not None else ""
 
     @classmethod
     def of(cls, entry: wire.LinkEntry) -> Link:

@@ -59,6 +59,11 @@ class Link(KernelObject):
         return True
 
     @property
+    def rps(self) -> str:
+        """The mask of the CPUs to steer received packets to, where it is made so; empty: none."""
+        return ""
+
+    @property
     def fixed(self) -> tuple[object, ...]:
         """What the kernel cannot change in place."""
         return (self.driver,)
