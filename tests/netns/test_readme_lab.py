@@ -148,6 +148,7 @@ def test_containers(tmp_path: Path) -> None:
                     "overlayctl attachment list": listed,
                     "ip netns exec c1 ping 10.1.2.2": run,
                     "ip netns del c1": ended,
+                    "overlayctl status": run,
                     "overlayctl attachment refresh": run,
                 },
             )
