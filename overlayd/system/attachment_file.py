@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 from overlayd.core.attach import state
 from overlayd.core.attach.errors import AttachError
-from overlayd.core.attach.model import Attachment
 from overlayd.core.attach.table import AttachmentTable
 from overlayd.log import log
 from overlayd.system.errors import HostError
@@ -25,7 +24,7 @@ class AttachmentFile:
     def load(self) -> AttachmentTable:
         """The attachments of this boot. A file that cannot be read is logged; one that is damaged is put aside, too."""
         try:
-            return state.load(read_text(self._path), self._boot()) if self._path.exists() else AttachmentTable()
+            return state.load(read_text(self._path), self._boot) if self._path.exists() else AttachmentTable()
         except (HostError, OSError) as error:
             log.error("attached containers are not known: they lose their network", error=str(error))
         except AttachError as error:
@@ -39,10 +38,11 @@ class AttachmentFile:
                 self._path.replace(self._path.with_suffix(".invalid"))
         return AttachmentTable()
 
-    def save(self, attachments: Iterable[Attachment]) -> None:
+    def save(self, attachments: AttachmentTable) -> None:
         """Replace the file. Raises HostError. Not synced: no attachment outlives a crash of the machine."""
-        write_atomically(self._path, state.dump(self._boot(), attachments), mode=0o600)
+        write_atomically(self._path, state.dump(self._boot, attachments), mode=0o600)
 
+    @cached_property
     def _boot(self) -> str:
         try:
             return self._boot_id.read_text().strip()

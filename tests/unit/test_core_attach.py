@@ -222,6 +222,7 @@ def test_the_table_agrees_with_a_model(steps: list[tuple[str, int]]) -> None:
         assert {one.container: str(one.addresses[0].ip) for one in table} == model
         assert sorted(map(str, table.taken)) == sorted(model.values())
         assert len(set(model.values())) == len(model)
+        assert list(state.load(state.dump("b", table), "b")) == list(table)
 
 
 def test_host_ends_have_names_of_their_own() -> None:
@@ -231,16 +232,16 @@ def test_host_ends_have_names_of_their_own() -> None:
 
 
 def test_the_state_of_this_boot_is_read_back() -> None:
-    text = state.dump("boot-1", [ONE, other(3)])
+    text = state.dump("boot-1", AttachmentTable([ONE, other(3)]))
     assert list(state.load(text, "boot-1")) == [ONE, other(3)]
 
 
 def test_the_state_of_another_boot_holds_nothing() -> None:
-    assert list(state.load(state.dump("boot-1", [ONE]), "boot-2")) == []
+    assert list(state.load(state.dump("boot-1", AttachmentTable([ONE])), "boot-2")) == []
 
 
 def test_what_was_not_finished_is_forgotten() -> None:
-    assert list(state.load(state.dump("b", [replace(ONE, ready=False), other(3)]), "b")) == [other(3)]
+    assert list(state.load(state.dump("b", AttachmentTable([replace(ONE, ready=False), other(3)])), "b")) == [other(3)]
 
 
 @pytest.mark.parametrize(

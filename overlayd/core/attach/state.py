@@ -9,20 +9,19 @@ what a run of the daemon was at when it ended: its device, if there is one, is n
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 
 from overlayd.core.attach import values
 from overlayd.core.attach.errors import AttachError
-from overlayd.core.attach.model import Attachment, by_key
+from overlayd.core.attach.model import by_key
 from overlayd.core.attach.table import AttachmentTable
 
 _VERSION = 1
 
 
-def dump(boot_id: str, attachments: Iterable[Attachment]) -> str:
+def dump(boot_id: str, attachments: AttachmentTable) -> str:
     """The file's text."""
-    state = {"version": _VERSION, "boot_id": boot_id, "attachments": [one.json() for one in attachments]}
-    return json.dumps(state, separators=(",", ":")) + "\n"
+    listed = ",".join(attachments.texts)
+    return f'{{"version":{_VERSION},"boot_id":{json.dumps(boot_id)},"attachments":[{listed}]}}\n'
 
 
 def load(text: str, boot_id: str) -> AttachmentTable:

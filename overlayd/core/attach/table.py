@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from overlayd.core.address import Address, Family
@@ -14,6 +15,8 @@ class AttachmentTable:
 
     def __init__(self, attachments: Iterable[Attachment] = ()) -> None:
         self._attachments: dict[AttachmentKey, Attachment] = {}
+        self._texts: dict[AttachmentKey, str] = {}
+        """Each one's JSON, made once: the state file is written for each change of any."""
         self._holders: dict[Address, str] = {}
         self.last: dict[Family, Address] = {}
         """The address of each family that was given out last."""
@@ -38,6 +41,11 @@ class AttachmentTable:
         """The addresses in use, each with its holder in words."""
         return self._holders
 
+    @property
+    def texts(self) -> Iterable[str]:
+        """The JSON of each attachment."""
+        return self._texts.values()
+
     def of(self, container: str) -> list[Attachment]:
         """Those of one container."""
         return [one for one in self._attachments.values() if one.container == container]
@@ -52,6 +60,7 @@ class AttachmentTable:
         if former is not None:
             self._forget(former)
         self._attachments[attachment.key] = attachment
+        self._texts[attachment.key] = json.dumps(attachment.json(), separators=(",", ":"))
         for one in attachment.addresses:
             self._holders[one.ip] = str(attachment)
             self.last[one.version] = one.ip
@@ -60,6 +69,7 @@ class AttachmentTable:
         """Remove those of these that are there; returns them."""
         gone = [one for key in keys if (one := self._attachments.pop(key, None)) is not None]
         for one in gone:
+            del self._texts[one.key]
             self._forget(one)
         return gone
 
