@@ -91,7 +91,8 @@ class VxlanMode(Mode[VxlanSettings]):
     def guards(self, node: Node) -> Iterator[GuardedPort]:
         section = node.section
         assert isinstance(section, VxlanSettings)
-        return (GuardedPort(underlay_family, section.port, section.vni) for underlay_family in node.underlay_families)
+        for family in node.underlay_families:
+            yield GuardedPort(family, section.port, section.vni, node.lease.mac_over(family))
 
     def backend(self, node: Node, section: VxlanSettings, manager: ServiceManager) -> Backend:
         return VxlanBackend(node, section)

@@ -66,7 +66,9 @@ class Running:
         self._underlay = UnderlayFollower(
             netlink, lambda: overlay.node, self._reloader.follow_underlay, lambda: repair(overlay), prober.retry
         )
-        self.health = Health(lifecycle, overlay, lambda: self._underlay.trouble, self.forwarding.faults)
+        self.health = Health(
+            lifecycle, overlay, lambda: self._underlay.trouble, self.forwarding.faults, netlink.sightings
+        )
         self._watcher = Watcher(monitor, reconciler.repair_changes, lambda: repair(overlay), self._underlay.follow)
         reconciler.on_changes(self._watcher.wake)
         self._paths = PathFollower(netlink, lambda: overlay.backend, reconciler, prober.narrow_paths)

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
 from overlayd.backend.base import Backend
+from overlayd.core.kernel.firewall import Sighting
 from overlayd.datapath.contract import Traffic
 from overlayd.datapath.stall import PERIOD, Refusals
 from overlayd.log import log
@@ -25,6 +26,7 @@ from overlayd.observe.mismatch import MismatchDetector
 from overlayd.observe.overlay import Overlay
 from overlayd.registry.base import RegistryState
 from overlayd.system import descriptors, device
+from overlayd.system.errors import HostError
 
 _POLL_EVERY = 1.0  # seconds
 _SHOWN = 50  # problems in one answer: thousands of peers may have one each
@@ -39,13 +41,14 @@ class Health:
         overlay: Overlay,
         underlay_problem: Callable[[], str | None],
         forwarding_faults: Callable[[], Iterable[str]],
+        sightings: Callable[[], Awaitable[Iterable[Sighting]]],
     ) -> None:
         """`underlay_problem`: why the overlay has no working underlay, `forwarding_faults`: which forwarding switches
-        are off; in words."""
+        are off; in words. `sightings`: what rules have noted of senders; may raise HostError."""
         self._lifecycle, self._overlay = lifecycle, overlay
         self._underlay_problem, self._forwarding_faults = underlay_problem, forwarding_faults
-        self._one_way = Refusals()
-        self._mismatch = MismatchDetector(overlay.prober.is_probed)
+        self._sightings, self._one_way = sightings, Refusals()
+        self._mismatch = MismatchDetector(overlay.prober.is_probed, lambda: overlay.peers)
         self.broken: list[str] = []
         """What keeps packets from moving, as of the last poll."""
         self._shortage: str | None = None
@@ -54,16 +57,20 @@ class Health:
         """Poll without end."""
         while True:
             await asyncio.sleep(_POLL_EVERY)
-            self.poll(time.monotonic())
+            noted: Iterable[Sighting] = ()
+            with suppress(HostError):  # a host without nftables, or short of memory
+                noted = await self._sightings()
+            self.poll(time.monotonic(), noted)
 
-    def poll(self, now: float) -> None:
-        """Find what is broken now, and log when that begins and ends. `now`: seconds, from any steady clock."""
+    def poll(self, now: float, noted: Iterable[Sighting] = ()) -> None:
+        """Find what is wrong now, and log when that begins and ends. `now`: seconds, from any steady clock; `noted`:
+        what rules have noted of senders since the last poll."""
         before = self.broken
         shortage = descriptors.shortage()
         if shortage is not None and self._shortage is None:
             log.error("resources run out", reason=shortage)
         self._shortage = shortage
-        self._mismatch.poll(self._overlay.backend, now)
+        self._mismatch.poll(self._overlay.backend, noted, now)
         with suppress(OSError):  # without a descriptor nothing can be read: the last result stays
             self.broken = list(self._faults(now))
         for text in self.broken if not before else ():
@@ -102,12 +109,11 @@ class Health:
         if self._shortage is not None:
             yield self._shortage
         yield from registry_problems(overlay.registry.state())
-        silent = self._mismatch.silent_peers(overlay.node.section)
         yield from attachment_problems(overlay)
-        for key, text in (*reconciler.problems.items(), *overlay.prober.problems(), *silent):
+        for key, text in (*reconciler.problems.items(), *overlay.prober.problems()):
             lease = reconciler.table.get(key)
             yield f"{lease.subnets[0] if lease is not None else key}: {text}"
-        yield from self._mismatch.problems()
+        yield from self._mismatch.problems
         if overlay.prober.problem is not None:
             yield overlay.prober.problem
         if self._lifecycle.reload_error:

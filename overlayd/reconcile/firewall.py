@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 
 from overlayd.core.address import Address
 from overlayd.core.kernel.firewall import FirewallPolicy, OverlayRange, rulesets, vtep_element
@@ -41,6 +42,7 @@ class Firewall:
             underlay=node.underlay.name,
             plain=node.spec.plain(node),
             ports=ports,
+            peer_ports=tuple(product(node.underlay_families, sorted(node.spec.ports(node)))),
             masquerade=masquerade,
             forward_accept=forward_accept,
         )

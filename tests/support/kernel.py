@@ -8,6 +8,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Any, TypeVar
 
+from overlayd.core.address import FAMILIES
 from overlayd.core.kernel.diff import diff
 from overlayd.core.kernel.firewall import FirewallPolicy, GuardedPort, OverlayRange, own_table
 from overlayd.core.kernel.kinds import FdbEntry, KernelObject, KernelState, Neighbour, Route, Ruleset, VxlanLink
@@ -76,10 +77,10 @@ def peers(count: int) -> Iterator[KernelObject]:
 def rules() -> Ruleset:
     """Our table with both sets."""
     network = IPv4Network("10.1.0.0/16")
-    guarded = (GuardedPort(4, 8472, 1), GuardedPort(6, 8472, 1))
+    guarded = tuple(GuardedPort(family, 8472, 1, "02:00:00:00:00:01") for family in FAMILIES)
     ranges = (OverlayRange(network, IPv4Network("10.1.1.0/24")),)
     made = own_table(
-        FirewallPolicy(ranges, ("ovl.1",), guarded, "eth0", False, (), masquerade=False, forward_accept=False)
+        FirewallPolicy(ranges, ("ovl.1",), guarded, "eth0", False, (), (), masquerade=False, forward_accept=False)
     )
     assert made is not None
     return made

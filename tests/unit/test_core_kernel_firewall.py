@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from overlayd.core.kernel.firewall import (
     FORWARD_MARK,
     OUTBOUND,
+    SETS,
     FirewallPolicy,
     ForeignChain,
     ForeignRules,
     GuardedPort,
     OverlayRange,
+    Sighting,
+    Sign,
     forward_accepts,
     overlay_packets,
     own_table,
     rulesets,
+    sighting,
     vtep_element,
 )
 from overlayd.core.kernel.kinds import Ruleset
@@ -29,9 +36,10 @@ from overlayd.core.kernel.kinds import Ruleset
 V4 = OverlayRange(ip_network("10.5.0.0/16"), ip_network("10.5.1.0/24"))
 V6 = OverlayRange(ip_network("fd05::/48"), ip_network("fd05:0:0:1::/64"))
 DEVICE, BRIDGE, UNDERLAY = "flannel.1", "cni0", "eth0"
-GUARDED = GuardedPort(underlay_family=4, port=8472, vni=1)
+MAC = "0e:00:00:00:00:01"
+GUARDED = GuardedPort(underlay_family=4, port=8472, vni=1, mac=MAC)
 DOCKER = ForeignChain("ip", "filter", "FORWARD")
-POLICY = FirewallPolicy((V4,), (DEVICE,), (), UNDERLAY, False, (), masquerade=False, forward_accept=True)
+POLICY = FirewallPolicy((V4,), (DEVICE,), (), UNDERLAY, False, (), (), masquerade=False, forward_accept=True)
 VXLAN = replace(POLICY, guarded=(GUARDED,))
 
 
@@ -45,7 +53,10 @@ class Packet:
     mark: int = 0
     dport: int = 0
     vni: int = 0
+    mac: str = "0e:00:00:00:00:09"
     state: str = "new"
+    refused_port: int = 0
+    """Of the datagram that it quotes, if it is ICMP's "port unreachable"."""
 
 
 def rules_of(ruleset: Ruleset) -> list[dict[str, Any]]:
@@ -59,6 +70,12 @@ def rules_of(ruleset: Ruleset) -> list[dict[str, Any]]:
     return rules
 
 
+def transport_bits(packet: Packet) -> dict[int, int]:
+    """What stands at these offsets of the transport header: of VXLAN, or of a quoted IPv4 or IPv6 datagram."""
+    quoted = dict.fromkeys((136, 112), socket.IPPROTO_UDP) | dict.fromkeys((240, 400), packet.refused_port)
+    return {96: packet.vni, 128: int(packet.mac.replace(":", ""), 16), 135: int(packet.mac[:2], 16) & 1, **quoted}
+
+
 def value(left: dict[str, Any], packet: Packet) -> object:
     """The left side of a match for this packet; None where the packet has no such header."""
     family = ip_address(packet.saddr).version
@@ -69,10 +86,15 @@ def value(left: dict[str, Any], packet: Packet) -> object:
             return getattr(packet, key)
         case {"ct": {"key": "state"}}:
             return packet.state
-        case {"payload": {"base": "th", "offset": 96, "len": 24}}:
-            return packet.vni
+        case {"payload": {"base": "th", "offset": offset}}:
+            return transport_bits(packet)[offset]
         case {"payload": {"protocol": "udp", "field": "dport"}}:
-            return packet.dport
+            return packet.dport if not packet.refused_port else None
+        case {"payload": {"protocol": "icmp" | "icmpv6" as protocol, "field": field}}:
+            error = {"type": "destination-unreachable", "code": "port-unreachable"}
+            return error[field] if packet.refused_port and (protocol == "icmp") == (family == 4) else None
+        case {"payload": {"protocol": "udp", "field": "dport"}}:
+            return packet.dport if not packet.refused_port else None
         case {"payload": {"protocol": protocol, "field": field}}:
             return ip_address(getattr(packet, field)) if protocol == ("ip" if family == 4 else "ip6") else None
         case {"&": [inner, mask]}:
@@ -107,6 +129,8 @@ def verdict(ruleset: Ruleset | None, chain: str, packet: Packet, elements: set[s
         matches = [statement["match"] for statement in statements if "match" in statement]
         if rule["chain"] == chain and all(holds(match, packet, elements) for match in matches):
             last = statements[-1]
+            if "set" in last:
+                continue
             if "vmap" in last:
                 last = dict(last["vmap"]["data"]["set"]).get(value(last["vmap"]["key"], packet))
             if last is None:
@@ -118,13 +142,26 @@ def verdict(ruleset: Ruleset | None, chain: str, packet: Packet, elements: set[s
     return None
 
 
+def noted(ruleset: Ruleset | None, chain: str, packet: Packet, elements: set[str] = frozenset()) -> list[str]:
+    """The sets in which the rules of the chain note the packet's sender before one of them decides."""
+    assert ruleset is not None
+    sets = []
+    for rule in rules_of(ruleset):
+        *matches, last = [one for one in rule["expr"] if "counter" not in one]
+        if rule["chain"] == chain and all(holds(one["match"], packet, elements) for one in matches):
+            if "set" not in last:
+                break
+            sets.append(last["set"]["set"])
+    return sets
+
+
 # --- our own table ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("packet", "expected"),
     [
-        (Packet("192.168.77.2", "192.168.77.1", UNDERLAY, dport=8472, vni=1), None),  # a peer
+        (Packet("192.168.77.2", "192.168.77.1", UNDERLAY, dport=8472, vni=1), "accept"),  # a peer
         (Packet("192.168.77.9", "192.168.77.1", UNDERLAY, dport=8472, vni=1), "drop"),
         (Packet("192.168.77.9", "192.168.77.1", UNDERLAY, dport=8472, vni=2), None),  # somebody else's device
         (Packet("192.168.77.9", "192.168.77.1", UNDERLAY, dport=22), None),
@@ -140,7 +177,93 @@ def test_guard_of_ipv6() -> None:
     table = own_table(replace(POLICY, ranges=(V6,), guarded=(replace(GUARDED, underlay_family=6),)))
     stranger = Packet("fd77::9", "fd77::1", UNDERLAY, dport=8472, vni=1)
     assert verdict(table, "guard", stranger, {"fd77::2"}) == "drop"
-    assert verdict(table, "guard", replace(stranger, saddr="fd77::2"), {"fd77::2"}) is None
+    assert verdict(table, "guard", replace(stranger, saddr="fd77::2"), {"fd77::2"}) == "accept"
+
+
+OUTER = Packet("192.168.77.2", "192.168.77.1", UNDERLAY, dport=8472, vni=1, mac=MAC)
+
+
+@pytest.mark.parametrize(
+    ("packet", "sign"),
+    [
+        (OUTER, None),
+        (replace(OUTER, saddr="192.168.77.9"), "unknown_peer"),
+        (replace(OUTER, dport=4789), "other_port"),
+        (replace(OUTER, vni=7), "other_vni"),
+        (replace(OUTER, dport=4789, mac="0e:00:00:00:00:02"), None),  # another overlay's, or no VXLAN
+        (replace(OUTER, vni=7, mac="0e:00:00:00:00:02"), None),
+        (replace(OUTER, mac="0e:00:00:00:00:02"), "other_mac"),
+        (replace(OUTER, mac="ff:ff:ff:ff:ff:ff"), None),
+        (replace(OUTER, refused_port=8472), "refused"),
+        (replace(OUTER, refused_port=53), None),
+    ],
+)
+def test_who_sends_vxlan_otherwise_is_noted(packet: Packet, sign: str | None) -> None:
+    for family, one, peer in ((4, packet, "192.168.77.2"), (6, as_ipv6(packet), "fd77::2")):
+        guarded = replace(GUARDED, underlay_family=family)
+        table = own_table(replace(POLICY, guarded=(guarded,), peer_ports=((family, 8472),)))
+        assert noted(table, "guard", one, {peer}) == ([f"@{sign}{family}"] if sign else [])
+
+
+def as_ipv6(packet: Packet) -> Packet:
+    """The same packet on an IPv6 underlay."""
+    saddr, daddr = (one.replace("192.168.77.", "fd77::") for one in (packet.saddr, packet.daddr))
+    return replace(packet, saddr=saddr, daddr=daddr)
+
+
+@pytest.mark.parametrize(
+    ("packet", "sign"),
+    [
+        (Packet("10.5.2.7", "10.5.1.7"), None),
+        (Packet("192.168.77.9", "10.5.1.7"), "source_outside4"),
+        (Packet("10.5.1.9", "10.5.1.7"), "source_own4"),
+        (Packet("10.5.2.7", "10.5.3.7"), "astray4"),
+        (Packet("fd05:0:0:2::7", "fd05:0:0:3::7"), "astray6"),
+    ],
+)
+def test_whose_packets_do_not_belong_here_is_noted(packet: Packet, sign: str | None) -> None:
+    vxlan = own_table(replace(VXLAN, ranges=(V4, V6)))
+    host_gw = own_table(replace(POLICY, ranges=(V4, V6), devices=(), plain=True))
+    assert noted(vxlan, f"from_{DEVICE}", packet) == ([f"@{sign}"] if sign else [])
+    expected = sign if sign != "source_outside4" else None  # what crosses the underlay may come from anywhere
+    assert noted(host_gw, "from_underlay", packet) == ([f"@{expected}"] if expected else [])
+
+
+def test_a_rule_that_notes_decides_nothing() -> None:
+    """A full set breaks off the rule: a drop behind it would not be done."""
+    table = own_table(replace(VXLAN, ranges=(V4, V6), plain=True))
+    assert table is not None
+    for rule in rules_of(table):
+        kinds = {key for one in rule["expr"] for key in one}
+        assert "set" not in kinds or kinds == {"match", "set"}, rule["comment"]
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "expected"),
+    [
+        ("unknown_peer4", bytes([192, 0, 2, 9]), Sighting(Sign.UNKNOWN_PEER, ip_address("192.0.2.9"))),
+        (
+            "other_port4",
+            bytes([192, 0, 2, 9, 0x21, 0x18, 0, 0]),
+            Sighting(Sign.OTHER_PORT, ip_address("192.0.2.9"), 8472),
+        ),
+        ("refused6", ip_address("fd77::2").packed, Sighting(Sign.REFUSED, ip_address("fd77::2"))),
+        (
+            "astray6",
+            ip_address("fd05::1").packed + ip_address("fd05::2").packed,
+            Sighting(Sign.ASTRAY, ip_address("fd05::1"), ip_address("fd05::2")),
+        ),
+        ("astray4", bytes([10, 5, 1, 1]), None),
+        ("refused6", bytes(4), None),
+    ],
+)
+def test_elements_of_noting_sets(name: str, key: bytes, expected: Sighting | None) -> None:
+    assert sighting(name, key) == expected
+
+
+@given(st.sampled_from(sorted(SETS)), st.binary(max_size=40))
+def test_whatever_an_element_holds(name: str, key: bytes) -> None:
+    sighting(name, key)
 
 
 INNER = [
@@ -298,6 +421,13 @@ def test_the_table_is_replaced_in_one_transaction() -> None:
     assert {rule["chain"] for rule in rules_of(table)} == {chain["name"] for chain in chains}
     assert [(thing["set"]["name"], thing["set"]["type"]) for thing in added if "set" in thing] == [
         ("vteps4", "ipv4_addr"),
+        ("astray4", ["ipv4_addr", "ipv4_addr"]),
+        ("other_mac4", "ipv4_addr"),
+        ("other_port4", ["ipv4_addr", "inet_service"]),
+        ("other_vni4", "ipv4_addr"),
+        ("source_outside4", ["ipv4_addr", "ipv4_addr"]),
+        ("source_own4", ["ipv4_addr", "ipv4_addr"]),
+        ("unknown_peer4", "ipv4_addr"),
     ]
 
 

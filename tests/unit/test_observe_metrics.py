@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from overlayd.backend.host_gw import HostGwBackend
 from overlayd.backend.udp import UDP
+from overlayd.core.kernel.firewall import Sighting
 from overlayd.core.leases.lease import Lease
 from overlayd.core.leases.subnets import SubnetRange
 from overlayd.core.node import Node, Underlay
@@ -75,6 +76,10 @@ class UserSpace(HostGwBackend):
     data_path: Any = Engine()
 
 
+async def nothing_noted() -> list[Sighting]:
+    return []
+
+
 class Daemon:
     """The parts of one that are looked at; what is wrong with it is set by the tests."""
 
@@ -88,7 +93,7 @@ class Daemon:
         self.registry_state = RegistryState("etcd", True, 5.0, 6.0, None, "http://x", 77, 88.0, {"k": "bad"})
         self.overlay = Overlay(Settings(network="10.1.0.0/16"), UserSpace(NODE), registry, reconciler, prober)
         self.forwarding_faults: list[str] = []
-        self.health = Health(self.lifecycle, self.overlay, lambda: None, lambda: self.forwarding_faults)
+        self.health = Health(self.lifecycle, self.overlay, lambda: None, lambda: self.forwarding_faults, nothing_noted)
 
     def answer(self) -> None:
         """Have the first peer answer a probe."""

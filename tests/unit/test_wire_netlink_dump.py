@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from overlayd.wire.netlink.message import dump_request, family_header, messages
 from overlayd.wire.netlink.neighbour import NeighbourEntry, delete_neighbour, put_fdb, put_neighbour, read_neighbour
+from overlayd.wire.netlink.nft import change_elements, read_keys
 from overlayd.wire.netlink.route import RouteEntry, put_route, read_route
 from overlayd.wire.netlink.uapi import NDMSG, RTM_GETNEIGH, RTM_GETROUTE, RTMSG
 
@@ -106,3 +107,16 @@ def test_no_body_raises(data: bytes) -> None:
 @given(st.binary(max_size=120))
 def test_no_answer_raises_and_none_is_read_past_its_end(data: bytes) -> None:
     assert all(16 <= begin <= end <= len(data) for *_, begin, end in messages(data))
+
+
+@pytest.mark.parametrize("texts", [("192.0.2.1", "192.0.2.7"), ("fd00::1",), ()])
+def test_elements_of_a_set(texts: tuple[str, ...]) -> None:
+    """The kernel gives elements back in the form in which they are made."""
+    addresses = [ip_address(text) for text in texts]
+    made = change_elements("overlayd", "set", addresses, 1, delete=False)
+    assert read_keys(*body(made)) == [address.packed for address in addresses]
+
+
+@given(st.binary(max_size=300))
+def test_elements_of_whatever_comes(data: bytes) -> None:
+    read_keys(data, 0, len(data))

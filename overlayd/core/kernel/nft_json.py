@@ -49,6 +49,11 @@ def field(protocol: str, field: str) -> Json:
     return {"payload": {"protocol": protocol, "field": field}}
 
 
+def bits(base: str, offset: int, length: int) -> Json:
+    """Bits of a packet that nft has no name for; `base`: where the offset counts from, th is the transport header."""
+    return {"payload": {"base": base, "offset": offset, "len": length}}
+
+
 def prefix(network: Network) -> Json:
     """A network as a right-hand side."""
     return {"prefix": {"addr": str(network.network_address), "len": network.prefixlen}}

@@ -10,6 +10,7 @@ from typing import ParamSpec, TypeVar, cast
 
 from overlayd.core.address import Address
 from overlayd.core.kernel.diff import Operation
+from overlayd.core.kernel.firewall import Sighting
 from overlayd.core.kernel.kinds import KernelState, Link
 from overlayd.core.underlay import HostInterface
 from overlayd.system.errors import HostError
@@ -85,6 +86,10 @@ class Netlink:
     async def paths(self) -> dict[Address, int]:
         """What the kernel has learnt of paths: their MTU in bytes, by destination."""
         return await self._do(self._reading, self._reader.paths)
+
+    async def sightings(self) -> list[Sighting]:
+        """What the rules of our table have noted of senders within the last seconds. Raises HostError."""
+        return await self._do(self._reading, self._reader.sightings)
 
     async def link(self, step: Operation) -> None:
         """Do one operation on a device. Raises HostError."""

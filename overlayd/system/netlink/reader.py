@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
 
 from overlayd.core.address import Address, Interface
+from overlayd.core.kernel.firewall import SETS, TABLE, Sighting, sighting
 from overlayd.core.kernel.kinds import RTNETLINK_KINDS, Interfaces, KernelState, Route, VxlanLink, link_of
 from overlayd.core.underlay import HostInterface
 from overlayd.system.netlink.dumps import DumpReader
+from overlayd.wire.netlink import nft
 from overlayd.wire.netlink.link import AddressEntry, LinkEntry, read_address, read_link
 from overlayd.wire.netlink.message import family_header
 from overlayd.wire.netlink.route import path_header, read_path
@@ -18,6 +21,7 @@ from overlayd.wire.netlink.uapi import (
     IFADDRMSG,
     IFF_LOOPBACK,
     IFINFOMSG,
+    NETLINK_NETFILTER,
     RTM_GETADDR,
     RTM_GETLINK,
     RTM_GETROUTE,
@@ -25,12 +29,16 @@ from overlayd.wire.netlink.uapi import (
 
 
 class Reader:
-    """Reads through one socket."""
+    """Reads through a socket for each protocol."""
 
     def __init__(self) -> None:
         """Raises OSError."""
-        self._dumps = DumpReader()
-        self.close = self._dumps.close
+        self._dumps, self._nft_dumps = DumpReader(), DumpReader(NETLINK_NETFILTER)
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._dumps.close()
+        self._nft_dumps.close()
 
     def interfaces(self) -> list[HostInterface]:
         """Every interface of the host with its addresses, in the kernel's order. Raises OSError."""
@@ -76,6 +84,16 @@ class Reader:
         for family in (socket.AF_INET, socket.AF_INET6):
             found.update(self._dumps.strict_dump(RTM_GETROUTE, path_header(family), read_path))
         return found
+
+    def sightings(self) -> list[Sighting]:
+        """What the rules of our table have noted of senders. Raises OSError."""
+        found: list[Sighting | None] = []
+        for name in SETS:
+            kind, header = nft.elements_request(TABLE, name)
+            with suppress(FileNotFoundError):  # the table has those that its rules need
+                for keys in self._nft_dumps.dump(kind, header, nft.read_keys):
+                    found += [sighting(name, key) for key in keys]
+        return [one for one in found if one is not None]
 
     def _links(self) -> list[LinkEntry]:
         return self._dumps.dump(RTM_GETLINK, family_header(AF_UNSPEC, IFINFOMSG), read_link)

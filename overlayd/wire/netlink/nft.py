@@ -20,6 +20,7 @@ from overlayd.wire.netlink.uapi import (
     NFNL_SUBSYS_NFTABLES,
     NFPROTO_INET,
     NFT_MSG_DELSETELEM,
+    NFT_MSG_GETSETELEM,
     NFT_MSG_NEWCHAIN,
     NFT_MSG_NEWSETELEM,
     NFTA_CHAIN_HOOK,
@@ -39,11 +40,28 @@ ELEMENTS_MAX = 1024
 
 def change_elements(table: str, name: str, addresses: Iterable[Address], sequence: int, *, delete: bool) -> bytes:
     """Add to a set of an inet table, or delete from it; what is to be added may be there, what is to go must be."""
-    body = NFGENMSG.pack(NFPROTO_INET, 0, 0)
-    body += text(NFTA_SET_ELEM_LIST_TABLE, table) + text(NFTA_SET_ELEM_LIST_SET, name)
+    body = _set_header(table, name)
     body += nested(NFTA_SET_ELEM_LIST_ELEMENTS, *(_element(address.packed) for address in addresses))
     kind = NFT_MSG_DELSETELEM if delete else NFT_MSG_NEWSETELEM
     return message(_type(kind), SET if delete else SET | NLM_F_CREATE, sequence, body)
+
+
+def elements_request(table: str, name: str) -> tuple[int, bytes]:
+    """Type and body of a dump request for the elements of a set."""
+    return _type(NFT_MSG_GETSETELEM), _set_header(table, name)
+
+
+def read_keys(data: bytes, begin: int, end: int) -> list[bytes]:
+    """The keys of the elements in the body of an answer, each as the kernel keeps it."""
+    return [
+        key
+        for number, elements in attributes(data, begin + NFGENMSG.size, end)
+        if number == NFTA_SET_ELEM_LIST_ELEMENTS
+        for _, element in attributes(elements, 0, len(elements))
+        for kind, wrapped in attributes(element, 0, len(element))
+        if kind == NFTA_SET_ELEM_KEY
+        for _, key in attributes(wrapped, 0, len(wrapped))
+    ]
 
 
 def batch(messages: Iterable[bytes], sequence: int) -> bytes:
@@ -61,6 +79,11 @@ def concerns(kind: int, data: bytes, begin: int, end: int, name: bytes) -> bool:
     return kind == _type(NFT_MSG_NEWCHAIN) and any(
         number == NFTA_CHAIN_HOOK for number, _ in attributes(data, begin + NFGENMSG.size, end)
     )
+
+
+def _set_header(table: str, name: str) -> bytes:
+    header = NFGENMSG.pack(NFPROTO_INET, 0, 0)
+    return header + text(NFTA_SET_ELEM_LIST_TABLE, table) + text(NFTA_SET_ELEM_LIST_SET, name)
 
 
 def _type(kind: int) -> int:

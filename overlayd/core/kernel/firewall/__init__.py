@@ -2,7 +2,9 @@
 
 table inet overlayd, ours alone:
     set vteps4, vteps6     the underlay addresses of peers (vxlan mode), elements kept one by one
-    chain guard            drops datagrams to the VXLAN port and VNI whose source is not a peer's underlay address
+    sets other_port4, ...  who sends what no host that is configured alike would (signs.py)
+    chain guard            drops datagrams to the VXLAN port and VNI whose source is not a peer's underlay address;
+                           notes who sends VXLAN otherwise, and who refuses our datagrams
     chain inner            sends what comes by an overlay device or the underlay, found by one look-up, to its chain:
     chain from_DEVICE      drops it unless its source lies in the network, outside this host's own subnet, and its
                            destination in this host's subnet: neither the underlay nor a family that the overlay does
@@ -24,6 +26,7 @@ connection; the foreign rules use only what `iptables` can read and show, so tha
 
     model.py      terms              chains.py     the rules of our own table
     forward.py    foreign chains     table.py      the table, and all rulesets of a policy
+    signs.py      what rules note of senders
 """
 
 from overlayd.core.kernel.firewall.forward import forward_accepts, overlay_packets
@@ -40,6 +43,7 @@ from overlayd.core.kernel.firewall.model import (
     OverlayRange,
     vtep_element,
 )
+from overlayd.core.kernel.firewall.signs import SETS, Sighting, Sign, sighting
 from overlayd.core.kernel.firewall.table import own_table, rulesets
 
 __all__ = [
@@ -47,15 +51,19 @@ __all__ = [
     "FORWARD_MARK",
     "NO_FOREIGN_RULES",
     "OUTBOUND",
+    "SETS",
     "TABLE",
     "FirewallPolicy",
     "ForeignChain",
     "ForeignRules",
     "GuardedPort",
     "OverlayRange",
+    "Sighting",
+    "Sign",
     "forward_accepts",
     "overlay_packets",
     "own_table",
     "rulesets",
+    "sighting",
     "vtep_element",
 ]

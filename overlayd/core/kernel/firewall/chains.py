@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from overlayd.core.address import Family
 from overlayd.core.kernel import nft_json as nft
 from overlayd.core.kernel.firewall.model import (
     FORWARD_MARK,
@@ -14,6 +15,7 @@ from overlayd.core.kernel.firewall.model import (
     Rule,
     is_marked,
 )
+from overlayd.core.kernel.firewall.signs import Sign, note
 from overlayd.core.kernel.nft_json import Json
 
 _EARLY, _LATE = -500, 500  # priorities before and after any filter chain
@@ -35,17 +37,19 @@ _MASQUERADE_MARK = 0x4000  # set by Kubernetes, which masquerades these packets 
 def chains(policy: FirewallPolicy, marked: Iterable[Rule], keep_source: bool) -> dict[str, list[Rule]]:
     """The rules of every chain that our table can have; see `table.own_table`."""
     ranges = policy.ranges
-    inner = {_chain_of(one): _from_device(one, ranges) for one in policy.devices} if policy.guarded else {}
+    inner = {_chain_of(one): list(_from_device(one, ranges)) for one in policy.devices} if policy.guarded else {}
     jumps = dict(zip(policy.devices, inner, strict=False))
     if policy.plain:
         inner["from_underlay"] = [rule for one in ranges for rule in _from_underlay(one)]
         jumps[policy.underlay] = "from_underlay"
-    foreign = "VXLAN from a host without a lease"
     set_mark = {"mangle": {"key": nft.meta("mark"), "value": {"|": [nft.meta("mark"), FORWARD_MARK]}}}
     clear_mark = {"mangle": {"key": nft.meta("mark"), "value": {"&": [nft.meta("mark"), 0xFFFFFFFF - FORWARD_MARK]}}}
     mark = [(text, [*match, nft.counter(), set_mark]) for text, match in marked]
     return {
-        "guard": [(f"{foreign} (IPv{item.underlay_family})", _guard(item)) for item in policy.guarded],
+        "guard": [
+            *(rule for item in policy.guarded for rule in _guard(item)),
+            *(_refused(family, port) for family, port in policy.peer_ports),
+        ],
         "inner": [("by device", _by_device(jumps))] if jumps else [],
         "mark": mark,
         "unmark": [("the mark is for the forward hook alone", [is_marked(), clear_mark])] if mark else [],
@@ -69,21 +73,19 @@ def _by_device(chains: Mapping[str, str]) -> list[Json]:
     return [{"vmap": {"key": nft.meta("iifname"), "data": {"set": [[*item] for item in verdicts.items()]}}}]
 
 
-def _from_device(device: str, ranges: Sequence[OverlayRange]) -> list[Rule]:
-    rules: list[Rule] = []
+def _from_device(device: str, ranges: Sequence[OverlayRange]) -> Iterator[Rule]:
     for one in ranges:
         source, destination = nft.field(one.protocol, "saddr"), nft.field(one.protocol, "daddr")
-        rules.append(_peers_to_us(device, one, [nft.equal(source, nft.prefix(one.network))]))
-        for text, match in (
-            (f"source outside {one.network}", nft.differs(source, one.network)),
-            (f"source inside {one.subnet}", nft.equal(source, nft.prefix(one.subnet))),
-            (f"destination outside {one.subnet}", nft.differs(destination, one.subnet)),
+        yield _peers_to_us(device, one, [nft.equal(source, nft.prefix(one.network))])
+        for text, match, sign in (
+            (f"source outside {one.network}", nft.differs(source, one.network), Sign.SOURCE_OUTSIDE),
+            (f"source inside {one.subnet}", nft.equal(source, nft.prefix(one.subnet)), Sign.SOURCE_OWN),
+            (f"destination outside {one.subnet}", nft.differs(destination, one.subnet), Sign.ASTRAY),
         ):
-            rules.append((f"{device}: {text}", [*_protocol(one), match, *nft.drop()]))
+            yield from _refusal(f"{device}: {text}", [*_protocol(one), match], sign, one.network.version)
     protocols = ["ipv4" if one.network.version == 4 else "ipv6" for one in ranges]
     others = [{"match": {"op": "!=", "left": nft.meta("nfproto"), "right": protocol}} for protocol in protocols]
-    rules.append((f"{device}: no such family here", [*others, *nft.drop()]))
-    return rules
+    yield f"{device}: no such family here", [*others, *nft.drop()]
 
 
 def _peers_to_us(device: str, one: OverlayRange, also: Sequence[Json] = ()) -> Rule:
@@ -96,24 +98,54 @@ def _peers_to_us(device: str, one: OverlayRange, also: Sequence[Json] = ()) -> R
 def _from_underlay(one: OverlayRange) -> Iterator[Rule]:
     """Nothing of this for each lease: a host on the link can use the addresses of others."""
     yield _peers_to_us("underlay", one)
-    source, destination = nft.field(one.protocol, "saddr"), nft.field(one.protocol, "daddr")
+    source, destination, family = (
+        nft.field(one.protocol, "saddr"),
+        nft.field(one.protocol, "daddr"),
+        one.network.version,
+    )
     from_subnet = nft.equal(source, nft.prefix(one.subnet))
-    yield f"underlay: source inside {one.subnet}", [from_subnet, *nft.drop()]
-    from_network, to_network = (nft.equal(end, nft.prefix(one.network)) for end in (source, destination))
-    yield f"underlay: from {one.network} for another host", [from_network, to_network, *nft.drop()]
+    yield from _refusal(f"underlay: source inside {one.subnet}", [from_subnet], Sign.SOURCE_OWN, family)
+    transit = [nft.equal(end, nft.prefix(one.network)) for end in (source, destination)]
+    yield from _refusal(f"underlay: from {one.network} for another host", transit, Sign.ASTRAY, family)
 
 
-def _guard(item: GuardedPort) -> list[Json]:
-    source = nft.field("ip" if item.underlay_family == 4 else "ip6", "saddr")
-    return [
-        nft.equal(nft.meta("nfproto"), "ipv4" if item.underlay_family == 4 else "ipv6"),
-        nft.equal(nft.field("udp", "dport"), item.port),
-        # RFC 7348: behind 8 bytes of UDP header, flags and 3 reserved bytes, the VNI: bit 96 of the transport header.
-        # Another VNI on the same port belongs to somebody else's device.
-        nft.equal({"payload": {"base": "th", "offset": 96, "len": 24}}, item.vni),
-        {"match": {"op": "!=", "left": source, "right": f"@vteps{item.underlay_family}"}},
-        *nft.drop(),
+def _refusal(text: str, match: list[Json], sign: Sign, family: Family) -> Iterator[Rule]:
+    yield f"{text}: noted", [*match, note(sign, family)]
+    yield text, [*match, *nft.drop()]
+
+
+def _guard(item: GuardedPort) -> Iterator[Rule]:
+    family = item.underlay_family
+    protocol = nft.equal(nft.meta("nfproto"), f"ipv{family}")
+    port = nft.field("udp", "dport")
+    # RFC 7348: behind 8 bytes of UDP header, flags and 3 reserved bytes, the VNI: bit 96 of the transport header.
+    # Another VNI on the same port belongs to somebody else's device, unless the inner Ethernet destination is ours.
+    ours = [protocol, nft.equal(port, item.port), nft.equal(nft.bits("th", 96, 24), item.vni)]
+    to_our_mac = nft.equal(nft.bits("th", 128, 48), int.from_bytes(bytes.fromhex(item.mac.replace(":", ""))))
+    from_peer = nft.equal(nft.field("ip" if family == 4 else "ip6", "saddr"), f"@vteps{family}")
+    unicast = nft.equal(nft.bits("th", 135, 1), 0)
+    where = f"(IPv{family})"
+    yield f"VXLAN from a peer {where}", [*ours, from_peer, to_our_mac, {"accept": None}]
+    yield f"VXLAN for another MAC {where}: noted", [*ours, from_peer, unicast, note(Sign.OTHER_MAC, family)]
+    yield f"other VXLAN from a peer {where}", [*ours, from_peer, {"accept": None}]
+    yield from _refusal(f"VXLAN from a host without a lease {where}", ours, Sign.UNKNOWN_PEER, family)
+    other_port = [protocol, {"match": {"op": "!=", "left": port, "right": item.port}}, to_our_mac]
+    yield f"VXLAN to another port {where}: noted", [*other_port, note(Sign.OTHER_PORT, family)]
+    other_vni = [protocol, nft.equal(port, item.port), to_our_mac]
+    yield f"VXLAN with another VNI {where}: noted", [*other_vni, note(Sign.OTHER_VNI, family)]
+
+
+def _refused(family: Family, port: int) -> Rule:
+    """An ICMP error that quotes a datagram to this UDP port (RFC 792, RFC 4443): the quoted IP header stands behind 8
+    bytes, and has no options in what we send."""
+    icmp, next_header, destination = ("icmp", 136, 240) if family == 4 else ("icmpv6", 112, 400)
+    match = [
+        nft.equal(nft.field(icmp, "type"), "destination-unreachable"),
+        nft.equal(nft.field(icmp, "code"), "port-unreachable"),
+        nft.equal(nft.bits("th", next_header, 8), 17),
+        nft.equal(nft.bits("th", destination, 16), port),
     ]
+    return f"UDP port {port} refused (IPv{family}): noted", [*match, note(Sign.REFUSED, family)]
 
 
 def _to_ports(one: OverlayRange, ports: Sequence[int]) -> Rule:

@@ -56,6 +56,8 @@ class GuardedPort:
     underlay_family: Family
     port: int
     vni: int
+    mac: str
+    """The device's, which peers' inner Ethernet frames are for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,8 @@ class FirewallPolicy:
     """Whether containers' packets arrive by the underlay as they are, from some peers or all."""
     ports: tuple[int, ...]
     """UDP ports on which hosts of the overlay trust each other's addresses."""
+    peer_ports: tuple[tuple[Family, int], ...]
+    """Underlay families and UDP ports of the peers that datagrams are sent to."""
     masquerade: bool
     forward_accept: bool
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from overlayd.core.kernel.firewall.chains import HOOKS, chains
 from overlayd.core.kernel.firewall.forward import forward_accepts, overlay_packets
 from overlayd.core.kernel.firewall.model import TABLE, FirewallPolicy, ForeignRules, Rule, comment_of
+from overlayd.core.kernel.firewall.signs import MOST, SECONDS, set_type
 from overlayd.core.kernel.kinds import Ruleset
 from overlayd.core.kernel.nft_json import Json
 
@@ -31,6 +32,7 @@ def own_table(policy: FirewallPolicy, marked: Iterable[Rule] = (), *, keep_sourc
     # `add` before `delete` makes the deletion safe where there is no table; all of it is one transaction.
     commands: list[Json] = [{"add": {"table": table}}, {"delete": {"table": table}}, {"add": {"table": table}}]
     commands += [_set(name) for name in sorted({f"vteps{item.underlay_family}" for item in policy.guarded})]
+    commands += [_noting_set(name) for name in sorted(set(_noted(filled.values())))]
     for name in filled:
         commands.append({"add": {"chain": {"family": "inet", "table": TABLE, "name": name, **HOOKS.get(name, {})}}})
     comments = []
@@ -42,6 +44,20 @@ def own_table(policy: FirewallPolicy, marked: Iterable[Rule] = (), *, keep_sourc
             commands.append({"add": {"rule": rule}})
     required = policy.masquerade or bool(policy.guarded)  # without the others the overlay works, if less protected
     return Ruleset("inet", TABLE, None, tuple(comments), json.dumps(commands), required)
+
+
+def _noted(chains: Iterable[list[Rule]]) -> Iterator[str]:
+    """The sets in which the rules note senders."""
+    for _, expressions in (rule for rules in chains for rule in rules):
+        for one in expressions:
+            if "set" in one:
+                yield one["set"]["set"].removeprefix("@")
+
+
+def _noting_set(name: str) -> Json:
+    """nft adds the flag `dynamic` by itself, and knows it by that name only in later versions."""
+    kind: Json = {"type": set_type(name), "flags": ["timeout"], "timeout": SECONDS, "size": MOST}
+    return {"add": {"set": {"family": "inet", "table": TABLE, "name": name, **kind}}}
 
 
 def _set(name: str) -> Json:
