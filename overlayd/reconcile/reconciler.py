@@ -128,7 +128,12 @@ class Reconciler:
             if reading.foreign.flannel:
                 remedy = "overlayctl adopt --from flannel removes them"
                 log.warning("flannel's rules are left", rules=", ".join(names(reading.foreign.flannel)), remedy=remedy)
-            return await self._applier.apply(_takeover(reading, desired), repair=False, everything=True)
+            operations = _takeover(reading, desired)
+            failures = await self._applier.apply(operations, repair=False, everything=True)
+            if any(step.renames for step in operations):
+                state = (await self._kernel.read()).state
+                failures = await self._applier.apply(diff(state, desired), repair=False, everything=True)
+            return failures
 
     async def repair_changes(self) -> RepairResult:
         """Repair what others have changed, object by object; what else that calls for. Raises HostError."""
@@ -194,9 +199,14 @@ class Reconciler:
         """Make flannel's of what flannel has as well, and remove the rest; or only say so. Raises HostError."""
         async with self._kernel.lock:
             state = (await self._kernel.read()).state
-            operations = diff(state, given_back(state))
+            wanted = given_back(state)
+            operations = diff(state, wanted)
             if not dry_run:
                 await self._applier.apply(operations, repair=False)
+                if any(step.renames for step in operations):
+                    others = (await self._kernel.read(others=True)).others
+                    left = {key: others[key] for key in wanted.keys() & others.keys()}
+                    await self._applier.apply(diff(left, wanted), repair=False)
         return operations
 
     async def cleanup(self) -> list[Operation]:

@@ -25,6 +25,11 @@ def read_text(path: Path) -> str:
         raise HostError(f"{path}: {error.strerror}; check the path and its permissions") from None
 
 
+def read_if_any(path: Path) -> str | None:
+    """The file's text; None where there is none. Raises HostError as `read_text` does."""
+    return read_text(path) if path.exists() else None
+
+
 def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
     """Replace the file as a whole: a reader sees the old text or the new one. Raises HostError."""
     try:

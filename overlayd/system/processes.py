@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 from overlayd.system.errors import HostError
+from overlayd.system.units import systemctl
 
 _STOP_TIMEOUT = 30.0  # seconds
 _POLL = 0.02  # seconds
@@ -41,9 +41,7 @@ class DaemonProcess(NamedTuple):
         """Stop its unit, and wait for the process to end. Raises HostError; of one that has no unit, too."""
         if self.unit is None:
             raise HostError(f"{self} is not run by systemd: stop it (kill {self.pid}), then repeat this command")
-        done = subprocess.run(["systemctl", "stop", self.unit], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise HostError(f"systemctl stop {self.unit}: {done.stderr.strip() or done.returncode}")
+        systemctl("stop", self.unit)
         until = time.monotonic() + _STOP_TIMEOUT
         while self.alive:
             if time.monotonic() > until:

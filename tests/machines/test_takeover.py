@@ -62,10 +62,12 @@ def test_there_and_back(pair: Pair) -> None:
     assert "flannel" not in a.run("ip", "link").stdout
     assert a.show("overlayd@vxlan", "ActiveState") == "active"
     assert a.show("flanneld", "ActiveState") == "inactive"
+    assert [a.show(unit, "UnitFileState") for unit in ("overlayd@vxlan", "flanneld")] == ["enabled", "disabled"]
     with pinging(a.container, "10.1.2.2"):
         for line in back:
             a.sh(*line.split())
     assert "ovl" not in a.run("ip", "link").stdout
     assert a.show("flanneld", "ActiveState") == "active"
     assert a.show("overlayd@vxlan", "ActiveState") == "inactive"
+    assert [a.show(unit, "UnitFileState") for unit in ("overlayd@vxlan", "flanneld")] == ["disabled", "enabled"]
     assert a.run("nft", "list", "tables").stdout == ""

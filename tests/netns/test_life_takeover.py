@@ -169,6 +169,15 @@ def test_nothing_is_claimed_while_flanneld_runs(mode: str) -> None:
         assert shown.returncode == 0, shown.stderr
         assert f"lease     {a.subnet}@{a.public_ip}" in shown.stdout
         assert f"flanneld  process {flannel.pid}" in shown.stdout
+        a.subnet_file.write_text(a.subnet_file.read_text().replace("IPMASQ=false", "IPMASQ=true"))
+        shown = ctl(a, "adopt", "--from", "flannel", "--dry-run", "--json")
+        found = json.loads(shown.stdout)
+        assert found["flanneld"] == {"pid": flannel.pid, "unit": None}
+        assert found["remarks"] == [
+            "flanneld masquerades (FLANNEL_IPMASQ=true); set ip_masq: true for overlayd to do so"
+        ]
+        assert {"name": "chain ip nat FLANNEL-POSTRTG", "state": "removed"} in found["rules"]
+        assert (found["dry_run"], found["systemd"], found["next"], found["failures"]) == (True, [], None, [])
         adopted = ctl(a, "adopt", "--from", "flannel")
         assert adopted.returncode == 1
         assert f"stop it (kill {flannel.pid})" in one_line(adopted.stderr)
@@ -188,6 +197,9 @@ def test_leave_is_refused_while_overlayd_runs_and_shows_what_it_would_do() -> No
         shown = ctl(a, "leave", "--check")
         assert shown.returncode == 0, shown.stderr
         assert "(was ovl.1)" in shown.stdout
+        found = json.loads(ctl(a, "leave", "--dry-run", "-j").stdout)
+        assert (found["overlayd"], found["next"], found["failures"]) == (None, None, [])
+        assert any("(was ovl.1)" in step for step in found["kernel"])
         assert in_etcd(a) == claimed
         assert_same(kernel, dump(a))
 

@@ -30,9 +30,14 @@ class Operation:
     object: KernelObject
     old: KernelObject | None = field(default=None, compare=False)
 
+    @property
+    def renames(self) -> bool:
+        """Whether it gives a device another name. Before Linux 6.2 the device is down for a moment, and what the kernel
+        forgets then (routes, neighbours) is only found by another comparison."""
+        return self.verb == "change" and self.old is not None and self.old.device != self.object.device
+
     def __str__(self) -> str:
-        renamed = self.old is not None and self.verb == "change" and self.old.device != self.object.device
-        was = f" (was {self.old.device})" if renamed and self.old is not None else ""
+        was = f" (was {self.old.device})" if self.renames and self.old is not None else ""
         return f"{_SIGNS[self.verb]} {self.object}{was}"
 
 
@@ -136,7 +141,7 @@ def apply_to(state: KernelState, operations: list[Operation]) -> KernelState:
     result = dict(state)
     for step in operations:
         thing = step.object
-        if step.verb == "change" and step.old is not None and step.old.device != thing.device:
+        if step.renames and step.old is not None:
             result = rename(result, {step.old.device: thing.device})
         if step.verb != "add" and thing.key not in result:
             raise ValueError(f"{step}: not there")

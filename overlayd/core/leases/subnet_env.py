@@ -25,6 +25,11 @@ def subnet_env(node: Node, ip_masq: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
+def masquerades(text: str) -> bool:
+    """Whether a subnet.env says that who wrote it masquerades."""
+    return "FLANNEL_IPMASQ=true" in text.splitlines()
+
+
 def leased_subnets(text: str) -> tuple[Network, ...]:
     """The subnets in a subnet.env, IPv4 first. Raises ValueError when it is invalid."""
     values = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
