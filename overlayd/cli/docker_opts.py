@@ -6,7 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
-from overlayd.cli.arguments import Parser
+from overlayd.cli.arguments import Parser, print_json
+from overlayd.cli.common import add_common
 from overlayd.core.leases.subnet_env import docker_options
 from overlayd.core.settings.defaults import SUBNET_FILE
 from overlayd.system.errors import HostError
@@ -16,6 +17,7 @@ from overlayd.system.files import read_text
 def configure(parser: Parser) -> None:
     """The command's arguments."""
     parser.description = "Print the dockerd options for this host's lease: dockerd $(overlayctl docker-opts)"
+    add_common(parser, "json")
     parser.add_argument(
         "--subnet-file",
         type=Path,
@@ -28,7 +30,11 @@ def configure(parser: Parser) -> None:
 
 def _run(given: argparse.Namespace) -> int:
     try:
-        print(" ".join(docker_options(read_text(given.subnet_file))))
+        options = docker_options(read_text(given.subnet_file))
     except ValueError as error:
         raise HostError(f"{given.subnet_file}: {error}; overlayd writes it when it is ready") from None
+    if given.json:
+        print_json(options)
+    else:
+        print(" ".join(options))
     return 0

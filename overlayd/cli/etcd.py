@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from overlayd.backend.modes import SETTINGS
-from overlayd.cli.arguments import Command, Parser
+from overlayd.cli.arguments import Command, Parser, print_json
+from overlayd.cli.common import add_common
 from overlayd.cli.settings import add_flags, sources
 from overlayd.core.address import Address, Network
 from overlayd.core.errors import UsageError
@@ -39,6 +40,7 @@ def configure(parser: Parser) -> None:
 
 def _configure_init(init: Parser) -> None:
     init.description = "Write PREFIX/config in flannel's format."
+    add_common(init, "json")
     network = init.add_argument_group("the network")
     network.add_argument("--network", help="the IPv4 network, such as 10.1.0.0/16")
     network.add_argument("--ipv6-network", help="the IPv6 network, such as fd00:10:1::/48")
@@ -70,6 +72,7 @@ def _mode_options() -> dict[str, tuple[list[str], Setting]]:
 def configure_reserve(parser: Parser) -> None:
     """The arguments of `lease reserve`."""
     parser.description = "Make a lease permanent, or reserve a free subnet (for one host, or so that nobody gets it)."
+    add_common(parser, "json")
     parser.add_argument("subnet", nargs="+", type=_network, help="10.1.7.0/24; in a dual-stack network both subnets")
     parser.add_argument("--public-ip", action="append", default=[], type=_public, help="of the host to reserve it for")
     add_flags(parser, "etcd")
@@ -79,6 +82,7 @@ def configure_reserve(parser: Parser) -> None:
 def configure_release(parser: Parser) -> None:
     """The arguments of `lease release`."""
     parser.description = "Delete a lease or a reservation; without a subnet this host's, whose daemon must be stopped."
+    add_common(parser, "json")
     parser.add_argument("subnet", nargs="*", type=_network)
     add_flags(parser, "etcd", "state_dir")
     parser.set_defaults(run=_release)
@@ -158,5 +162,9 @@ def _in_etcd(given: argparse.Namespace, action: Callable[[EtcdClient, str, Setti
         finally:
             await client.close()
 
-    print(asyncio.run(run()))
+    report = asyncio.run(run())
+    if given.json:
+        print_json({"report": report})
+    else:
+        print(report)
     return 0

@@ -49,7 +49,8 @@ def test_a_subnet_is_reserved_and_released(two: Two) -> None:
         again = command(b, "lease", "reserve", "10.1.77.1/24")
         assert again.returncode == 2
         assert "did you mean 10.1.77.0/24?" in again.stderr
-        assert command(b, "lease", "release", subnet).returncode == 0
+        released = command(b, "lease", "release", "--json", subnet)
+        assert json.loads(released.stdout) == {"report": f"{subnet} is released"}, released.stderr
         assert etcd.get(key_of(subnet)) is None
         eventually(lambda: f"-  {subnet}" in shown(), "the watch shows its end")
     gone = command(b, "lease", "release", subnet)

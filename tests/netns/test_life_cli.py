@@ -368,6 +368,8 @@ def test_docker_opts_of_flannels_own_file(idle: Host, tmp_path: Path) -> None:
     )
     done = overlayctl(idle, "docker-opts", "--subnet-file", str(file))
     assert done.stdout == "--bip=10.5.72.1/24 --ip-masq=true --mtu=1450\n"
+    done = overlayctl(idle, "docker-opts", "--json", "--subnet-file", str(file))
+    assert json.loads(done.stdout) == ["--bip=10.5.72.1/24", "--ip-masq=true", "--mtu=1450"]
 
 
 @pytest.mark.parametrize(

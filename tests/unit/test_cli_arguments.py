@@ -74,7 +74,10 @@ def test_without_an_option_the_environment_names_the_socket(asked: list[str], mo
         (["status", "now"], "overlayctl status: unexpected argument 'now'; see 'overlayctl status --help'"),
         (["top", "--interval", "0"], "overlayctl top: --interval: 0: must be between 0.1 and 3600 seconds; see"),
         (["lab", "up", "--mode", "vxlam"], "overlayctl lab up: --mode: vxlam is not one of udp, vxlan, host-gw, none;"),
-        (["--json", "docker-opts"], "overlayctl: --json does not apply to this command; see 'overlayctl --help'"),
+        (
+            ["--socket=/s", "docker-opts"],
+            "overlayctl: --socket does not apply to this command; see 'overlayctl --help'",
+        ),
         (["peer"], "overlayctl peer: the following arguments are required: COMMAND; see 'overlayctl peer --help'"),
         (["etcd", "init"], "overlayctl etcd init: the following arguments are required: --backend; see"),
     ],
