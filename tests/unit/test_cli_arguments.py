@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -114,6 +115,25 @@ def test_status_ends_with_1_where_it_lists_a_problem(
 ) -> None:
     monkeypatch.setattr(status, "ask", lambda *_: state)
     assert main(["status", *options]) == code
+
+
+@pytest.mark.parametrize(("mode", "shown"), [("udp", False), ("host-gw", False), ("vxlan", True)])
+def test_macs_are_shown_in_the_mode_that_has_them(
+    mode: str, shown: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lease, "ask", lambda *_: {**STATE, "mode": mode})
+    assert main(["lease", "list"]) == 0
+    assert ("VTEP MAC" in capsys.readouterr().out) is shown
+
+
+def test_a_lease_is_released_by_the_identity_in_any_state_directory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OVERLAYD_CONTROL_SOCKET", str(tmp_path / "socket"))
+    (tmp_path / "overlayd.yaml").write_text("etcd:\n  endpoints: http://127.0.0.1:1\n")
+    words = ["--config", str(tmp_path / "overlayd.yaml"), "--state-dir", str(tmp_path)]
+    assert main(["lease", "release", *words]) == 1
+    assert capsys.readouterr().err.startswith("overlayctl: etcd: http://127.0.0.1:1"), "the options are known"
 
 
 @pytest.mark.parametrize(
