@@ -95,7 +95,7 @@ class ProbeSockets:
 class ErrorSockets:
     """Evidence of why a peer is silent: the kernel reports ICMP errors to connected sockets only.
 
-    They are of no other use: the peer ignores what comes from their ports.
+    They are of no other use: the peer ignores what comes from their ports, and does not count it, because it is empty.
     """
 
     def __init__(self) -> None:

@@ -158,7 +158,7 @@ class Prober:
         if target is None:
             reason: str | None = "unknown_peer"
         elif port != target.endpoint.port:
-            reason = "other_port"
+            reason = "other_port" if payload else None  # see ErrorSockets
         elif (probe := decode(bytes(payload))) is None:
             reason = "malformed"
         elif probe.kind is ProbeKind.ANSWER:

@@ -138,6 +138,7 @@ async def test_nor_does_a_peers_other_port_or_what_is_no_question(pair: Pair) ->
     pair.tasks[1].cancel()
     here, there = ("127.0.1.2", pair.port), ("127.0.1.1", pair.port)
     assert await ask(("127.0.1.2", 0), there, question()) == []
+    assert await ask(("127.0.1.2", 0), there, b"") == []  # as a peer sends it that looks for ICMP errors
     assert pair.a.counters.drops == {"other_port": 1}
     answer = Probe(ProbeKind.ANSWER, US, bytes(NONCE), LENGTH).encode()
     assert await ask(here, there, b"", question()[:-1], question() + b"\0", answer) == []
