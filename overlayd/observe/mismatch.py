@@ -38,6 +38,7 @@ class MismatchDetector:
         self._is_probed, self._peers = is_probed, peers
         self._seen: dict[Sighting, tuple[int, float]] = {}
         """Polls that found it, and the last of them."""
+        self._backend: Backend | None = None
         self._counters = Counters()
         self._due = 0.0
         self._silent: dict[str, int] = {}
@@ -53,6 +54,8 @@ class MismatchDetector:
 
     def poll(self, backend: Backend, noted: Iterable[Sighting], now: float) -> None:
         """Look once. `noted`: what rules have noted lately. `now`: seconds, from any steady clock."""
+        if backend is not self._backend:  # what was seen of another mode, port or lease says nothing of this one
+            self._backend, self._seen = backend, {}
         self._remember([*noted, *_unknown_sender(backend)], now)
         counters = backend.data_path.counters() if backend.data_path is not None else None
         if counters is None:

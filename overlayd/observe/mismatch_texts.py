@@ -49,8 +49,8 @@ def unknown(hosts: Sequence[str]) -> str:
 
 def outer(one: Sighting, section: Any) -> str:
     """Of a sender by its underlay address; `section`: this host's settings of the mode."""
-    vni = getattr(section, "vni", None)
-    return OUTER[one.sign].format(source=one.source, value=one.value, port=section.port, vni=vni)
+    port, vni = getattr(section, "port", None), getattr(section, "vni", None)
+    return OUTER[one.sign].format(source=one.source, value=one.value, port=port, vni=vni)
 
 
 def inner(ends: Sequence[str], remedy: str, node: Node) -> str:

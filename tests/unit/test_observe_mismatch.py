@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from overlayd.backend.host_gw import HOST_GW
 from overlayd.backend.udp import UDP
 from overlayd.backend.vxlan import VXLAN, VxlanSettings
 from overlayd.core.kernel.firewall import Sighting, Sign
@@ -182,6 +183,18 @@ def test_a_peer_whose_lease_shows_it_has_one_problem(sign: Sign) -> None:
     world.leases = [replace(PEER, port=4789)]
     world.run(3, Sighting(sign, PEER_IP, 4789))
     assert world.problems() == []
+
+
+def test_what_was_seen_in_another_mode_is_forgotten() -> None:
+    """Above all a refused port: host-gw has none."""
+    world = World(node=VXLAN_NODE)
+    refused = Sighting(Sign.REFUSED, PEER_IP)
+    world.run(5, refused)
+    assert world.problems() != []
+    world.backend = SimpleNamespace(data_path=None, node=replace(NODE, spec=HOST_GW, section=None))
+    world.run(1, refused)
+    assert world.problems() == []
+    world.run(5, refused)  # the former table is still there
 
 
 def test_each_is_logged_when_it_begins_and_when_it_ends() -> None:
