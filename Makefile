@@ -233,8 +233,8 @@ soak: setup ## traffic for MINUTES while things go wrong, by a seeded schedule; 
 	PYTHONPATH=tests $(PYTHON) -m support.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 .PHONY: test-image
-test-image: setup ## build the container image, and test it with podman (root)
-	@./.ci/packages podman runc
+test-image: setup ## build the container image, test it with podman, and attach a container of podman's (root)
+	@./.ci/packages podman runc busybox-static
 	OVERLAYD_REQUIRE_PRIVILEGED=1 $(PYTHON) -m pytest -v tests/image
 
 NIGHTLY := test-vm soak test-transfer fuzz test-cross test-image
