@@ -68,6 +68,13 @@ class Peer:
     """The lease's key, under which its counters are kept."""
     announced: bool = False
     """Its lease says that it is overlayd, and so does ours: capabilities beyond flannel's format are negotiated."""
+    public_key: str = ""
+    """Of wireguard mode, in base64."""
+
+    @property
+    def sender(self) -> str:
+        """What shows that a packet is this peer's: its key, or where packets are not authenticated its address."""
+        return self.public_key or self.host
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +132,7 @@ class ForwardingTable:
 
         `own`: this host's subnets; `routers`: its address in the overlay for each family, the source of ICMP
         errors; `mtu`: the overlay MTU in bytes; `routes`: every leased subnet with the peer that holds it.
-        `peers` then names the peer behind each underlay address.
+        `peers` then has them by `Peer.sender`.
         """
         routes = list(routes)
         self.routers: dict[int, int] = {router.version: int(router) for router in routers}
@@ -133,7 +140,7 @@ class ForwardingTable:
         # The verdict itself is what the table holds: the common case allocates nothing.
         entries: list[tuple[Network, Send | Deliver]] = [(network, Send(peer)) for network, peer in routes]
         self.owners = PrefixTable([*entries, *((network, DELIVER) for network in own)])
-        self.peers = {peer.host: peer for _, peer in routes}
+        self.peers = {peer.sender: peer for _, peer in routes}
 
     def changed(self, change: Change) -> ForwardingTable:
         """The table without the routes that are gone, which are in it, and with those that have come.
@@ -145,14 +152,14 @@ class ForwardingTable:
         table.mtu, table.routers = self.mtu, self.routers
         table.owners = self.owners.changed((network for network, _ in gone), ((one, Send(peer)) for one, peer in come))
         table.peers = dict(self.peers)
-        orphaned = {peer.host for _, peer in gone if table.peers.get(peer.host) is peer}
-        for host in orphaned:
-            del table.peers[host]
+        orphaned = {peer.sender for _, peer in gone if table.peers.get(peer.sender) is peer}
+        for sender in orphaned:
+            del table.peers[sender]
         if orphaned:  # another lease may name the same address
             for owner in table.owners:
-                if isinstance(owner, Send) and owner.peer.host in orphaned:
-                    table.peers[owner.peer.host] = owner.peer
-        table.peers.update((peer.host, peer) for _, peer in come)
+                if isinstance(owner, Send) and owner.peer.sender in orphaned:
+                    table.peers[owner.peer.sender] = owner.peer
+        table.peers.update((peer.sender, peer) for _, peer in come)
         return table
 
 
@@ -174,16 +181,16 @@ def decide_outbound(packet: bytes, table: ForwardingTable) -> Send | Drop | Repl
     return owner
 
 
-def decide_inbound(packet: bytes, outer_source: str, table: ForwardingTable) -> Deliver | Drop | Reply:
-    """The verdict on a datagram's payload that came from `outer_source`: Deliver, Reply or Drop."""
-    if outer_source not in table.peers:
+def decide_inbound(packet: bytes, sender: str, table: ForwardingTable) -> Deliver | Drop | Reply:
+    """The verdict on a packet that came from `sender` (`Peer.sender`): Deliver, Reply or Drop."""
+    if sender not in table.peers:
         return DROP[DropReason.UNKNOWN_PEER]
     header = ip.parse(packet)
     if isinstance(header, ip.Malformed):
         return _MALFORMED[header]
     version, source, destination = header[:3]
     holder = table.owners.lookup(version, source)
-    if not isinstance(holder, Send) or holder.peer.host != outer_source:
+    if not isinstance(holder, Send) or holder.peer.sender != sender:
         return DROP[DropReason.SPOOFED_SOURCE]
     if table.owners.lookup(version, destination) is not DELIVER:
         return DROP[DropReason.DESTINATION_NOT_OWN]

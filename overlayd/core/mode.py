@@ -46,6 +46,9 @@ class ModeSpec(Generic[SectionT]):
     """Whether path MTUs that the kernel learns from ICMP have to be copied into its routes, by which it then tells
     containers (False: whoever meets the narrow link tells them)."""
 
+    keyed = False
+    """Whether peers are known by their keys rather than by their underlay addresses."""
+
     def overhead(self, underlay_family: Family) -> int:
         """Bytes around a container's packet on an underlay of that family."""
         return 0
@@ -81,6 +84,10 @@ class ModeSpec(Generic[SectionT]):
     def guards(self, node: Node) -> Iterable[GuardedPort]:
         """The VXLAN ports to guard against hosts that hold no lease."""
         return ()
+
+    def fault(self, node: Node) -> str | None:
+        """Why this host cannot take part with the lease that it has; None when it can."""
+        return None
 
     def obstacle(self, node: Node, peer: Lease, subnet: Network, public: Address) -> str | None:
         """Why a peer's subnet cannot be reached through its public IP in this mode; None when it can."""

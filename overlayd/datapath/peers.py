@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 
-from overlayd.core.address import Network
+from overlayd.core.address import Family, Network
 from overlayd.core.forward import Change, ForwardingTable, Peer
 from overlayd.core.leases.lease import Lease
 from overlayd.core.leases.table import LeaseEvent
@@ -17,8 +17,9 @@ Routes = list[tuple[Network, Peer]]
 class PeerTable:
     """Kept lease by lease, so that an event costs what its own routes cost."""
 
-    def __init__(self, node: Node, port: int) -> None:
-        self._port = port
+    def __init__(self, node: Node, port_over: Callable[[Family], int]) -> None:
+        """`port_over`: the port on an underlay address of that family, of peers whose leases do not tell."""
+        self._port_over = port_over
         self.replace(node, ())
 
     def replace(self, node: Node, peers: Iterable[Lease]) -> None:
@@ -44,6 +45,9 @@ class PeerTable:
         announced = self._node.lease.wire == lease.wire == "overlayd"
         for subnet, public in self._node.reachable(lease):
             host = str(public)
-            peer = made.setdefault(host, Peer(host, self._port, public.version, lease.key, announced))
+            port = lease.port_over(public.version) or self._port_over(public.version)
+            key = lease.public_key or "" if self._node.spec.keyed else ""
+            peer = Peer(host, port, public.version, lease.key, announced, key)
+            peer = made.setdefault(host, peer)
             routes.append((subnet, peer))
         return routes

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from enum import StrEnum
 
 from overlayd.core.address import Family
 from overlayd.core.forward import (
@@ -143,7 +144,10 @@ class PythonEngine:
         except OSError as error:
             self._refused(packet, peer, error)
             return
-        size = len(packet)
+        self._sent(len(packet), peer)
+
+    def _sent(self, size: int, peer: Peer) -> None:
+        """Count a packet of `size` bytes."""
         total, own = self._counters.total, self._traffic(peer)
         total.tx_packets += 1
         total.tx_bytes += size
@@ -183,14 +187,19 @@ class PythonEngine:
                 return count
             except OSError:  # an ICMP error about an earlier send; nothing was received
                 continue
-            verdict = decide_inbound(packet, sender[0], self._table)
-            if isinstance(verdict, Deliver):
-                self._deliver(packet, sender[0], _outer_ecn(control))
-            else:
-                self._not_delivered(verdict, underlay_family, sender)
+            self._received(packet, underlay_family, sender, _outer_ecn(control))
         return _BURST
 
-    def _deliver(self, received: bytes, host: str, outer_ecn: int) -> None:
+    def _received(self, packet: bytes, underlay_family: Family, sender: tuple[str, int], outer_ecn: int) -> None:
+        """Handle a datagram."""
+        verdict = decide_inbound(packet, sender[0], self._table)
+        if isinstance(verdict, Deliver):
+            self._deliver(packet, sender[0], outer_ecn)
+        else:
+            self._not_delivered(verdict, underlay_family, sender)
+
+    def _deliver(self, received: bytes, sender: str, outer_ecn: int) -> None:
+        """Write a packet of the peer that `sender` (`Peer.sender`) is to the TUN."""
         packet = decapsulate_ecn(received, outer_ecn)
         if packet is None:
             self._count(self._counters.rx_drops, DropReason.CE_NOT_ECT)
@@ -201,7 +210,7 @@ class PythonEngine:
             self._count(self._counters.rx_drops, DropReason.TUN_ERROR)
             return
         size = len(packet)
-        total, own = self._counters.total, self._traffic(self._table.peers[host])
+        total, own = self._counters.total, self._traffic(self._table.peers[sender])
         total.rx_packets += 1
         total.rx_bytes += size
         own.rx_packets += 1
@@ -237,7 +246,7 @@ class PythonEngine:
             return self._peers.setdefault(peer.name, Traffic())
 
     @staticmethod
-    def _count(counts: dict[str, int], reason: DropReason) -> None:
+    def _count(counts: dict[str, int], reason: StrEnum) -> None:
         counts[reason.value] = counts.get(reason.value, 0) + 1
 
 

@@ -34,6 +34,10 @@ class Lease:
     vni: int | None = None
     port: int | None = None
     """UDP port that the host listens on; None where the registry does not tell."""
+    port_v6: int | None = None
+    """The port on its IPv6 address where that is another one (wireguard mode)."""
+    public_key: str | None = None
+    """The host's WireGuard key in base64."""
     probe_port: int | None = None
     """UDP port on which the host's overlayd answers probes; None where it does not, or where flannel runs."""
     data: Mapping[str, Any] | None = field(default=None, hash=False)
@@ -61,6 +65,10 @@ class Lease:
     def mac_over(self, underlay_family: Family) -> str:
         """The MAC of the host's VXLAN device over that underlay family."""
         return self.written_mac_v6 or self.vtep_mac if underlay_family == 6 else self.vtep_mac
+
+    def port_over(self, underlay_family: Family) -> int | None:
+        """The port on the host's address of that family."""
+        return self.port_v6 or self.port if underlay_family == 6 else self.port
 
     def subnet_of(self, family: Family) -> Network | None:
         """The subnet of that family, if the lease has one."""

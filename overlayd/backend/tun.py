@@ -1,0 +1,40 @@
+"""The backend of modes in which overlayd itself moves the packets, through a TUN.
+
+A container's packet for 10.1.2.5 meets, in this order:
+
+    route 10.1.2.0/24 dev ovl0         only what is leased: for the rest of the network the kernel itself answers
+    ovl0                               a TUN: what the kernel sends into it, the data path reads (`udp_data_path.py`)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_interface
+
+from overlayd.backend.base import Backend
+from overlayd.backend.data_path import DataPath
+from overlayd.core.kernel.kinds import KernelObject, LinkAddress, Route, TunLink
+from overlayd.core.leases.lease import Lease
+from overlayd.core.node import Node
+
+DEVICE = "ovl0"
+_TXQUEUELEN = 1000  # packets; twice the default, so that a burst survives a late wake-up
+
+
+class TunBackend(Backend):
+    """See `backend.base.Backend`."""
+
+    devices = (DEVICE,)
+
+    def __init__(self, node: Node, data_path: DataPath) -> None:
+        super().__init__(node)
+        self.data_path = data_path
+
+    def base(self) -> Iterator[KernelObject]:
+        yield TunLink(DEVICE, self.node.overlay_mtu, txqueuelen=_TXQUEUELEN)
+        for subnet in self.node.lease.subnets:
+            yield LinkAddress(DEVICE, ip_interface((subnet.network_address, subnet.max_prefixlen)))
+
+    def peer(self, lease: Lease) -> Iterator[KernelObject]:
+        for subnet, public in self.node.reachable(lease):
+            yield Route(subnet, DEVICE, own_link=True, mtu=self.node.route_mtu(subnet, public, self.paths))
