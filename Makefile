@@ -47,7 +47,7 @@ demo-packages:
 	@./.ci/packages $(DEMO_PACKAGES)
 
 .PHONY: demo
-demo: demo-packages $(RUNTIME) ## see containers on two hosts talk in all three modes, side by side (root)
+demo: demo-packages $(RUNTIME) ## see containers on two hosts talk in every mode, side by side (root)
 	@$(VENV)/bin/overlayctl demo
 
 JOBS := 2
@@ -174,7 +174,7 @@ BYTECODE := yes
 SHARE := $(PREFIX)/lib/overlayd
 ZSH := zsh/site-functions
 UNITS := $(PREFIX)/lib/systemd/system
-MODES := udp vxlan host-gw
+MODES := udp vxlan host-gw wireguard
 # Only where the system that is installed to is the one that runs
 LIVE := [ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] ||
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from overlayd.backend.data_path import DataPath
 from overlayd.core.address import Address
@@ -23,6 +24,11 @@ from overlayd.system.service_manager import ServiceManager
 
 class Mode(ModeSpec[SectionT]):
     """A mode with its backend."""
+
+    def prepare(self, section: SectionT, state_dir: Path, *, read_only: bool) -> SectionT:
+        """The section with what this host keeps for the mode in `state_dir`, such as a key. It is made where there is
+        none, unless `read_only`. Raises HostError."""
+        return section
 
     def backend(self, node: Node, section: SectionT, manager: ServiceManager) -> Backend:
         """The backend for this node; the service manager keeps what it has open. What only a running data path needs

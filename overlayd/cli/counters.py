@@ -38,8 +38,17 @@ REASONS = {
     "send_error": "refused by the underlay socket: no route, interface down, or this host's firewall",
     "send_buffer_full": "the underlay is slower than the containers: TCP adapts, UDP loses packets",
     "tun_error": "the kernel refused it on the TUN: the device is down",
+    "not_wireguard": "not one of WireGuard's messages: another program sends to this port",
+    "bad_mac": "a handshake by somebody who does not know this host's public key: the peer has another one for it",
+    "under_load": "a handshake while there were too many: senders were asked to prove their addresses",
+    "bad_handshake": "a handshake that is not a peer's: its public key is in no lease, or the preshared keys differ; or"
+    " an old one that was replayed",
+    "no_session": "in: under keys that this host no longer has, as after a restart; out: the peer does not answer"
+    " handshakes (is it down, or a firewall between?)",
+    "replayed": "received before, or far too late",
+    "not_authentic": "forged, or damaged on the way",
 }
-"""Why the engine drops, by core.forward.DropReason."""
+"""Why the engine drops, by core.forward.DropReason and datapath.wireguard.common.TunnelDrop."""
 
 PROBES = {
     "unknown_peer": "came from an address that is not a peer's; never answered",

@@ -27,7 +27,7 @@ COMMANDS = (
     Command("etcd", "write the network configuration to etcd", "overlayd.cli.etcd"),
     Command("lab", "build hosts in network namespaces on this machine, to try overlayd on", "overlayd.cli.lab"),
     Command("bench", "compare the data paths between containers: throughput, latency, CPU", "overlayd.cli.bench"),
-    Command("demo", "the three modes side by side on this machine, in about a minute", "overlayd.cli.demo"),
+    Command("demo", "all modes side by side on this machine, in about a minute", "overlayd.cli.demo"),
     Command("leases", None, "overlayd.cli.former", "leases"),
     Command("peers", None, "overlayd.cli.former", "peers"),
 )

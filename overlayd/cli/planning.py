@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from overlayd.backend.base import Backend
-from overlayd.backend.modes import make_backend
+from overlayd.backend.modes import make_backend, prepared
 from overlayd.core.kernel.diff import Operation
 from overlayd.core.kernel.flannel_rules import names
 from overlayd.core.kernel.kinds import Link, Route
@@ -35,7 +35,7 @@ async def preview(given: Settings, closing: AsyncExitStack) -> Preview:
     netlink = await closing.enter_async_context(Netlink())
     registry = make_registry(given, read_only=True)
     closing.push_async_callback(registry.close)
-    settings = await registry.configure(given)
+    settings = prepared(await registry.configure(given), read_only=True)
     node = await discover(settings, registry, netlink)
     backend = make_backend(node)
     reconciler = Reconciler(Kernel(netlink))

@@ -43,6 +43,8 @@ async def discover(settings: Settings, registry: Registry, netlink: Netlink, sta
     for own in lease.subnets:
         _not_on_underlay(own, underlay.addresses, underlay)
     node = Node(settings.spec, settings.section, lease, underlay, settings.ranges(), settings.mtu)
+    if (fault := node.spec.fault(node)) is not None:
+        raise HostError(fault)
     for underlay_family in node.underlay_families:
         if underlay.local(underlay_family) is None:
             raise HostError(

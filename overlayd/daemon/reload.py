@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from overlayd.backend.base import Backend
-from overlayd.backend.modes import SETTINGS, make_backend
+from overlayd.backend.modes import SETTINGS, make_backend, prepared
 from overlayd.core.leases.lease import Lease
 from overlayd.core.leases.table import LeaseEvent
 from overlayd.core.node import Node
@@ -123,7 +123,7 @@ class Reloader:
         """
         overlay = self._overlay
         given = self._without_restart_only(given)
-        settings = await overlay.registry.configure(given)
+        settings = prepared(await overlay.registry.configure(given))
         node = await discover(settings, overlay.registry, self._netlink, interface)
         leases = overlay.registry.leases(settings)
         if overlay.node.serves(node):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from overlayd.api.attach_server import AttachServer
 from overlayd.api.server import ControlServer
+from overlayd.backend.modes import prepared
 from overlayd.core.node import Node
 from overlayd.core.settings.model import Settings
 from overlayd.daemon.discovery import discover
@@ -53,7 +54,7 @@ async def find_node(
     reports = asyncio.create_task(every(_STATUS_EVERY, report))
     try:
         while True:
-            settings = await registry.configure(given)
+            settings = prepared(await registry.configure(given))
             try:
                 return settings, await discover(settings, registry, netlink)
             except NotYetError:  # the registry has logged it, and its state has it

@@ -18,10 +18,11 @@ from typing import Any
 
 import yaml
 
+from overlayd.backend.modes import prepared
 from overlayd.core.address import Address, Family, Network
 from overlayd.lab.namespace import Echo, Namespace
 from overlayd.lab.resources import LabResources
-from overlayd.lab.spec import ContainerPlan, HostPlan, LabError, merged
+from overlayd.lab.spec import ContainerPlan, HostPlan, LabError, merged, settings_of
 from overlayd.lab.state import STOP_TIMEOUT, LabState, Process
 from overlayd.system.control_client import ControlError, ask
 from overlayd.system.files import write_atomically
@@ -81,6 +82,12 @@ class Host(Namespace):
     def container(self, index: int) -> Container:
         """The container with this index, 0 being the first."""
         return self.containers[index]
+
+    def lease_entry(self) -> dict[str, str]:
+        """The host's row in the lease table, with its key where the mode has one; the key is made now."""
+        settings = settings_of(self.lab.spec).changed(state_dir=self.config["state_dir"])
+        key = settings.spec.lease_fields(prepared(settings).section).get("public_key")
+        return self.plan.lease_entry() | ({"public_key": key} if key is not None else {})
 
     @property
     def subnets(self) -> tuple[Network, ...]:

@@ -69,7 +69,7 @@ class Lab(LabResources):
             for host in lab.hosts:
                 host.write_config(host.config)
             if lab.etcd is None:
-                lab.write_leases([host.plan.lease_entry() for host in lab.hosts])
+                lab.write_leases([host.lease_entry() for host in lab.hosts])
             else:
                 progress(f"etcd: {', '.join(f'{one.name} on {one.url}' for one in lab.etcd.members)}")
                 registry.start(lab.etcd, spec)

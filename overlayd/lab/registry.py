@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from overlayd.core.settings import values
 from overlayd.core.settings.model import Settings
 from overlayd.lab.etcd import Etcd
 from overlayd.lab.etcd_member import Endpoint
@@ -73,7 +74,8 @@ def network_config(spec: LabSpec) -> dict[str, Any]:
 
 def _backend(spec: LabSpec, settings: Settings) -> dict[str, Any]:
     found: dict[str, Any] = {"Type": settings.mode}
-    return found | {option: getattr(settings.section, field) for option, field in settings.spec.options}
+    given = {option: values.plain(getattr(settings.section, field)) for option, field in settings.spec.options}
+    return found | {option: value for option, value in given.items() if value is not None}
 
 
 def host_configuration(config: Mapping[str, Any], etcd: Etcd) -> dict[str, Any]:

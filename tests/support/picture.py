@@ -7,7 +7,7 @@ from pathlib import Path
 
 from overlayd.lab import Host
 
-DEVICES = {"udp": ["ovl0"], "vxlan": ["ovl.1", "ovl6.1"], "host-gw": []}
+DEVICES = {"udp": ["ovl0"], "vxlan": ["ovl.1", "ovl6.1"], "host-gw": [], "wireguard": ["ovl0"]}
 
 
 def picture(host: Host, mode: str) -> list[str]:

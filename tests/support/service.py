@@ -7,7 +7,7 @@ import re
 from support.machine import Machine, Pair
 from support.waiting import eventually
 
-MODES = ("udp", "vxlan", "host-gw")
+MODES = ("udp", "vxlan", "host-gw", "wireguard")
 
 SLOW = 30.0
 """Seconds for what a machine does when it is told to."""

@@ -46,7 +46,7 @@ SETTLE = 20.0  # seconds for the last repairs
 WELL = 150.0  # seconds: a path that seemed narrow while packets were lost is tried again once a minute
 STALL = 60.0  # seconds without a byte after which a connection has failed
 LEAK = 8.0  # MiB that a daemon may have more at the end: its caches, and what malloc keeps
-DEVICES = {"udp": ["ovl0"], "vxlan": ["ovl.1", "ovl6.1"], "host-gw": []}
+DEVICES = {"udp": ["ovl0"], "vxlan": ["ovl.1", "ovl6.1"], "host-gw": [], "wireguard": ["ovl0"]}
 _POOL = random.Random(1).randbytes((4 << 20) + 4099)
 
 Report = Callable[[str], None]

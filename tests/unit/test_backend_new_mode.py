@@ -119,7 +119,7 @@ def test_its_settings() -> None:
     assert settings().section == GreSettings(key="7")
     found = {option.flag: option for option in options(SETTINGS)}
     assert found["--gre-key-key"].variable == "OVERLAYD_GRE_KEY_KEY"
-    assert found["--mode"].description.endswith("host-gw (no overlay) or gre-key (kernel, GRE)")
+    assert found["--mode"].description.endswith("wireguard (user space, encrypted) or gre-key (kernel, GRE)")
     problems = validate({**RAW, "gre_key": {"key": "0", "kez": "1"}}, SETTINGS)
     assert [str(one) for one in problems] == [
         "gre_key.key: 0 is out of range; use 1 to 4294967295",

@@ -74,7 +74,10 @@ def test_without_an_option_the_environment_names_the_socket(asked: list[str], mo
         (["status", "--colour=no"], "overlayctl status: unknown option --colour; see 'overlayctl status --help'"),
         (["status", "now"], "overlayctl status: unexpected argument 'now'; see 'overlayctl status --help'"),
         (["top", "--interval", "0"], "overlayctl top: --interval: 0: must be between 0.1 and 3600 seconds; see"),
-        (["lab", "up", "--mode", "vxlam"], "overlayctl lab up: --mode: vxlam is not one of udp, vxlan, host-gw, none;"),
+        (
+            ["lab", "up", "--mode", "vxlam"],
+            "overlayctl lab up: --mode: vxlam is not one of udp, vxlan, host-gw, wireguard, none;",
+        ),
         (
             ["--socket=/s", "docker-opts"],
             "overlayctl: --socket does not apply to this command; see 'overlayctl --help'",

@@ -7,6 +7,7 @@ import pytest
 from overlayd.cli import counters, peer, render, top
 from overlayd.cli.overlayctl import COMMANDS, main
 from overlayd.core.forward import DropReason
+from overlayd.datapath.wireguard.common import TunnelDrop
 from overlayd.observe.probe_counters import DROP_REASONS
 from support.answers import COUNTERS, PEER, PROBE, TRAFFIC, text
 
@@ -52,7 +53,7 @@ def test_peers_of_every_kind() -> None:
 
 
 def test_every_reason_is_explained() -> None:
-    assert counters.REASONS.keys() == {reason.value for reason in DropReason}
+    assert counters.REASONS.keys() == {reason.value for reason in (*DropReason, *TunnelDrop)}
     assert counters.PROBES.keys() == set(DROP_REASONS)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -97,9 +98,9 @@ def test_what_a_host_knows_beyond_flannels_format_stands_in_its_lease() -> None:
 
 def test_other_backends_are_leases_too() -> None:
     lease = parse_lease(
-        KEY, '{"PublicIP":"192.0.2.1","BackendType":"wireguard","BackendData":{"PublicKey":"x"}}', SETTINGS.modes
+        KEY, '{"PublicIP":"192.0.2.1","BackendType":"ipsec","BackendData":{"PublicKey":"x"}}', SETTINGS.modes
     )
-    assert (lease.backend, lease.data) == ("wireguard", None)
+    assert (lease.backend, lease.data) == ("ipsec", None)
 
 
 @pytest.mark.parametrize(
@@ -188,6 +189,8 @@ SUBNETS6 = st.builds(
     st.integers(16, 126),
 )
 MACS = st.builds(lambda number: (number & ~(1 << 40) | 1 << 41).to_bytes(6, "big").hex(":"), st.integers(0, 2**48 - 1))
+KEYS = st.binary(min_size=32, max_size=32).map(lambda raw: base64.b64encode(raw).decode())
+PORTS = st.none() | st.integers(1, 65535)
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner), max_leaves=4)
 
 
@@ -204,6 +207,9 @@ def leases(draw: st.DrawFn) -> Lease:
         lease = replace(lease, written_mac=mac, written_mac_v6=mac6, vni=draw(st.integers(1, 2**24 - 1)))
     if backend == "udp":
         lease = replace(lease, data=draw(st.none() | st.dictionaries(st.text(), JSON)))
+    if backend == "wireguard":
+        port, port6 = draw(PORTS) if public else None, draw(PORTS) if public6 else None
+        lease = replace(lease, public_key=draw(KEYS) if public or public6 else None, port=port, port_v6=port6)
     return lease
 
 
@@ -388,8 +394,11 @@ def test_a_configuration_that_flannel_accepts(text: str, mode: str, network: str
         ('{"Network":"10.5.0.0/16","EnableIPv6":true}', ["IPv6Network: is missing"]),
         ('{"Network":"10.5.0.0/16","Backend":"vxlan"}', ["Backend: is not an object"]),
         (
-            '{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard"}}',
-            ["Backend.Type: wireguard is a flannel backend that overlayd does not have; use udp, vxlan, host-gw"],
+            '{"Network":"10.5.0.0/16","Backend":{"Type":"ipsec"}}',
+            [
+                "Backend.Type: ipsec is a flannel backend that overlayd does not have; use udp, vxlan, host-gw, "
+                "wireguard"
+            ],
         ),
         (
             '{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":16777216}}',

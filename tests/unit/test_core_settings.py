@@ -146,10 +146,10 @@ NOT_FOR_HOSTS = "is multicast, loopback or link-local; an overlay needs private 
 @pytest.mark.parametrize(
     ("path", "value", "text"),
     [
-        ("mode", "tunnel", "is not one of udp, vxlan, host-gw"),
-        ("mode", "vxlam", "is not one of udp, vxlan, host-gw; did you mean vxlan?"),
-        ("mode", "host_gw", "is not one of udp, vxlan, host-gw; did you mean host-gw?"),
-        ("mode", "VXLAN", "is not one of udp, vxlan, host-gw"),
+        ("mode", "tunnel", "is not one of udp, vxlan, host-gw, wireguard"),
+        ("mode", "vxlam", "is not one of udp, vxlan, host-gw, wireguard; did you mean vxlan?"),
+        ("mode", "host_gw", "is not one of udp, vxlan, host-gw, wireguard; did you mean host-gw?"),
+        ("mode", "VXLAN", "is not one of udp, vxlan, host-gw, wireguard"),
         ("network", "10.1.0.0", "has no prefix length; write it like 10.1.0.0/16"),
         ("network", "10.1.16.5/24", "has host bits set; did you mean 10.1.16.0/24?"),
         ("network", "10.1.0.0/33", NO_V4_NETWORK),
@@ -315,7 +315,8 @@ def test_wrong_shape(raw: dict[str, Any], text: str) -> None:
         ),
         (
             {"leases": [{**ALPHA, "zzz": "1"}]},
-            "leases[0].zzz: unknown key; known here: subnet, ipv6_subnet, public_ip, public_ipv6, vtep_mac, name, wire",
+            "leases[0].zzz: unknown key; known here: subnet, ipv6_subnet, public_ip, public_ipv6, vtep_mac, name, wire,"
+            " public_key",
         ),
     ],
 )
@@ -552,7 +553,7 @@ def test_flannels_flags_exist() -> None:
 
 def test_every_setting_but_the_lease_table_is_an_option_once() -> None:
     paths = [option.path for option in options(SETTINGS)]
-    sections = {"udp", "vxlan"}
+    sections = {"udp", "vxlan", "wireguard"}
     assert {path[0] for path in paths} == set(SETTINGS.fields) - {"leases"}
     assert {path for path in paths if path[0] in sections} == {
         (section, key) for section in sections for key in type(SETTINGS.fields[section].default).fields
@@ -604,7 +605,7 @@ def test_every_host_of_a_static_table_answers_probes(port: str, announced: int |
 
 
 def test_modes_are_flannels() -> None:
-    assert set(SETTINGS.modes) == {"udp", "vxlan", "host-gw"}
+    assert set(SETTINGS.modes) == {"udp", "vxlan", "host-gw", "wireguard"}
 
 
 # --- etcd -------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import sys
 ABSENT = {
     "aiohttp": "an HTTP client, for etcd",
     "h11": "for clients of the control API: until the first one comes",
+    "cryptography": "for wireguard mode",
     "http.client": "overlayctl's",
     "overlayd.bench": "a tool",
     "overlayd.lab": "a tool",

@@ -43,7 +43,7 @@ def completed(share: Path, line: str) -> list[str]:
         ("overlayctl peer ", ["list", "show"]),
         ("overlayctl lease re", ["reserve", "release"]),
         ("overlayctl lab up --mo", ["--mode"]),
-        ("overlayctl lab up --mode ", ["udp", "vxlan", "host-gw", "none"]),
+        ("overlayctl lab up --mode ", ["udp", "vxlan", "host-gw", "wireguard", "none"]),
         ("overlayd --vxlan-p", ["--vxlan-port"]),
     ],
 )

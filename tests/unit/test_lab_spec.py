@@ -63,7 +63,7 @@ def test_containers_get_the_overlay_mtu(spec: dict[str, Any], mtu: int) -> None:
         ({"registry": "etcd", "etcd_members": 4}, "etcd_members: 4 is out of range; use 1 to 3"),
         ({"hosts": 0}, "hosts: 0 is out of range; use 1 to 250"),
         ({"containers": -1}, "containers: -1 is out of range"),
-        ({"mode": "vlan"}, "mode: vlan is not one of udp, vxlan, host-gw, none"),
+        ({"mode": "vlan"}, "mode: vlan is not one of udp, vxlan, host-gw, wireguard, none"),
         ({"family": "ip"}, "family: ip is not one of ipv4, ipv6, dual"),
         ({"underlay_mtu": 70000}, "underlay_mtu: 70000 is out of range"),
         ({"underlay": "ipv6", "underlay_mtu": 1000}, "underlay_mtu: 1000 is too small for IPv6"),

@@ -10,6 +10,7 @@ from typing import Any
 
 from overlayd.core.flannel.form import FormatError, Json, parse_object
 from overlayd.core.mode import UNTYPED, ModeSpec
+from overlayd.core.settings import values
 from overlayd.core.settings.model import Settings
 from overlayd.core.settings.problem import Problem
 from overlayd.core.settings.validation import validate
@@ -27,7 +28,7 @@ _NUMBERS = {"SubnetLen": "subnet_len", "IPv6SubnetLen": "ipv6_subnet_len"}
 _SWITCHES = {"EnableIPv4": True, "EnableIPv6": False, "EnableNFTables": False}
 
 _KEYS = (*_TEXTS, *_NUMBERS, *_SWITCHES, "Backend")
-_FLANNEL_ONLY = ("alloc", "extension", "ipip", "ipsec", "wireguard", "aws-vpc", "gce", "ali-vpc", "tencent-vpc")
+_FLANNEL_ONLY = ("alloc", "extension", "ipip", "ipsec", "aws-vpc", "gce", "ali-vpc", "tencent-vpc")
 
 DECIDED = (*_TEXTS.values(), *_NUMBERS.values())
 """The settings that the network's configuration alone decides."""
@@ -85,10 +86,12 @@ def _backend(
     given = _fields(found, _backend_keys(mode), ("Backend",), problems)
     for option, field in mode.options:
         assert mode.section is not None  # a mode with options has a section
-        value = _typed(given, option, bool if mode.section.fields[field].is_flag else int, ("Backend",), problems)
+        default = mode.section.fields[field].default
+        kind = type(default) if isinstance(default, int) else str
+        value = _typed(given, option, kind, ("Backend",), problems)
         places[mode.key, field] = ("Backend", option)
         if value or isinstance(value, bool):
-            raw.setdefault(mode.key, {})[field] = str(value).lower()
+            raw.setdefault(mode.key, {})[field] = value if kind is str else str(value).lower()
     places[("mtu",)] = ("Backend", "MTU")
     if mtu := _typed(given, "MTU", int, ("Backend",), problems):
         raw["mtu"] = str(mtu)
@@ -130,7 +133,7 @@ def config_text(settings: Settings) -> str:
     backend: Json = {"Type": settings.mode}
     for option, field in settings.spec.options:
         if settings.section is not None and field in settings.section.given:
-            backend[option] = getattr(settings.section, field)
+            backend[option] = values.plain(getattr(settings.section, field))
     if settings.mtu is not None:
         backend["MTU"] = settings.mtu
     return json.dumps({**config, "Backend": backend}, separators=(",", ":"))

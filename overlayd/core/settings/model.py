@@ -76,6 +76,7 @@ class LeaseEntry(Section):
     vtep_mac: str | None = setting(None, values.parser(parse_mac))
     name: str = setting("", values.parser(values.host_name))
     wire: Wire = setting("flannel", values.choice(*get_args(Wire)))
+    public_key: str | None = setting(None, values.parser(values.key))
 
     def lease(self, probe_port: int | None = None) -> Lease:
         """The row as a lease; the row has a subnet (cross_check)."""
@@ -87,6 +88,7 @@ class LeaseEntry(Section):
             written_mac=self.vtep_mac,
             name=self.name,
             wire=self.wire,
+            public_key=self.public_key,
             probe_port=probe_port,
         )
 

@@ -43,7 +43,7 @@ def validate(raw: Mapping[str, Any], model: type[Settings]) -> Settings | list[P
 
 def _without_secret(problem: Problem) -> Problem:
     name = problem.path[-1]
-    is_secret = name == "password" or (name == "endpoints" and "@" in problem.value)
+    is_secret = name in ("password", "psk") or (name == "endpoints" and "@" in problem.value)
     return problem._replace(value="") if is_secret else problem
 
 
@@ -67,9 +67,11 @@ def cross_check(settings: Settings) -> list[Problem]:
         problems += _check_etcd(settings)
     elif not ranges:
         return [Problem(("network",), "", "is missing; give a network such as 10.1.0.0/16 (or an ipv6_network)")]
-    port = settings.spec.lease_fields(settings.section).get("port")
-    if settings.probe.port == port:
-        problems.append(Problem(("probe", "port"), str(port), f"is mode {settings.mode}'s port; give probes their own"))
+    own, probes = settings.spec.lease_fields(settings.section), settings.probe.port
+    if probes in (own.get("port"), own.get("port_v6")):
+        problems.append(
+            Problem(("probe", "port"), str(probes), f"is mode {settings.mode}'s port; give probes their own")
+        )
     for key in ("public_ip", "public_ipv6"):
         problems += _not_in_overlay((key,), getattr(settings, key), ranges)
     if settings.mtu is not None and 6 in ranges and settings.mtu < mtu.MINIMUM[6]:
@@ -126,10 +128,10 @@ def _check_row(at: Path, entry: LeaseEntry, ranges: Mapping[int, SubnetRange]) -
 
 
 def _shared_values(leases: Sequence[LeaseEntry]) -> Iterator[Problem]:
-    """Addresses and MACs that two rows share."""
+    """Addresses, MACs and keys that two rows share."""
     seen: dict[tuple[str, object], int] = {}
     for index, entry in enumerate(leases):
-        for key in ("public_ip", "public_ipv6", "vtep_mac"):
+        for key in ("public_ip", "public_ipv6", "vtep_mac", "public_key"):
             value = getattr(entry, key)
             other = seen.setdefault((key, value), index)
             if value is not None and other != index:

@@ -184,6 +184,18 @@ def regex(text: str) -> str:
     return text
 
 
+def key(text: str) -> str:
+    """A key of 32 bytes in base64, as `wg genkey` and `wg pubkey` print it."""
+    if not re.fullmatch("[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=", text):
+        raise ValueError("is not a WireGuard key; write the 44 characters of base64 that wg prints")
+    return text
+
+
+def plain(value: object) -> object:
+    """A setting as it is, a secret too."""
+    return value.reveal() if isinstance(value, Secret) else value
+
+
 def interface_name(text: str) -> str:
     """An interface's name or one of its addresses."""
     if len(text) > 45 or re.search(r"[\s/]", text):
