@@ -87,9 +87,9 @@ def _connected(control_socket: Path) -> Iterator[socket.socket]:
                 f"{path}: overlayd is not running here; start it, or name its control socket with --socket", "later"
             ) from None
         except PermissionError:
-            raise AttachError(f"{path}: permission denied; run as root (sudo overlayctl ...)") from None
+            raise AttachError(f"{path}: permission denied; run as root (sudo overlayctl ...)", "refused") from None
         except OSError as error:
-            raise AttachError(f"{path}: {error.strerror or error}") from None
+            raise AttachError(f"{path}: {error.strerror or error}", "refused") from None
         yield daemon
 
 
@@ -144,7 +144,8 @@ def _rps(listed: str) -> Iterator[None]:
     except FileNotFoundError:
         raise AttachError(
             "rps: this kernel has no default for new interfaces (net.core.rps_default_mask of Linux 6.3);"
-            " leave --rps out, and write to rps_cpus of both ends"
+            " leave --rps out, and write to rps_cpus of both ends",
+            "refused",
         ) from None
     except OSError as error:
         raise AttachError(f"rps: {listed}: {error.strerror}; does this host have these CPUs?") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from overlayd.core.errors import ReportedError
+from overlayd.core.errors import ReportedError, UsageError
 
 Kind = Literal["invalid", "exists", "unknown", "taken", "exhausted", "conflict", "refused", "later"]
 """invalid     the request is wrong as it stands
@@ -23,3 +23,4 @@ class AttachError(ReportedError):
     def __init__(self, text: str, kind: Kind = "invalid") -> None:
         super().__init__(text)
         self.kind = kind
+        self.exit_status = UsageError.exit_status if kind == "invalid" else ReportedError.exit_status
