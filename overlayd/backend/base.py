@@ -41,6 +41,8 @@ class Backend(ABC):
 
     devices: tuple[str, ...] = ()
     """The overlay devices that containers' packets cross; empty for host-gw."""
+    tunnels: tuple[str, ...] = ()
+    """Devices through which overlayd has the kernel forward its own datagrams."""
     data_path: DataPath | None = None
     """None where the kernel moves the packets."""
 

@@ -17,14 +17,14 @@ from overlayd.core.kernel.kinds import KernelObject, LinkAddress, Route, TunLink
 from overlayd.core.leases.lease import Lease
 from overlayd.core.node import Node
 
-DEVICE = "ovl0"
+DEVICE, TAP = "ovl0", "ovl-gso"
 _TXQUEUELEN = 1000  # packets; twice the default, so that a burst survives a late wake-up
 
 
 class TunBackend(Backend):
     """See `backend.base.Backend`."""
 
-    devices = (DEVICE,)
+    devices, tunnels = (DEVICE,), (TAP,)
 
     def __init__(self, node: Node, data_path: DataPath) -> None:
         super().__init__(node)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 
+from overlayd.backend.tun import TAP
 from overlayd.core.node import Node
 from overlayd.datapath.contract import Engine
 from overlayd.datapath.negotiation import HELLO_INTERVAL
@@ -12,8 +13,6 @@ from overlayd.datapath.settings import UdpSettings
 from overlayd.log import log
 from overlayd.system.errors import HostError
 from overlayd.system.tunnel_tap import TunnelTap
-
-TAP = "ovl-gso"
 
 
 class Extensions:

@@ -94,7 +94,8 @@ class Applier:
         refused = {failure.operation for failure in failures}
         if repair:
             self._log_repairs([step for step in operations if step not in refused], former or {})
-        missing = {step.object.key for step in refused}  # what depends on these is refused with them
+        known = () if everything else (failure.operation for failure in self.failures)
+        missing = {step.object.key for step in (*refused, *known)}  # what depends on these is refused with them
         failures = [failure for failure in failures if failure.operation.object.parent not in missing]
         if repair and refused and not everything:
             self._changes.overrun = True  # a device that is just going, perhaps: a comparison sees what is left

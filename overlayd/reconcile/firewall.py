@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 
 from overlayd.core.address import Address
-from overlayd.core.kernel.firewall import FirewallPolicy, OverlayRange, rulesets, vtep_element
+from overlayd.core.kernel.firewall import FirewallPolicy, OverlayRange, peer_element, rulesets
 from overlayd.core.kernel.kinds import KernelObject, SetElement
 from overlayd.core.kernel.provider import Surroundings
 from overlayd.core.leases.lease import Lease
@@ -15,31 +15,34 @@ from overlayd.core.node import Node
 
 
 class Firewall:
-    """See `core.kernel.provider.Provider`. Where the mode has ports to guard, each peer that can be reached has an
-    element in the set that passes the guard."""
+    """See `core.kernel.provider.Provider`. Where there are ports to guard, each peer that can be reached has an element
+    in the set of peers."""
 
     def __init__(
         self,
         node: Node,
         devices: tuple[str, ...],
+        tunnels: tuple[str, ...],
         ports: tuple[int, ...],
         masquerade: bool,
         forward_accept: bool,
         is_public: Callable[[Address], bool],
     ) -> None:
-        """`devices` are the overlay's; `ports`: of hosts, which containers may not reach; `is_public`: whether any
-        lease names this underlay address."""
+        """`devices` are the overlay's; `tunnels`: see `Backend`; `ports`: of hosts, for peers alone; `is_public`:
+        whether any lease names this underlay address."""
         ranges = []
         for one in node.ranges:
             subnet = node.lease.subnet_of(one.network.version)
             if subnet is not None:
                 ranges.append(OverlayRange(one.network, subnet))
-        self._node, self._is_public, self._guards = node, is_public, tuple(node.spec.guards(node))
+        self._node, self._is_public = node, is_public
         self._policy = FirewallPolicy(
             ranges=tuple(ranges),
             devices=devices,
-            guarded=self._guards,
+            tunnels=tunnels,
+            guarded=tuple(node.spec.guards(node)),
             underlay=node.underlay.name,
+            underlay_families=tuple(node.underlay_families),
             plain=node.spec.plain(node),
             ports=ports,
             peer_ports=tuple(product(node.underlay_families, sorted(node.spec.ports(node)))),
@@ -55,11 +58,11 @@ class Firewall:
     def on_leases(self, events: Sequence[LeaseEvent]) -> tuple[list[KernelObject], list[KernelObject]]:
         old = [thing for event in events if event.old is not None for thing in self._elements(event.old)]
         new = [thing for event in events if event.new is not None for thing in self._elements(event.new)]
-        # A host that has two leases passes the guard with either.
+        # A host that has two leases is a peer with either.
         stays = {thing.key for thing in new}
         return [thing for thing in old if thing.key in stays or not self._is_public(thing.address)], [*new]
 
     def _elements(self, lease: Lease) -> list[SetElement]:
-        if not self._guards:
+        if not (self._policy.guarded or self._policy.ports):
             return []
-        return [vtep_element(public) for _, public in self._node.reachable(lease)]
+        return [peer_element(public) for _, public in self._node.reachable(lease)]

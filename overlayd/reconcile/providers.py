@@ -23,6 +23,12 @@ def providers(
         Unreachable(node),
         Attachments(node, attachments),
         Firewall(
-            node, backend.devices, tuple(sorted(ports)), settings.ip_masq, settings.forward_rules, table.is_public
+            node,
+            backend.devices,
+            backend.tunnels,
+            tuple(sorted(ports)),
+            settings.ip_masq,
+            settings.forward_rules,
+            table.is_public,
         ),
     )

@@ -29,7 +29,7 @@ def lease(public: str, number: int) -> str:
 
 
 def vteps(host: Host) -> str:
-    return host.run("nft", "list", "set", "inet", "overlayd", "vteps4").stdout
+    return host.run("nft", "list", "set", "inet", "overlayd", "peers4").stdout
 
 
 def routes(host: Host) -> str:

@@ -15,13 +15,13 @@ from functools import partial
 
 import pytest
 
-from overlayd.core.address import Family
+from overlayd.core.address import Address, Family
 from overlayd.lab import Host, Namespace, hosts
-from overlayd.lab.namespace import within
+from overlayd.lab.namespace import ip_batch, within
 from support.commands import overlayctl, overlayd, reloaded
 from support.dump import assert_same, dump
 from support.waiting import eventually
-from support.wire import FAMILIES, MODES, UDP_PORT, VXLAN_PORT, Capture, inject, vxlan_datagram
+from support.wire import FAMILIES, MODES, UDP_PORT, VXLAN_PORT, Capture, inet, inject, udp_packet, vxlan_datagram
 
 Pair = tuple[Host, Host]
 PROBE_PORT = 8286
@@ -237,6 +237,16 @@ def source_seen(sender: Namespace, target: str, listener: Namespace, mark: int =
         return str(heard.recvfrom(100)[1][0])
 
 
+def test_probes_keep_their_port_though_connections_are_tracked(masquerading: tuple[Host, Host, Host]) -> None:
+    """The two hosts, of which one was silent at first, send to each other from and to one port."""
+    hosts_with_leases = masquerading[:2]
+    for host in hosts_with_leases:
+        states = partial(lambda host: {one["state"] for peer in host.status()["peers"] for one in peer["probes"]}, host)
+        eventually(lambda states=states: states() == {"reachable"})
+    for host in hosts_with_leases:
+        assert json.loads(overlayctl(host, "counters", "--json").stdout)["probes"]["drops"] == {}
+
+
 def test_container_to_the_outside_is_masqueraded(masquerading: tuple[Host, Host, Host]) -> None:
     a, _, outside = masquerading
     assert source_seen(a.container(0), "192.0.2.3", outside) == "192.0.2.1"
@@ -328,11 +338,87 @@ def test_a_container_cannot_speak_for_its_host_by_dockers_masquerading(docker: P
         assert_ports_are_closed(a, b)
 
 
+BRIDGED = {4: "172.17.0.", 6: "fd17::"}
+
+
+@contextlib.contextmanager
+def docker_network(host: Host) -> Iterator[Namespace]:
+    """A container on Docker's own bridge, which Docker masquerades and lets out."""
+    box = Namespace("h9", host.lab.spec.namespace("h9"))  # a name that the lab removes and does not use
+    ip_batch([f"netns add {box.namespace}"])
+    host.ip("link add docker0 type bridge", f"link add box type veth peer name eth0 netns {box.namespace}")
+    host.ip("link set box master docker0 up", "link set docker0 up")
+    box.ip("link set eth0 up")
+    rules = []
+    for family, prefix in BRIDGED.items():
+        length, nodad = (16, "") if family == 4 else (64, " nodad")
+        host.ip(f"addr add {prefix}1/{length} dev docker0{nodad}")
+        box.ip(f"addr add {prefix}2/{length} dev eth0{nodad}")
+        box.run("ip", f"-{family}", "route", "add", "default", "via", f"{prefix}1")
+        tables = "iptables" if family == 4 else "ip6tables"
+        rules.append((tables, f"POSTROUTING -t nat -s {prefix}0/{length} ! -o docker0 -j MASQUERADE"))
+        rules.append((tables, "FORWARD -i docker0 -j ACCEPT"))
+    for tables, rule in rules:
+        host.run(*f"{tables} -A {rule}".split())
+    eventually(lambda: "keep_source" in host.run("nft", "list", "table", "inet", "overlayd").stdout)
+    try:
+        yield box
+    finally:
+        for tables, rule in rules:
+            host.run(*f"{tables} -D {rule}".split())
+        host.ip("link del docker0", "link del box")
+        ip_batch([f"netns del {box.namespace}"])
+
+
+def test_containers_of_other_networks_cannot_speak_for_their_host(masquerading: tuple[Host, Host, Host]) -> None:
+    a, b, _ = masquerading
+    assert_ports_are_closed_to_other_networks(a, b)
+
+
+def test_nor_where_only_docker_masquerades(docker: Pair) -> None:
+    assert_ports_are_closed_to_other_networks(*docker)
+
+
+def assert_ports_are_closed_to_other_networks(a: Host, b: Host) -> None:
+    """Nor can they by a forged source, be it their host's or a peer's, which nobody masquerades."""
+    ports = PORTS[a.lab.spec.mode]
+    listed = ", ".join(map(str, sorted(ports)))
+    with docker_network(a) as box, Capture(b, "eth0") as capture:
+        before = Counter(a.status()["drops"]["tx"])
+        for family in FAMILIES:
+            for port in ports:
+                inject(box, b.public(family), port, b"forged", b"forged")
+                forge(box, b.public(family), b.public(family), port)
+                if family == 6:  # over IPv4 the kernel refuses its own addresses as a source
+                    forge(box, a.public(family), b.public(family), port)
+            inject(box, b.public(family), 9, b"control")
+        eventually(lambda: len([one for one in capture.incoming("eth0") if b"control" in one.data]) == 2)
+        frames = capture.incoming("eth0")
+        assert not [frame for frame in frames if b"forged" in frame.data]
+        controls = [frame.ip for frame in frames if b"control" in frame.data]
+        assert all(a.public(ip[0] >> 4).packed in ip for ip in controls), "they are masqueraded"
+        found = Counter(a.status()["drops"]["tx"]) - before
+    del found["source_not_own"]
+    text = "{} to a peer's overlay port (IPv{}, UDP {})"
+    number = len(ports)
+    assert found == {
+        text.format("from others than peers", 4, listed): 2 * number,
+        text.format("from others than peers", 6, listed): 3 * number,
+        text.format("with a peer's address from elsewhere", 4, listed): number,
+        text.format("with a peer's address from elsewhere", 6, listed): number,
+    }
+
+
+def forge(sender: Namespace, source: Address, target: Address, port: int) -> None:
+    """Send one UDP datagram under another source address."""
+    with sender.socket(inet(target), socket.SOCK_RAW, socket.IPPROTO_RAW) as out:
+        out.sendto(udp_packet(source, target, b"forged", port), (str(target), 0))
+
+
 def refused(host: Host) -> Counter[str]:
     """What came to the host from senders that are no peers, probes included."""
     counted = json.loads(overlayctl(host, "counters", "--json").stdout)
-    found = Counter(counted["drops"]["rx"]) + Counter(counted["probes"]["drops"])
-    return Counter({reason: number for reason, number in found.items() if reason != "other_port"})
+    return Counter(counted["drops"]["rx"]) + Counter(counted["probes"]["drops"])
 
 
 def test_its_own_host_refuses_a_container_at_the_overlays_ports(docker: Pair) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from overlayd.core.kernel.diff import Operation, diff
-from overlayd.core.kernel.firewall import TABLE, vtep_element
+from overlayd.core.kernel.firewall import TABLE, peer_element
 from overlayd.core.kernel.kinds import (
     FdbEntry,
     LinkAddress,
@@ -177,27 +177,27 @@ def test_interfaces_are_seen_as_they_are(host: Host) -> None:
 # --- set elements -----------------------------------------------------------------------------------------------------
 
 
-def vteps(last: int, first: int = 1) -> list[SetElement]:
+def elements(last: int, first: int = 1) -> list[SetElement]:
     """Elements of both families."""
     numbers = range(first, last + 1)
-    return [vtep_element(address) for n in numbers for address in (IPv4Address(n << 8), IPv6Address((0xFD << 120) + n))]
+    return [peer_element(address) for n in numbers for address in (IPv4Address(n << 8), IPv6Address((0xFD << 120) + n))]
 
 
 @pytest.mark.parametrize("count", [1, ELEMENTS_MAX // 2 - 1, ELEMENTS_MAX])
 def test_elements_come_and_go(host: Host, count: int) -> None:
     """As nft reads them: few by a message of ours, many by nft."""
-    assert bring_to(host, state_of([rules(), *vteps(3)])) == []
-    assert bring_to(host, state_of([rules(), *vteps(3 + count, first=2)])) == []
-    assert reading(host) == state_of([rules(), *vteps(3 + count, first=2)])
+    assert bring_to(host, state_of([rules(), *elements(3)])) == []
+    assert bring_to(host, state_of([rules(), *elements(3 + count, first=2)])) == []
+    assert reading(host) == state_of([rules(), *elements(3 + count, first=2)])
     assert bring_to(host, state_of([rules()])) == []
     assert reading(host) == state_of([rules()])
 
 
 def test_elements_are_all_changed_or_none(host: Host) -> None:
-    assert bring_to(host, state_of([rules(), *vteps(1)])) == []
-    steps = [Operation("add", one) for one in vteps(2)]
+    assert bring_to(host, state_of([rules(), *elements(1)])) == []
+    steps = [Operation("add", one) for one in elements(2)]
     for wrong, said in (
-        (Operation("delete", vteps(7)[-1]), "nftables set vteps6: No such file or directory"),
+        (Operation("delete", elements(7)[-1]), "nftables set peers6: No such file or directory"),
         (Operation("add", SetElement(TABLE, "none", IPv4Address("192.0.2.9"))), "nftables set none: No such file"),
     ):
 
@@ -207,7 +207,7 @@ def test_elements_are_all_changed_or_none(host: Host) -> None:
         failures = inside(host, job)
         assert [failure.operation for failure in failures] == [*steps, wrong]
         assert all(failure.reason.startswith(said) for failure in failures)
-        assert reading(host) == state_of([rules(), *vteps(1)])
+        assert reading(host) == state_of([rules(), *elements(1)])
 
 
 def test_elements_without_privileges(host: Host) -> None:
@@ -218,7 +218,7 @@ def test_elements_without_privileges(host: Host) -> None:
         try:
             header, none = struct.pack("=Ii", 0x20080522, 0), bytes(24)  # <linux/capability.h>; of this thread alone
             assert ctypes.CDLL(None).capset(header, none) == 0
-            return writer.apply([Operation("add", vteps(1)[0])])
+            return writer.apply([Operation("add", elements(1)[0])])
         finally:
             writer.close()
 

@@ -13,7 +13,7 @@ import pytest
 
 from overlayd.core.kernel.changes import KernelChanges
 from overlayd.core.kernel.diff import Operation, diff
-from overlayd.core.kernel.firewall import vtep_element
+from overlayd.core.kernel.firewall import peer_element
 from overlayd.core.kernel.kinds import KernelState, LinkAddress, Route, Ruleset, state_of
 from overlayd.lab import Host, hosts
 from overlayd.lab.namespace import within
@@ -77,8 +77,8 @@ def test_own_changes_are_heard_as_they_were_made(host: Host) -> None:
 def test_elements_that_a_lease_event_changes_are_our_own_doing(host: Host) -> None:
     """Else every one of them would call for a full comparison."""
     elements = [
-        Operation("add", vtep_element(IPv4Address("192.0.2.77"))),
-        Operation("add", vtep_element(IPv6Address("fd00::77"))),
+        Operation("add", peer_element(IPv4Address("192.0.2.77"))),
+        Operation("add", peer_element(IPv6Address("fd00::77"))),
     ]
 
     async def job() -> None:

@@ -80,7 +80,19 @@ def rules() -> Ruleset:
     guarded = tuple(GuardedPort(family, 8472, 1, "02:00:00:00:00:01") for family in FAMILIES)
     ranges = (OverlayRange(network, IPv4Network("10.1.1.0/24")),)
     made = own_table(
-        FirewallPolicy(ranges, ("ovl.1",), guarded, "eth0", False, (), (), masquerade=False, forward_accept=False)
+        FirewallPolicy(
+            ranges=ranges,
+            devices=("ovl.1",),
+            tunnels=(),
+            guarded=guarded,
+            underlay="eth0",
+            underlay_families=(4, 6),
+            plain=False,
+            ports=(),
+            peer_ports=(),
+            masquerade=False,
+            forward_accept=False,
+        )
     )
     assert made is not None
     return made

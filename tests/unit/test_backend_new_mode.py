@@ -18,6 +18,7 @@ from overlayd.core.attach.table import AttachmentTable
 from overlayd.core.flannel.config import config_text, parse_config
 from overlayd.core.flannel.form import FormatError, Json
 from overlayd.core.flannel.lease import key_of, lease_text, parse_lease
+from overlayd.core.kernel.firewall import peer_element
 from overlayd.core.kernel.kinds import KernelObject, Route, state_of
 from overlayd.core.kernel.provider import Surroundings
 from overlayd.core.leases.allocation import Choice
@@ -182,7 +183,8 @@ def test_its_backend_and_what_is_desired() -> None:
     all_of_them = providers(backend, settings(), LeaseTable(), AttachmentTable())
     route = Route(IPv4Network("10.5.2.0/24"), "gre-ovl", IPv4Address("192.0.2.2"))
     desired = state_of(thing for one in all_of_them for thing in one.objects(Surroundings([PEER])))
-    rules = "nft table inet overlayd, 1 rules"  # which protects the probe port
-    assert list(map(str, desired.values())) == [str(route), "route unreachable 10.5.0.0/16", rules]
+    rules = "nft table inet overlayd, 4 rules"  # which protect the probe port
+    element = peer_element(IPv4Address("192.0.2.2"))
+    assert list(map(str, desired.values())) == [str(route), "route unreachable 10.5.0.0/16", rules, str(element)]
     events = [LeaseEvent(PEER, None)]
-    assert [one.on_leases(events) for one in all_of_them] == [([route], []), ([], []), ([], []), ([], [])]
+    assert [one.on_leases(events) for one in all_of_them] == [([route], []), ([], []), ([], []), ([element], [])]

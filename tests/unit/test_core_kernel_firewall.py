@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from overlayd.core.kernel.firewall import (
     FORWARD_MARK,
-    OUTBOUND,
     SETS,
     FirewallPolicy,
     ForeignChain,
@@ -27,9 +26,9 @@ from overlayd.core.kernel.firewall import (
     forward_accepts,
     overlay_packets,
     own_table,
+    peer_element,
     rulesets,
     sighting,
-    vtep_element,
 )
 from overlayd.core.kernel.kinds import Ruleset
 
@@ -39,7 +38,9 @@ DEVICE, BRIDGE, UNDERLAY = "flannel.1", "cni0", "eth0"
 MAC = "0e:00:00:00:00:01"
 GUARDED = GuardedPort(underlay_family=4, port=8472, vni=1, mac=MAC)
 DOCKER = ForeignChain("ip", "filter", "FORWARD")
-POLICY = FirewallPolicy((V4,), (DEVICE,), (), UNDERLAY, False, (), (), masquerade=False, forward_accept=True)
+POLICY = FirewallPolicy(
+    (V4,), (DEVICE,), ("ovl-gso",), (), UNDERLAY, (4, 6), False, (), (), masquerade=False, forward_accept=True
+)
 VXLAN = replace(POLICY, guarded=(GUARDED,))
 
 
@@ -57,6 +58,7 @@ class Packet:
     state: str = "new"
     refused_port: int = 0
     """Of the datagram that it quotes, if it is ICMP's "port unreachable"."""
+    reverse_path: bool = True
 
 
 def rules_of(ruleset: Ruleset) -> list[dict[str, Any]]:
@@ -88,6 +90,8 @@ def value(left: dict[str, Any], packet: Packet) -> object:
             return packet.state
         case {"payload": {"base": "th", "offset": offset}}:
             return transport_bits(packet)[offset]
+        case {"fib": {"result": "oif", "flags": ["saddr", "iif"]}}:
+            return packet.reverse_path
         case {"payload": {"protocol": "udp", "field": "dport"}}:
             return packet.dport if not packet.refused_port else None
         case {"payload": {"protocol": "icmp" | "icmpv6" as protocol, "field": field}}:
@@ -338,14 +342,29 @@ def test_masquerading_as_flannel_does(packet: Packet, expected: str | None) -> N
         (Packet("10.5.1.7", "192.168.77.2", BRIDGE, dport=53), None),
         (Packet("10.5.1.7", "10.5.2.7", BRIDGE, dport=8285), None),  # an overlay of the containers' own
         (Packet("10.5.2.7", "10.5.1.7", dport=8285), None),
-        (Packet("192.168.99.7", "192.168.77.2", "eth1", dport=8285), None),  # a host of the overlay behind this one
+        (Packet("10.5.1.7", "192.168.77.9", BRIDGE, dport=8285), "drop"),  # a host that may be a peer by then
+        (Packet("172.17.0.7", "192.168.77.2", "docker0", dport=8285), "drop"),
+        (Packet("172.17.0.7", "192.168.77.2", "docker0", dport=8286), "drop"),
+        (Packet("172.17.0.7", "192.168.77.2", "docker0", dport=53), None),
+        (Packet("172.17.0.7", "192.168.77.9", "docker0", dport=8285), None),  # some other overlay's host
+        (Packet("192.168.77.3", "192.168.77.2", "eth1", dport=8285), None),  # a host of the overlay behind this one
+        (Packet("192.168.77.3", "192.168.77.2", "docker0", dport=8285, reverse_path=False), "drop"),
+        (Packet("192.168.77.1", "192.168.77.2", "docker0", dport=8285), "drop"),  # this host's own address
+        (Packet("192.168.77.1", "192.168.77.2", "ovl-gso", dport=8285), "accept"),  # tunnel GSO
+        (Packet("fd77::1", "fd77::2", "ovl-gso", dport=8285), "accept"),
         (Packet("fd05:0:0:1::7", "fd77::2", BRIDGE, dport=8285), "drop"),
         (Packet("fd05:0:0:1::7", "fd05:0:0:2::7", BRIDGE, dport=8285), None),
+        (Packet("fd17::7", "fd77::2", "docker0", dport=8285), "drop"),
+        (Packet("fd17::7", "fd77::9", "docker0", dport=8285), None),
+        (Packet("fd77::3", "fd77::2", "eth1", dport=8285), None),
+        (Packet("fd77::3", "fd77::2", "docker0", dport=8285, reverse_path=False), "drop"),
+        (Packet("fd77::1", "fd77::2", "docker0", dport=8285), "drop"),
     ],
 )
-def test_containers_do_not_reach_the_ports_of_hosts(packet: Packet, expected: str | None) -> None:
+def test_only_peers_reach_the_ports_of_peers_through_this_host(packet: Packet, expected: str | None) -> None:
     table = own_table(replace(POLICY, ranges=(V4, V6), ports=(8285, 8286)))
-    assert verdict(table, OUTBOUND, packet) == expected
+    peers = {f"{prefix}{number}" for prefix in ("192.168.77.", "fd77::") for number in (2, 3)}
+    assert verdict(table, "forwarded", packet, peers) == expected
 
 
 @pytest.mark.parametrize(
@@ -420,7 +439,8 @@ def test_the_table_is_replaced_in_one_transaction() -> None:
     ]
     assert {rule["chain"] for rule in rules_of(table)} == {chain["name"] for chain in chains}
     assert [(thing["set"]["name"], thing["set"]["type"]) for thing in added if "set" in thing] == [
-        ("vteps4", "ipv4_addr"),
+        ("peers4", "ipv4_addr"),
+        ("peers6", "ipv6_addr"),
         ("astray4", ["ipv4_addr", "ipv4_addr"]),
         ("other_mac4", "ipv4_addr"),
         ("other_port4", ["ipv4_addr", "inet_service"]),
@@ -432,12 +452,12 @@ def test_the_table_is_replaced_in_one_transaction() -> None:
 
 
 def test_elements_stand_in_the_set_that_the_guard_reads() -> None:
-    element = vtep_element(ip_address("192.168.77.2"))
+    element = peer_element(ip_address("192.168.77.2"))
     table = own_table(VXLAN)
     assert table is not None
     assert element.parent == table.key
     assert f"@{element.set}" in table.definition
-    assert vtep_element(ip_address("fd77::2")).set == "vteps6"
+    assert peer_element(ip_address("fd77::2")).set == "peers6"
 
 
 def test_packets_that_come_by_other_devices_meet_one_look_up() -> None:

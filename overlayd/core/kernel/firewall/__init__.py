@@ -1,7 +1,7 @@
 """overlayd's nftables rules, as data for `nft -j`.
 
 table inet overlayd, ours alone:
-    set vteps4, vteps6     the underlay addresses of peers (vxlan mode), elements kept one by one
+    set peers4, peers6     the underlay addresses of peers, elements kept one by one
     sets other_port4, ...  who sends what no host that is configured alike would (signs.py)
     chain guard            drops datagrams to the VXLAN port and VNI whose source is not a peer's underlay address;
                            notes who sends VXLAN otherwise, and who refuses our datagrams
@@ -11,8 +11,8 @@ table inet overlayd, ours alone:
                            not have can be reached through the overlay
     chain from_underlay    where containers' packets arrive by the underlay as they are (host-gw, direct routing): drops
                            those from this host's own subnet, and those from the network for other hosts' subnets
-    chain outbound         drops containers' datagrams to the ports on which hosts trust each other's addresses: once
-                           masqueraded, they would speak for this host
+    chain forwarded        sends what goes to the ports on which hosts trust each other's addresses to the next chain
+    chain outbound         drops it: once masqueraded, it would speak for this host. Peers' own datagrams may pass
     chain keep_source      keeps containers' addresses across hosts, where another program has NAT rules: Docker
                            masquerades whatever leaves its bridge
     chain postrouting      masquerades as flannel does
@@ -41,7 +41,7 @@ from overlayd.core.kernel.firewall.model import (
     ForeignRules,
     GuardedPort,
     OverlayRange,
-    vtep_element,
+    peer_element,
 )
 from overlayd.core.kernel.firewall.signs import SETS, Sighting, Sign, sighting
 from overlayd.core.kernel.firewall.table import own_table, rulesets
@@ -63,7 +63,7 @@ __all__ = [
     "forward_accepts",
     "overlay_packets",
     "own_table",
+    "peer_element",
     "rulesets",
     "sighting",
-    "vtep_element",
 ]

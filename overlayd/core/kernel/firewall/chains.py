@@ -25,7 +25,7 @@ HOOKS: dict[str, Json] = {
     "inner": {"type": "filter", "hook": "prerouting", "prio": -290, "policy": "accept"},
     "mark": {"type": "filter", "hook": "forward", "prio": _EARLY, "policy": "accept"},
     "unmark": {"type": "filter", "hook": "forward", "prio": _LATE, "policy": "accept"},
-    OUTBOUND: {"type": "filter", "hook": "forward", "prio": -10, "policy": "accept"},
+    "forwarded": {"type": "filter", "hook": "forward", "prio": -10, "policy": "accept"},
     "keep_source": {"type": "nat", "hook": "postrouting", "prio": 99, "policy": "accept"},
     "postrouting": {"type": "nat", "hook": "postrouting", "prio": 100, "policy": "accept"},
 }
@@ -53,7 +53,8 @@ def chains(policy: FirewallPolicy, marked: Iterable[Rule], keep_source: bool) ->
         "inner": [("by device", _by_device(jumps))] if jumps else [],
         "mark": mark,
         "unmark": [("the mark is for the forward hook alone", [is_marked(), clear_mark])] if mark else [],
-        OUTBOUND: [_to_ports(one, policy.ports) for one in ranges] if policy.ports else [],
+        "forwarded": [_to_ports(policy.ports)] if policy.ports else [],
+        OUTBOUND: [*_outbound(policy)] if policy.ports else [],
         "keep_source": [_keep_source(one) for one in ranges] if keep_source else [],
         "postrouting": [rule for one in ranges for rule in _masquerade(one)] if policy.masquerade else [],
         **inner,
@@ -122,7 +123,7 @@ def _guard(item: GuardedPort) -> Iterator[Rule]:
     # Another VNI on the same port belongs to somebody else's device, unless the inner Ethernet destination is ours.
     ours = [protocol, nft.equal(port, item.port), nft.equal(nft.bits("th", 96, 24), item.vni)]
     to_our_mac = nft.equal(nft.bits("th", 128, 48), int.from_bytes(bytes.fromhex(item.mac.replace(":", ""))))
-    from_peer = nft.equal(nft.field("ip" if family == 4 else "ip6", "saddr"), f"@vteps{family}")
+    from_peer = nft.equal(nft.field("ip" if family == 4 else "ip6", "saddr"), f"@peers{family}")
     unicast = nft.equal(nft.bits("th", 135, 1), 0)
     where = f"(IPv{family})"
     yield f"VXLAN from a peer {where}", [*ours, from_peer, to_our_mac, {"accept": None}]
@@ -148,17 +149,33 @@ def _refused(family: Family, port: int) -> Rule:
     return f"UDP port {port} refused (IPv{family}): noted", [*match, note(Sign.REFUSED, family)]
 
 
-def _to_ports(one: OverlayRange, ports: Sequence[int]) -> Rule:
+def _to_ports(ports: Sequence[int]) -> Rule:
     """Behind the forwarding decision, so that what the host itself receives does not meet it; what is not UDP is done
     with after one comparison."""
-    source, destination = nft.field(one.protocol, "saddr"), nft.field(one.protocol, "daddr")
-    match = [
+    return "to overlay ports", [
         nft.equal(nft.field("udp", "dport"), {"set": list(ports)}),
-        nft.equal(source, nft.prefix(one.subnet)),
-        nft.differs(destination, one.network),
+        {"goto": {"target": OUTBOUND}},
     ]
-    listed = ", ".join(map(str, ports))
-    return f"from {one.subnet} to a host's overlay port (UDP {listed})", [*match, *nft.drop()]
+
+
+def _outbound(policy: FirewallPolicy) -> Iterator[Rule]:
+    """Containers here, of whatever network, and whoever uses this host as a gateway. A peer may be behind it, too: its
+    datagrams pass where they come from where the peer is."""
+    listed = ", ".join(map(str, policy.ports))
+    for device in policy.tunnels:
+        yield f"{device}: this host's own datagrams", [nft.equal(nft.meta("iifname"), device), {"accept": None}]
+    for one in policy.ranges:
+        source, destination = nft.field(one.protocol, "saddr"), nft.field(one.protocol, "daddr")
+        match = [nft.equal(source, nft.prefix(one.subnet)), nft.differs(destination, one.network)]
+        yield f"from {one.subnet} to a host's overlay port (UDP {listed})", [*match, *nft.drop()]
+    reverse_path = {"fib": {"result": "oif", "flags": ["saddr", "iif"]}}
+    for family in policy.underlay_families:
+        source, destination = (nft.field("ip" if family == 4 else "ip6", end) for end in ("saddr", "daddr"))
+        to_peer, peers = nft.equal(destination, f"@peers{family}"), f"@peers{family}"
+        not_peer = {"match": {"op": "!=", "left": source, "right": peers}}
+        text = f"to a peer's overlay port (IPv{family}, UDP {listed})"
+        yield f"from others than peers {text}", [to_peer, not_peer, *nft.drop()]
+        yield f"with a peer's address from elsewhere {text}", [to_peer, nft.equal(reverse_path, False), *nft.drop()]
 
 
 def _keep_source(one: OverlayRange) -> Rule:

@@ -19,7 +19,7 @@ COMMENT = "overlayd: "
 """With which the comment of each of our rules begins, in whatever table it stands."""
 
 OUTBOUND = "outbound"
-"""The chain whose drops are of packets that containers here send; those of all others come from elsewhere."""
+"""The chain whose drops are of packets that leave through this host; those of all others come from elsewhere."""
 
 FORWARD_MARK = 0x02000000
 """The bit of the packet mark that the overlay's packets carry between our two forward chains."""
@@ -80,8 +80,11 @@ class FirewallPolicy:
     ranges: tuple[OverlayRange, ...]
     devices: tuple[str, ...]
     """The overlay's devices; empty for host-gw."""
+    tunnels: tuple[str, ...]
+    """Devices through which overlayd has the kernel forward its own datagrams (udp mode's TAP)."""
     guarded: tuple[GuardedPort, ...]
     underlay: str
+    underlay_families: tuple[Family, ...]
     plain: bool
     """Whether containers' packets arrive by the underlay as they are, from some peers or all."""
     ports: tuple[int, ...]
@@ -92,9 +95,9 @@ class FirewallPolicy:
     forward_accept: bool
 
 
-def vtep_element(address: Address) -> SetElement:
-    """The element that lets a peer's datagrams through the guard."""
-    return SetElement(TABLE, f"vteps{address.version}", address)
+def peer_element(address: Address) -> SetElement:
+    """The element that makes this underlay address a peer's."""
+    return SetElement(TABLE, f"peers{address.version}", address)
 
 
 def comment_of(text: str, expressions: list[Json]) -> str:

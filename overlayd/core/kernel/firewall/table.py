@@ -31,7 +31,8 @@ def own_table(policy: FirewallPolicy, marked: Iterable[Rule] = (), *, keep_sourc
     table: Json = {"family": "inet", "name": TABLE}
     # `add` before `delete` makes the deletion safe where there is no table; all of it is one transaction.
     commands: list[Json] = [{"add": {"table": table}}, {"delete": {"table": table}}, {"add": {"table": table}}]
-    commands += [_set(name) for name in sorted({f"vteps{item.underlay_family}" for item in policy.guarded})]
+    if policy.guarded or policy.ports:
+        commands += [_set(f"peers{family}") for family in policy.underlay_families]
     commands += [_noting_set(name) for name in sorted(set(_noted(filled.values())))]
     for name in filled:
         commands.append({"add": {"chain": {"family": "inet", "table": TABLE, "name": name, **HOOKS.get(name, {})}}})
