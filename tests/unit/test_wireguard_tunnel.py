@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlayd.datapath.wireguard.common import Endpoint, TunnelDrop
+from overlayd.datapath.wireguard.cookies import CookieJar
 from overlayd.datapath.wireguard.primitives import PrivateKey
 from overlayd.datapath.wireguard.replay import WINDOW
 from overlayd.datapath.wireguard.session import REJECT_AFTER_MESSAGES, REKEY_AFTER_MESSAGES
@@ -218,6 +219,20 @@ def test_what_a_host_sends_is_of_no_use_when_it_comes_back_to_it(pair: Pair) -> 
     pair.to_a(response)
     (data,) = pair.from_a()
     assert pair.to_a(data) is TunnelDrop.NO_SESSION
+
+
+def test_a_response_is_taken_under_the_index_of_its_initiation_only(up: Pair) -> None:
+    """Anybody can write another index into one, and sign it with mac1."""
+    session = up.a.peers[up.key_b.public].sessions.current
+    assert session is not None
+    up.pass_time(6)
+    up.a.initiate_all(up.now)
+    up.to_b(up.from_a()[0])
+    (response,) = up.from_b()
+    other = response[:8] + struct.pack("<I", session.index) + response[12:-32]
+    assert up.to_a(CookieJar(up.key_a.public).sign(other, up.now)) is TunnelDrop.BAD_HANDSHAKE
+    assert up.a.peers[up.key_b.public].sessions.current is session
+    assert up.to_a(response) is None
 
 
 def test_our_own_key_and_keys_of_low_order_are_no_peers(pair: Pair) -> None:
