@@ -87,8 +87,10 @@ def _choose(
     if holder is not None:
         return holder, ""
     # A public IP that no interface holds is that of a NAT in front: the default route leads to it.
-    holder = next((one for index in egress for one in candidates if one.index == index), None)
-    return holder, "no interface holds a public IP of the lease table and there is no default route; set iface"
+    # Without a default route the kernel may name lo, where unreachable routes of IPv6 lead.
+    holder = next((one for index in egress for one in candidates if one.index == index and not one.loopback), None)
+    tried = "no interface holds a public IP of the lease table, and " if publics else ""
+    return holder, f"{tried}there is no default route to choose the underlay interface by; set iface (iface: eth0)"
 
 
 def _first(candidates: Sequence[HostInterface], fits: Callable[[HostInterface], bool]) -> HostInterface | None:

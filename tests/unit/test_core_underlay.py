@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_interface
 
 import pytest
@@ -32,6 +33,7 @@ ETH1 = interface("eth1", 3, "172.16.0.1/24")
 OURS = interface("flannel.1", 4, "10.5.1.0/32")
 HOST = (LO, OURS, ETH0, ETH1)
 DEFAULT_ROUTE = (ETH0.index,)
+NO_ROUTE = "there is no default route to choose the underlay interface by; set iface (iface: eth0)"
 THERE_ARE = "there are lo (127.0.0.1, ::1), eth0 (192.168.77.1, 192.168.77.10, fe80::1, fd77::1), eth1 (172.16.0.1)"
 
 
@@ -115,17 +117,21 @@ def test_public_addresses() -> None:
             (),
             f"iface_can_reach: the kernel has no route to 8.8.8.8; {THERE_ARE}",
         ),
-        (
-            {},
-            (),
-            f"no interface holds a public IP of the lease table and there is no default route; set iface; {THERE_ARE}",
-        ),
+        ({}, (), f"{NO_ROUTE}; {THERE_ARE}"),
+        ({}, (1,), f"{NO_ROUTE}; {THERE_ARE}"),  # lo: where the kernel has unreachable routes lead
     ],
 )
 def test_no_interface_fits(given: dict[str, str], egress: tuple[int, ...], text: str) -> None:
     with pytest.raises(UnderlayError) as caught:
         find(egress=egress, **given)
     assert str(caught.value) == text
+
+
+def test_no_interface_fits_the_table() -> None:
+    with pytest.raises(
+        UnderlayError, match=f"no interface holds a public IP of the lease table, and {re.escape(NO_ROUTE)}"
+    ):
+        find(lease("203.0.113.9"), egress=())
 
 
 def test_no_interfaces() -> None:
