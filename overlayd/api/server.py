@@ -27,6 +27,7 @@ from overlayd.api.routes import Answer, Handler, Routes
 from overlayd.observe.lifecycle import Lifecycle
 from overlayd.observe.metric_format import CONTENT_TYPE
 from overlayd.system.errors import HostError
+from overlayd.system.tcp_socket import health_refusal
 
 _FRESH = 1.0  # seconds for which an answer is given again
 
@@ -89,7 +90,7 @@ class ControlServer:
             loop = asyncio.get_running_loop()
             self._listeners.append(await loop.create_server(clients, host, port, backlog=clients.limit))
         except OSError as error:
-            raise HostError(f"health check on {host} port {port}: {error.strerror}; set healthz_port") from None
+            raise health_refusal(host, port, error) from None
 
     def _make_clients(self, name: str, routes: Routes) -> Clients:
         self._clients.append(clients := Clients(name, routes))

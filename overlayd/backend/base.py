@@ -13,13 +13,15 @@ from pathlib import Path
 
 from overlayd.backend.data_path import DataPath
 from overlayd.core.address import Address
-from overlayd.core.kernel.kinds import KernelObject
+from overlayd.core.kernel.kinds import KernelObject, Link
 from overlayd.core.kernel.provider import Surroundings
 from overlayd.core.leases.lease import Lease
 from overlayd.core.leases.table import LeaseEvent
 from overlayd.core.mode import ModeSpec, SectionT
 from overlayd.core.node import Node
+from overlayd.system.errors import HostError
 from overlayd.system.service_manager import ServiceManager
+from overlayd.wire.netlink.link import LinkEntry
 
 
 class Mode(ModeSpec[SectionT]):
@@ -58,6 +60,13 @@ class Backend(ABC):
     @abstractmethod
     def peer(self, lease: Lease) -> Iterable[KernelObject]:
         """The kernel objects that are desired for this peer."""
+
+    def refusals(self, links: Sequence[LinkEntry]) -> Iterator[HostError]:
+        """Why the host, which has these devices, would refuse what the mode needs; tried, and nothing is changed."""
+        foreign = {entry.name for entry in links if not entry.ours}
+        for link in self.base():
+            if isinstance(link, Link) and link.name in foreign:
+                yield HostError(link.explain_name())
 
     def objects(self, now: Surroundings) -> Iterator[KernelObject]:
         """See `core.kernel.provider.Provider`."""

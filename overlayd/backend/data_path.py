@@ -6,7 +6,7 @@ the packets.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from overlayd.core.leases.lease import Lease
@@ -15,6 +15,7 @@ from overlayd.core.node import Node
 
 if TYPE_CHECKING:  # every command loads this; none but a running data path needs those
     from overlayd.datapath.contract import Counters, Progress
+    from overlayd.system.errors import HostError
 
 
 class DataPath(Protocol):
@@ -25,6 +26,10 @@ class DataPath(Protocol):
 
     def on_leases(self, events: Sequence[LeaseEvent]) -> None:
         """What has changed in the peers since, one event for each lease."""
+
+    def refusals(self, readers: bool) -> Iterator[HostError]:
+        """Why `open`, `resume` or `attach` would be refused; tried, and nothing is changed. `readers`: whether somebody
+        reads the device."""
 
     def open(self) -> None:
         """Take what can be refused (ports) before anything on the host is changed. Raises HostError."""

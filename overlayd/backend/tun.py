@@ -8,7 +8,7 @@ A container's packet for 10.1.2.5 meets, in this order:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_interface
 
 from overlayd.backend.base import Backend
@@ -16,6 +16,8 @@ from overlayd.backend.data_path import DataPath
 from overlayd.core.kernel.kinds import KernelObject, LinkAddress, Route, TunLink
 from overlayd.core.leases.lease import Lease
 from overlayd.core.node import Node
+from overlayd.system.errors import HostError
+from overlayd.wire.netlink.link import LinkEntry
 
 DEVICE, TAP = "ovl0", "ovl-gso"
 _TXQUEUELEN = 1000  # packets; twice the default, so that a burst survives a late wake-up
@@ -28,7 +30,11 @@ class TunBackend(Backend):
 
     def __init__(self, node: Node, data_path: DataPath) -> None:
         super().__init__(node)
-        self.data_path = data_path
+        self.data_path: DataPath = data_path
+
+    def refusals(self, links: Sequence[LinkEntry]) -> Iterator[HostError]:
+        yield from super().refusals(links)
+        yield from self.data_path.refusals(any(entry.carrier for entry in links if entry.name == DEVICE and entry.ours))
 
     def base(self) -> Iterator[KernelObject]:
         yield TunLink(DEVICE, self.node.overlay_mtu, txqueuelen=_TXQUEUELEN)

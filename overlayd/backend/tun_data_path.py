@@ -13,7 +13,7 @@ import asyncio
 import select
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -33,8 +33,8 @@ from overlayd.system.device import fault
 from overlayd.system.errors import HostError
 from overlayd.system.files import write_sysctl
 from overlayd.system.service_manager import ServiceManager
-from overlayd.system.tun import Tun
-from overlayd.system.udp_socket import adopt_udp_socket, open_udp_socket
+from overlayd.system.tun import Tun, refusal
+from overlayd.system.udp_socket import adopt_udp_socket, is_bound, open_udp_socket
 
 _SAVE_AFTER = 1.0  # seconds in which changes of the table are gathered; a handover may be that much behind
 
@@ -71,13 +71,29 @@ class TunDataPath(ABC):
     def _begun(self, engine: Engine) -> None:
         """Packets move, for the first time or again on another TUN."""
 
-    def open(self) -> None:
+    def refusals(self, readers: bool) -> Iterator[HostError]:
+        kept = self._manager.given
+        if TUN not in kept and (refused := refusal(DEVICE, attached=readers)) is not None:
+            yield refused
+        for underlay_family, local, port in self._ends():
+            name = SOCKETS[underlay_family]
+            if name in kept and is_bound(kept[name], local, port):
+                continue
+            try:
+                open_udp_socket(local, port).close()
+            except HostError as error:
+                yield error
+
+    def _ends(self) -> Iterator[tuple[Family, Address, int]]:
+        """The addresses and ports that packets are sent from."""
         for underlay_family in self._node.underlay_families:
             local = self._node.underlay.local(underlay_family)
             assert local is not None  # this host has an address of every family in use
-            self._sockets[underlay_family] = self._open_socket(
-                SOCKETS[underlay_family], local, self._port_over(underlay_family)
-            )
+            yield underlay_family, local, self._port_over(underlay_family)
+
+    def open(self) -> None:
+        for underlay_family, local, port in self._ends():
+            self._sockets[underlay_family] = self._open_socket(SOCKETS[underlay_family], local, port)
 
     def _open_socket(self, name: str, local: Address, port: int) -> socket.socket:
         kept = self._manager.take(name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from overlayd.backend.tun_data_path import Make, TunDataPath
 from overlayd.backend.udp_extensions import Extensions
 from overlayd.core.address import Family
@@ -36,12 +38,22 @@ class UdpDataPath(TunDataPath):
     def _port_over(self, underlay_family: Family) -> int:
         return self._settings.port
 
+    def refusals(self, readers: bool) -> Iterator[HostError]:
+        if (missing := self._missing_engine()) is not None:
+            yield missing
+        yield from super().refusals(readers)
+
+    def _missing_engine(self) -> HostError | None:
+        if not NO_NATIVE or self._settings.engine != "native":
+            return None
+        return HostError(
+            f"udp.engine: native is not installed ({NO_NATIVE}); install a C compiler, then reinstall overlayd"
+        )
+
     def _choose(self) -> tuple[str, Make]:
+        if (missing := self._missing_engine()) is not None:
+            raise missing
         wanted = self._settings.engine
-        if NO_NATIVE and wanted == "native":
-            raise HostError(
-                f"udp.engine: native is not installed ({NO_NATIVE}); install a C compiler, then reinstall overlayd"
-            )
         if NO_NATIVE and wanted == "auto" and self._engine is None:
             log.warning("native engine not installed: the slower python engine is used", reason=NO_NATIVE)
         name, make = choose(wanted, ENGINES)

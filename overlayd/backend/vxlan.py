@@ -15,22 +15,28 @@ in use (the kernel gives a device only one). With direct routing a peer on the s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import errno
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import ip_interface
 from typing import Any
 
 from overlayd.backend.base import Backend, Mode
 from overlayd.core.address import Family
 from overlayd.core.flannel.form import FormatError, Json
+from overlayd.core.kernel.adoption import adoptable
 from overlayd.core.kernel.firewall import GuardedPort
-from overlayd.core.kernel.kinds import FdbEntry, KernelObject, LinkAddress, Neighbour, Route, VxlanLink
+from overlayd.core.kernel.kinds import FdbEntry, KernelObject, LinkAddress, Neighbour, Route, VxlanLink, state_of
 from overlayd.core.leases.lease import Lease
 from overlayd.core.mtu import ETHERNET_HEADER, UDP_OVERHEAD, VXLAN_HEADER
 from overlayd.core.node import Node
 from overlayd.core.settings import values
 from overlayd.core.settings.section import Section, setting
+from overlayd.system.errors import HostError, InUseError
 from overlayd.system.service_manager import ServiceManager
+from overlayd.system.udp_socket import is_port_taken
 from overlayd.wire.mac import parse_mac
+from overlayd.wire.netlink.link import LinkEntry
 
 
 class VxlanSettings(Section):
@@ -109,7 +115,13 @@ class VxlanBackend(Backend):
         self._settings = settings
         self.devices = tuple(self._device(underlay_family) for underlay_family in node.underlay_families)
 
-    def base(self) -> Iterator[KernelObject]:
+    def refusals(self, links: Sequence[LinkEntry]) -> Iterator[HostError]:
+        yield from super().refusals(links)
+        for link in self._links():
+            if (refused := _port_refusal(link, [entry for entry in links if entry.driver == link.driver])) is not None:
+                yield refused
+
+    def _links(self) -> Iterator[VxlanLink]:
         node, settings = self.node, self._settings
         for underlay_family in node.underlay_families:
             local = node.underlay.local(underlay_family)
@@ -125,6 +137,10 @@ class VxlanBackend(Backend):
                 learning=settings.learning,
                 gbp=settings.gbp,
             )
+
+    def base(self) -> Iterator[KernelObject]:
+        node = self.node
+        yield from self._links()
         for inner in node.families:
             subnet = node.lease.subnet_of(inner)
             assert subnet is not None
@@ -150,6 +166,26 @@ class VxlanBackend(Backend):
 
     def _device(self, underlay_family: Family) -> str:
         return f"ovl{'' if underlay_family == 4 else '6'}.{self._settings.vni}"
+
+
+def _port_refusal(link: VxlanLink, others: Sequence[LinkEntry]) -> HostError | None:
+    """Why the kernel would not give the device its VNI or its port, beside these VXLAN devices; None if it would.
+
+    Devices share one socket of the kernel's for a port, if they are of one kind; it is there while one of them is up.
+    A device of ours stays, or makes way. One that was moved to another network namespace leaves its socket here, and
+    counts as a program.
+    """
+    there = [VxlanLink.of(entry) for entry in others]
+    taken_over = adoptable(state_of(there), {link.key: link})
+    for one in there:
+        if one.claim == link.claim and not one.ours and one.key not in taken_over:
+            return HostError(link.explain_rival(one.name))
+    shared = any(
+        one.up and one.socket[:2] == link.socket[:2] and (one.ours or one.socket == link.socket) for one in there
+    )
+    if not shared and is_port_taken(link.local.version, link.port):
+        return InUseError(link.explain(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)), link.port)
+    return None
 
 
 def _mac(data: Any, name: str) -> str | None:

@@ -134,7 +134,7 @@ def _release(given: argparse.Namespace) -> int:
         node = None
         if not given.subnet:
             _no_daemon(Path(settings.control_socket))
-            node = StateDir(Path(settings.state_dir), Path(settings.subnet_file), read_only=True).node_id()
+            node = StateDir(Path(settings.state_dir), Path(settings.subnet_file)).node_id()
         return admin.release(client, prefix, given.subnet, node, SETTINGS)
 
     return _in_etcd(given, action)

@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 
 import uvloop
 
@@ -16,8 +15,8 @@ from overlayd import __version__
 from overlayd.backend.modes import SETTINGS
 from overlayd.cli import flannel
 from overlayd.cli.arguments import Parser, report, run_program
+from overlayd.cli.check import check
 from overlayd.cli.logs import set_up
-from overlayd.cli.planning import preview, print_operations, takeover
 from overlayd.cli.settings import add_flags
 from overlayd.cli.settings import sources as settings_sources
 from overlayd.core.settings.model import Settings
@@ -31,7 +30,6 @@ from overlayd.system.files import remove
 from overlayd.system.instance_lock import InstanceLock
 from overlayd.system.kernel import Kernel
 from overlayd.system.netlink import Netlink
-from overlayd.system.processes import find
 from overlayd.system.service_manager import ServiceManager
 
 _BEFORE_RETRY = 5  # seconds
@@ -65,7 +63,7 @@ def _main(arguments: Sequence[str], manager: ServiceManager) -> int:
             return uvloop.run(_cleanup(sources))
         loaded = load(sources, SETTINGS)
         set_up(loaded.settings)
-        return uvloop.run(_check(loaded)) if given.check else _serve(sources, loaded, manager)
+        return uvloop.run(check(loaded.settings)) if given.check else _serve(sources, loaded, manager)
     except RegistryError as error:
         report("overlayd", str(error))
         return 2
@@ -107,30 +105,6 @@ def parser() -> Parser:
     add_flags(made)
     flannel.add_flags(made)
     return made
-
-
-async def _check(loaded: Loaded) -> int:
-    """Print the node, its peers and the operations that a start would do."""
-    async with AsyncExitStack() as closing:
-        node, backend, reconciler = await preview(loaded.settings, closing)
-        peers = reconciler.peers
-        print(f"mode      {node.mode}")
-        print(f"underlay  {node.underlay.name}, MTU {node.underlay.mtu}")
-        print(f"lease     {node.lease}")
-        print(f"overlay   {', '.join(backend.devices) or 'no device'}, MTU {node.overlay_mtu}")
-        for lease in peers:
-            print(f"peer      {lease}{f'  {lease.name}' if lease.name else ''}")
-        plan = await reconciler.plan()
-        if adopted := takeover(plan):
-            print("would take over from flannel (overlayctl adopt --from flannel)")
-            print(*(f"  {line}" for line in adopted), sep="\n")
-        print_operations(plan.operations, "would do", "nothing to do")
-    problems = [f"unreachable peer: {text}" for lease in peers if (text := node.problem(lease))]
-    if (flanneld := find("flanneld")) is not None:
-        problems.append(f"{flanneld} is running on this host: overlayctl adopt --from flannel stops it")
-    for text in problems:
-        report("overlayd", text)
-    return 1 if problems else 0
 
 
 async def _cleanup(sources: Sources) -> int:

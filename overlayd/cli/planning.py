@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -25,13 +26,21 @@ from overlayd.system.netlink import Netlink
 class Preview(NamedTuple):
     """A start, as far as it goes without writing to etcd or to the kernel."""
 
-    node: Node
+    settings: Settings
+    """This host's own, with what the registry decides for the whole network."""
     backend: Backend
     reconciler: Reconciler
+    netlink: Netlink
+
+    @property
+    def node(self) -> Node:
+        """This host."""
+        return self.backend.node
 
 
 async def preview(given: Settings, closing: AsyncExitStack) -> Preview:
-    """The node, and the reconciler that would apply its state. Raises HostError or RegistryError."""
+    """The node, and the reconciler that would apply its state; what the host may refuse is not tried. Raises HostError
+    or RegistryError."""
     netlink = await closing.enter_async_context(Netlink())
     registry = make_registry(given, read_only=True)
     closing.push_async_callback(registry.close)
@@ -42,7 +51,7 @@ async def preview(given: Settings, closing: AsyncExitStack) -> Preview:
     reconciler.table.replace(registry.leases(settings))
     attachments = AttachmentFile(Path(settings.state_dir), read_only=True).load()
     reconciler.use(node, providers(backend, settings, reconciler.table, attachments))
-    return Preview(node, backend, reconciler)
+    return Preview(settings, backend, reconciler, netlink)
 
 
 def takeover(plan: Plan) -> list[str]:
@@ -56,7 +65,7 @@ def takeover(plan: Plan) -> list[str]:
     return [*lines, *names(plan.flannel_rules)]
 
 
-def print_operations(operations: list[Operation], title: str, nothing: str) -> None:
+def print_operations(operations: Sequence[Operation | str], title: str, nothing: str) -> None:
     """The operations under a title, or that there is nothing to do."""
     print(title if operations else nothing)
     for step in operations:

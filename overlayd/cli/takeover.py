@@ -112,7 +112,8 @@ async def _adopt_host(settings: Settings, account: Account, *, keep_rules: bool)
     async with AsyncExitStack() as closing:
         if not account.dry_run and overlayd is None:
             closing.enter_context(lock)
-        node, _, reconciler = await preview(settings, closing)
+        found = await preview(settings, closing)
+        node, reconciler = found.node, found.reconciler
         plan = await reconciler.plan()
         rules = () if keep_rules else plan.flannel_rules
         unit = f"overlayd@{node.mode}.service"
@@ -170,7 +171,7 @@ async def _leave_host(settings: Settings, account: Account) -> int:
 async def _hand_over(settings: Settings, *, dry_run: bool) -> str:
     if settings.registry == "static":
         return "is in this host's own table; flanneld acquires one of its own"
-    node = StateDir(Path(settings.state_dir), Path(settings.subnet_file), read_only=True).node_id()
+    node = StateDir(Path(settings.state_dir), Path(settings.subnet_file)).node_id()
     client = make_client(settings)
     try:
         return await admin.hand_over(client, settings.etcd.prefix, node, SETTINGS, dry_run=dry_run)

@@ -1,6 +1,6 @@
 """One overlayd process, from the configuration to its end.
 
-1. start         startup.py: validate, take what can be refused, bring up; until then waiting.py answers
+1. start         startup.py: validate, try what can be refused, bring up; until then waiting.py answers
 2. run           running.py: the parts and their tasks; supervisor.py guards them
 3. follow        leases (lease_follower.py), configuration, registry and underlay (reload.py)
 4. let go        sockets and devices; kernel state stays, so that containers keep their network over a restart
@@ -41,15 +41,13 @@ async def run(sources: Sources, loaded: Loaded, manager: ServiceManager | None =
         waiting = Waiting(lifecycle, registry)
         server, attach_server = ControlServer(lifecycle, waiting), AttachServer()
         supervisor.handle_signals(lambda: server.service.reload())
-        if given.registry != "static":  # it may have to wait, and can be asked meanwhile what for
-            await listen(server, attach_server, given, closing)
+        # The start may have to wait, and can be asked meanwhile what for.
+        await listen(server, attach_server, given, closing)
         found = await supervisor.unless_stopped(find_node(given, registry, netlink, manager))
         if found is None:
             return
         settings, node = found
         backend = make_backend(node, manager)
-        if given.registry == "static":
-            await listen(server, attach_server, given, closing)
         monitor = open_monitor(closing)
         running = Running(lifecycle, settings, backend, registry, sources, loaded, netlink, monitor, manager)
         lifecycle.phase, server.service = "starting", running

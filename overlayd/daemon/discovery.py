@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
-from overlayd.core.address import Interface
+from overlayd.core.address import Network
+from overlayd.core.leases.lease import Lease
 from overlayd.core.mtu import MINIMUM
 from overlayd.core.node import Node, Underlay
 from overlayd.core.settings.model import Settings
@@ -21,8 +23,20 @@ from overlayd.system.state_dir import StateDir
 _ANYWHERE = {4: "198.51.100.1", 6: "2001:db8::1"}  # documentation addresses: they follow the default route
 
 
-async def discover(settings: Settings, registry: Registry, netlink: Netlink, stay: str | None = None) -> Node:
+async def _accept(node: Node) -> None:
+    """Any node will do."""
+
+
+async def discover(
+    settings: Settings,
+    registry: Registry,
+    netlink: Netlink,
+    stay: str | None = None,
+    admit: Callable[[Node], Awaitable[None]] = _accept,
+) -> Node:
     """This host's node. Raises HostError or RegistryError with what is missing and how to give it.
+
+    The lease is claimed when everything about the node is known to be right, and `admit` has raised nothing.
 
     `stay` is the interface on which the overlay is up: it is kept where the settings name none (a default route may be
     away for a moment), and an mtu that it has become too narrow for is lowered, where otherwise it is refused.
@@ -37,11 +51,19 @@ async def discover(settings: Settings, registry: Registry, netlink: Netlink, sta
         underlay = find_underlay(settings, interfaces, egress, leases)
     except UnderlayError as error:
         raise HostError(str(error)) from None
-    lease = await registry.acquire(settings, underlay)
+
+    async def check(lease: Lease) -> None:
+        await admit(_node(settings, underlay, lease, stay))
+
+    return _node(settings, underlay, await registry.acquire(settings, underlay, check), stay)
+
+
+def _node(settings: Settings, underlay: Underlay, lease: Lease, stay: str | None) -> Node:
+    """The node with this lease. Raises HostError where the underlay is not good enough for it."""
     # The lease says by which families peers reach this host; an address that it does not name carries nothing.
     underlay = replace(underlay, public_ip=lease.public_ip, public_ipv6=lease.public_ipv6)
     for own in lease.subnets:
-        _not_on_underlay(own, underlay.addresses, underlay)
+        _not_on_underlay(own, underlay)
     node = Node(settings.spec, settings.section, lease, underlay, settings.ranges(), settings.mtu)
     if (fault := node.spec.fault(node)) is not None:
         raise HostError(fault)
@@ -65,9 +87,9 @@ async def discover(settings: Settings, registry: Registry, netlink: Netlink, sta
     return node
 
 
-def _not_on_underlay(subnet: object, addresses: tuple[Interface, ...], underlay: Underlay) -> None:
-    for own in addresses:
-        if own.ip in subnet:  # type: ignore[operator]
+def _not_on_underlay(subnet: Network, underlay: Underlay) -> None:
+    for own in underlay.addresses:
+        if own.ip in subnet:
             raise HostError(
                 f"interface {underlay.name}: its address {own} lies in this host's own subnet {subnet};"
                 " overlay and underlay must not share addresses"
@@ -80,6 +102,6 @@ def make_registry(settings: Settings, *, read_only: bool = False) -> Registry:
         return StaticRegistry()
     from overlayd.registry.etcd.registry import EtcdRegistry  # an HTTP client and ssl: a fifth of a daemon's memory
 
-    store = StateDir(Path(settings.state_dir), Path(settings.subnet_file), read_only=read_only)
+    store = StateDir(Path(settings.state_dir), Path(settings.subnet_file))
     name = settings.node_name or re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())
     return EtcdRegistry(settings, store, name, read_only=read_only)

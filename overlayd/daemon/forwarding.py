@@ -1,6 +1,6 @@
 """The kernel's forwarding switches (ip-sysctl.rst), without which containers' packets go nowhere.
 
-check     before a start touches the host: a switch that cannot be set refuses the start
+refusals  before a start touches the host: a switch that cannot be set refuses the start
 enable    after what may be refused, so that a start that fails leaves them as they were; and on a reload
 run       puts back what somebody switches off
 """
@@ -8,7 +8,10 @@ run       puts back what somebody switches off
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
+from overlayd.core.node import Node
+from overlayd.core.settings.model import Settings
 from overlayd.log import log
 from overlayd.observe.overlay import Overlay
 from overlayd.system.errors import HostError
@@ -18,6 +21,34 @@ _SYSCTLS = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 _POLL_EVERY = 1.0  # seconds
 
 
+def refusals(settings: Settings, node: Node) -> list[HostError]:
+    """Of the switches that are off and to be set, those that cannot be; nothing is changed."""
+    return [
+        HostError(f"{_dotted(name)} is off and cannot be written; switch it on, or set ip_forward: check")
+        for name in switched_off(node)
+        if settings.ip_forward == "set" and not is_sysctl_writable(name)
+    ]
+
+
+def planned(settings: Settings, node: Node) -> list[str]:
+    """What `enable` would set, in words."""
+    if settings.ip_forward != "set":
+        return []
+    return [
+        f"~ sysctl {_dotted(name)} = {value}" for switch in switched_off(node) for name, value in _steps(switch, node)
+    ]
+
+
+def faults(settings: Settings, node: Node) -> list[str]:
+    """Which are off and not for overlayd to set, in words."""
+    return [] if settings.ip_forward == "set" else [_fault(name) for name in switched_off(node)]
+
+
+def switched_off(node: Node) -> list[str]:
+    """The switches that are off, of those that the node needs."""
+    return [name for family in node.families if read_sysctl(name := _SYSCTLS[family]) == "0"]
+
+
 class Forwarding:
     """The switches of the node's container families. `run` is a task of the daemon's."""
 
@@ -25,12 +56,6 @@ class Forwarding:
         self._overlay = overlay
         self._off: list[str] = []
         self._refused: str | None = None
-
-    def check(self) -> None:
-        """Raises HostError if a switch is off, to be set, and cannot be; changes nothing."""
-        for name in self._switched_off() if self._is_ours() else ():
-            if not is_sysctl_writable(name):
-                raise HostError(f"{_dotted(name)} is off and cannot be written; switch it on, or set ip_forward: check")
 
     def enable(self) -> None:
         """Switch them on, or log which are off. Raises HostError."""
@@ -65,27 +90,32 @@ class Forwarding:
 
     def faults(self) -> list[str]:
         """What was off after the last repair, in words."""
-        return [f"{_dotted(name)} is off: containers reach nobody (sysctl -w {_dotted(name)}=1)" for name in self._off]
+        return [_fault(name) for name in self._off]
 
     def _is_ours(self) -> bool:
         return self._overlay.settings.ip_forward == "set"
 
     def _switched_off(self) -> list[str]:
-        return [name for family in self._overlay.node.families if read_sysctl(name := _SYSCTLS[family]) == "0"]
+        return switched_off(self._overlay.node)
 
-    def _set(self, name: str) -> None:
-        if name == _SYSCTLS[6]:
-            _keep_router_advertisements(self._overlay.node.underlay.name)
-        write_sysctl(name, "1")
+    def _set(self, switch: str) -> None:
+        for name, value in _steps(switch, self._overlay.node):
+            write_sysctl(name, value)
+            if name != switch:
+                log.info("router advertisements stay accepted", sysctl=_dotted(name))
 
 
-def _keep_router_advertisements(interface: str) -> None:
-    """A host that forwards IPv6 ignores router advertisements, and loses the default route that came by them, unless
-    accept_ra is 2."""
-    name = f"net/ipv6/conf/{interface}/accept_ra"
-    if read_sysctl(name) == "1":
-        write_sysctl(name, "2")
-        log.info("router advertisements stay accepted", sysctl=_dotted(name))
+def _steps(switch: str, node: Node) -> Iterator[tuple[str, str]]:
+    """What to set, in order, to have it on. A host that forwards IPv6 ignores router advertisements, and loses the
+    default route that came by them, unless accept_ra is 2."""
+    accept = f"net/ipv6/conf/{node.underlay.name}/accept_ra"
+    if switch == _SYSCTLS[6] and read_sysctl(accept) == "1":
+        yield accept, "2"
+    yield switch, "1"
+
+
+def _fault(name: str) -> str:
+    return f"{_dotted(name)} is off: containers reach nobody (sysctl -w {_dotted(name)}=1)"
 
 
 def _dotted(name: str) -> str:

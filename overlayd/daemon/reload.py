@@ -1,13 +1,15 @@
 """Changing what runs: another configuration, another lease, another underlay.
 
 1. read       the configuration (a reload), or take the last one again (the registry or the underlay has changed)
-2. discover   the node as it is to be; a configuration that is wrong is refused here, and nothing has changed
+2. discover   the node as it is to be, and try what the host may refuse of it; a configuration that is wrong, or not
+              possible here, is refused now, and nothing has changed
 3. change     in place where the backend serves the new node as well, else with a new backend
 4. or back    a host that refuses gets the former settings, backend and leases again
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from overlayd.core.node import Node
 from overlayd.core.settings.model import Settings
 from overlayd.daemon.discovery import discover
 from overlayd.daemon.install import install, introduce_peers
+from overlayd.daemon.trial import admit
 from overlayd.log import log
 from overlayd.observe.lifecycle import Lifecycle
 from overlayd.observe.overlay import Overlay
@@ -124,7 +127,12 @@ class Reloader:
         overlay = self._overlay
         given = self._without_restart_only(given)
         settings = prepared(await overlay.registry.configure(given))
-        node = await discover(settings, overlay.registry, self._netlink, interface)
+
+        async def try_out(node: Node) -> None:
+            if not overlay.node.serves(node):
+                await admit(settings, node, self._netlink, self._manager, os.getpid())
+
+        node = await discover(settings, overlay.registry, self._netlink, interface, try_out)
         leases = overlay.registry.leases(settings)
         if overlay.node.serves(node):
             await self._change_in_place(settings, node, leases)

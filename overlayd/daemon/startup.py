@@ -1,8 +1,9 @@
 """The start, in the order in which it can be refused.
 
-1. validate      settings, underlay, own lease: all of it before the host is touched
-2. take          the lock, the control socket, the backend's ports: what can be refused
-3. bring up      packets, kernel state, subnet.env, forwarding: ready
+1. be alone      the lock, the control socket, the health port
+2. validate      settings, underlay, the lease to claim
+3. try           what the host can refuse (trial.py): nothing has been written to etcd or to the host so far
+4. claim         the lease; then packets, kernel state, subnet.env, forwarding: ready
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import gc
 import time
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 from overlayd.api.attach_server import AttachServer
@@ -22,6 +24,7 @@ from overlayd.daemon.discovery import discover
 from overlayd.daemon.install import install, introduce_peers
 from overlayd.daemon.running import Running
 from overlayd.daemon.supervisor import every
+from overlayd.daemon.trial import admit
 from overlayd.log import log
 from overlayd.observe.lifecycle import Lifecycle
 from overlayd.registry.base import NotYetError, Registry
@@ -47,6 +50,9 @@ async def find_node(
     async def report() -> None:
         manager.starting(f"waiting for {given.registry}")
 
+    async def try_out(settings: Settings, node: Node) -> None:
+        await admit(settings, node, netlink, manager)
+
     if (flanneld := find("flanneld")) is not None:
         raise HostError(f"{flanneld} is running on this host; overlayctl adopt --from flannel takes its place")
     if given.registry != "static":
@@ -56,7 +62,7 @@ async def find_node(
         while True:
             settings = prepared(await registry.configure(given))
             try:
-                return settings, await discover(settings, registry, netlink)
+                return settings, await discover(settings, registry, netlink, admit=partial(try_out, settings))
             except NotYetError:  # the registry has logged it, and its state has it
                 await asyncio.sleep(_RETRY_EVERY)
     finally:
@@ -92,7 +98,6 @@ async def bring_up(running: Running, lifecycle: Lifecycle, netlink: Netlink, man
     overlay = running.overlay
     devices = [interface.name for interface in await netlink.interfaces() if interface.ours]
     async with overlay.changing:  # a reload has to wait
-        running.forwarding.check()
         overlay.reconciler.table.replace(overlay.registry.leases(overlay.settings))
         introduce_peers(overlay)
         if (data_path := overlay.backend.data_path) is not None:

@@ -8,7 +8,7 @@ ones. `Moved` asks for `configure` and `acquire` again.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -77,7 +77,10 @@ class Store(Protocol):
     """A registry's files on this host."""
 
     def node_id(self) -> str:
-        """This node's identity, created once. Raises RegistryError."""
+        """This node's identity; one that is made up where there is none yet. Raises HostError."""
+
+    def keep_id(self) -> None:
+        """Have the next run find that identity. Raises HostError."""
 
     def load(self) -> str | None:
         """The text that was saved last, if it is readable."""
@@ -87,6 +90,14 @@ class Store(Protocol):
 
     def former_subnets(self) -> tuple[Network, ...]:
         """The subnets in the last subnet.env."""
+
+
+Admit = Callable[[Lease], Awaitable[None]]
+"""Whether this host can hold a lease, asked before the lease is claimed. Raises ReportedError if it cannot."""
+
+
+async def admit_any(lease: Lease) -> None:
+    """It can."""
 
 
 class Registry(Protocol):
@@ -99,9 +110,10 @@ class Registry(Protocol):
         registry is unreachable and there is no copy of it, or while the network has no valid configuration. Raises
         RegistryError."""
 
-    async def acquire(self, settings: Settings, underlay: Underlay) -> Lease:
-        """This host's own lease, under the settings from `configure`. Raises RegistryError, after NotYetError
-        begin again with `configure`."""
+    async def acquire(self, settings: Settings, underlay: Underlay, admit: Admit = admit_any) -> Lease:
+        """This host's own lease, under the settings from `configure`. Nothing is written anywhere before `admit` has
+        returned for that very lease. Raises RegistryError, after NotYetError begin again with `configure`; and what
+        `admit` raises."""
 
     def leases(self, settings: Settings) -> tuple[Lease, ...]:
         """All leases that are known now."""

@@ -10,7 +10,7 @@ from overlayd.core.address import FAMILIES
 from overlayd.core.leases.lease import Lease
 from overlayd.core.node import Underlay
 from overlayd.core.settings.model import Settings
-from overlayd.registry.base import RegistryError, RegistryState, Update
+from overlayd.registry.base import Admit, RegistryError, RegistryState, Update, admit_any
 
 
 def own_lease(leases: Iterable[Lease], underlay: Underlay) -> Lease:
@@ -49,8 +49,10 @@ class StaticRegistry:
     async def configure(self, settings: Settings) -> Settings:
         return settings
 
-    async def acquire(self, settings: Settings, underlay: Underlay) -> Lease:
-        return own_lease(self.leases(settings), underlay)
+    async def acquire(self, settings: Settings, underlay: Underlay, admit: Admit = admit_any) -> Lease:
+        lease = own_lease(self.leases(settings), underlay)
+        await admit(lease)
+        return lease
 
     def leases(self, settings: Settings) -> tuple[Lease, ...]:
         # The table is overlayd's own: every host in it runs overlayd, and answers on the common port.

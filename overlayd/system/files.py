@@ -47,6 +47,18 @@ def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
         raise HostError(f"{path}: {error.strerror}; check the directory and its permissions") from None
 
 
+def check_writable(path: Path) -> None:
+    """Raises HostError where `write_atomically` would fail: the directory, or the first one of its parents that there
+    is, is not this process's to write to."""
+    directory = path.parent
+    while not directory.exists() and directory != directory.parent:
+        directory = directory.parent
+    if not directory.is_dir():
+        raise HostError(f"{path}: {directory} is not a directory; check the path")
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise HostError(f"{path}: {directory} cannot be written; check the directory and its permissions")
+
+
 def remove(path: Path) -> None:
     """Remove the file, if there is one. Raises HostError."""
     try:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,6 +60,36 @@ def find(name: str) -> DaemonProcess | None:
         except OSError:  # it has ended, or is none of our business
             continue
     return None
+
+
+def is_here(pid: int) -> bool:
+    """Whether the process is in this network namespace, as far as this process may know."""
+    try:
+        return os.path.samestat(Path(f"/proc/{pid}/ns/net").stat(), Path("/proc/self/ns/net").stat())
+    except OSError:
+        return True
+
+
+def has_port(pid: int, port: int) -> bool:
+    """Whether the process, of this network namespace, has a UDP or TCP socket on this local port (proc_net(5))."""
+    inodes = set()
+    for table in ("udp", "udp6", "tcp", "tcp6"):
+        with suppress(OSError):  # a kernel without IPv6
+            for line in Path("/proc/self/net", table).read_text().splitlines()[1:]:
+                fields = line.split()
+                if int(fields[1].rpartition(":")[2], 16) == port:
+                    inodes.add(f"socket:[{fields[9]}]")
+    try:
+        return any(_target(entry) in inodes for entry in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
+
+
+def _target(link: Path) -> str:
+    try:
+        return os.readlink(link)  # noqa: PTH115  # it names no path
+    except OSError:  # closed meanwhile
+        return ""
 
 
 def of(name: str, pid: int) -> DaemonProcess:

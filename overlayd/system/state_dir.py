@@ -16,12 +16,12 @@ from overlayd.system.files import read_text, write_atomically
 class StateDir:
     """Files in `directory`: node-id and leases.json. `subnet_file` is where subnet.env is."""
 
-    def __init__(self, directory: Path, subnet_file: Path, *, read_only: bool = False) -> None:
+    def __init__(self, directory: Path, subnet_file: Path) -> None:
         self._id, self._leases, self._subnet_file = directory / "node-id", directory / "leases.json", subnet_file
-        self._read_only = read_only
+        self._new_id = secrets.token_hex(16)
 
     def node_id(self) -> str:
-        """This node's identity, made at random when there is none. Raises HostError.
+        """This node's identity, a random one when there is none yet. Raises HostError.
 
         Random rather than the machine id: that one is to be kept secret (machine-id(5)), and namespaces share it.
         """
@@ -30,10 +30,12 @@ class StateDir:
             if not re.fullmatch(r"[0-9a-f]{32}", found):
                 raise HostError(f"{self._id}: not a valid node identity; remove it to get a new one")
             return found
-        made = secrets.token_hex(16)
-        if not self._read_only:
-            write_atomically(self._id, made + "\n")
-        return made
+        return self._new_id
+
+    def keep_id(self) -> None:
+        """Write the identity, if there was none. Raises HostError."""
+        if not self._id.exists():
+            write_atomically(self._id, self._new_id + "\n")
 
     def load(self) -> str | None:
         """The leases last saved; None where there are none."""

@@ -11,7 +11,7 @@ import os
 import struct
 from contextlib import suppress
 
-from overlayd.system.errors import HostError
+from overlayd.system.errors import HostError, InUseError
 
 _DEVICE = "/dev/net/tun"
 _TUNSETIFF = 0x400454CA
@@ -81,6 +81,16 @@ def create(name: str) -> None:
     tun = Tun(name)
     tun.persist(True)
     tun.close()
+
+
+def refusal(name: str, *, attached: bool) -> HostError | None:
+    """Why nobody can attach to a device of this name, or make it; None if nothing is known against it. `attached`:
+    whether the device is there, and somebody reads it."""
+    try:
+        os.close(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))  # makes nothing: it has no name yet
+    except OSError as error:
+        return HostError(_explain(name, error))
+    return InUseError(_explain(name, OSError(errno.EBUSY, ""))) if attached else None
 
 
 class _Holder:

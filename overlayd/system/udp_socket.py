@@ -7,8 +7,8 @@ import os
 import socket
 from contextlib import suppress
 
-from overlayd.core.address import Address
-from overlayd.system.errors import HostError
+from overlayd.core.address import Address, Family
+from overlayd.system.errors import HostError, InUseError
 
 _BUFFER = 16 * 1024 * 1024  # bytes each way: a full burst of TCP from several peers fits
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # beyond net.core.[rw]mem_max; they take CAP_NET_ADMIN
@@ -36,7 +36,7 @@ def open_udp_socket(local: Address, port: int) -> socket.socket:
             errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE",
         }
         hint = hints.get(error.errno or 0, "see the kernel's message")
-        raise HostError(f"UDP {local} port {port}: {os.strerror(error.errno or 0)}; {hint}") from None
+        raise _refusal(error, port, f"UDP {local} port {port}: {os.strerror(error.errno or 0)}; {hint}") from None
     return sock
 
 
@@ -57,8 +57,22 @@ def open_probe_socket(local: str, port: int) -> socket.socket:
     except OSError as error:
         sock.close()
         reason = os.strerror(error.errno or 0)
-        raise HostError(f"UDP {local} port {port}: {reason}; set probe.port, to 0 for no probes") from None
+        text = f"UDP {local} port {port}: {reason}; set probe.port, to 0 for no probes"
+        raise _refusal(error, port, text) from None
     return sock
+
+
+def is_port_taken(family: Family, port: int) -> bool:
+    """Whether the kernel refuses the port on all addresses of the family, as a VXLAN device binds it."""
+    kind = socket.AF_INET if family == 4 else socket.AF_INET6
+    try:
+        with socket.socket(kind, socket.SOCK_DGRAM) as sock:
+            if kind == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind(("", port))
+    except OSError as error:  # a port below 1024 is refused to us, not to a device
+        return error.errno == errno.EADDRINUSE
+    return False
 
 
 def adopt_udp_socket(fd: int, local: Address, port: int) -> socket.socket:
@@ -70,7 +84,7 @@ def adopt_udp_socket(fd: int, local: Address, port: int) -> socket.socket:
         os.close(fd)
         raise HostError(f"{what}: {os.strerror(error.errno or 0)}") from None
     try:
-        found = (sock.family, sock.type, sock.getsockname()[:2])
+        found = _identity(sock)
         if found != (_family(local), socket.SOCK_DGRAM, (str(local), port)):
             raise HostError(f"{what}: {sock.family.name}, {sock.type.name}, bound to {found[2]}")
         sock.setblocking(False)
@@ -79,6 +93,23 @@ def adopt_udp_socket(fd: int, local: Address, port: int) -> socket.socket:
         sock.close()
         raise HostError(str(error)) from None
     return sock
+
+
+def is_bound(fd: int, local: Address, port: int) -> bool:
+    """Whether this is such a socket, bound to `local` and `port`."""
+    try:
+        with socket.socket(fileno=os.dup(fd)) as sock:
+            return _identity(sock) == (_family(local), socket.SOCK_DGRAM, (str(local), port))
+    except OSError:
+        return False
+
+
+def _identity(sock: socket.socket) -> tuple[object, object, object]:
+    return sock.family, sock.type, sock.getsockname()[:2]
+
+
+def _refusal(error: OSError, port: int, text: str) -> HostError:
+    return InUseError(text, port) if error.errno == errno.EADDRINUSE else HostError(text)
 
 
 def _family(local: Address) -> socket.AddressFamily:

@@ -171,6 +171,9 @@ class Disk:
     def node_id(self) -> str:
         return self._id
 
+    def keep_id(self) -> None:
+        """It is derived."""
+
     def load(self) -> str | None:
         return self.text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from overlayd.lab import Host
@@ -13,11 +13,14 @@ from overlayd.lab.host import ROOT
 from support.waiting import eventually
 
 
-def overlayd(host: Host, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the real `overlayd` on the host, with its own configuration file unless the arguments name another."""
+def overlayd(
+    host: Host, *arguments: str, under: Sequence[str] = (), **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the real `overlayd` on the host, with its own configuration file unless the arguments name another. `under`
+    is a command that runs it, such as setpriv with fewer privileges."""
     chosen = [] if "--config" in arguments else ["--config", str(host.config_path)]
     variables = [f"{key}={value}" for key, value in {"PYTHONPATH": str(ROOT), **environment}.items()]
-    return host.run("env", *variables, sys.executable, "-m", "overlayd", *chosen, *arguments, check=False)
+    return host.run(*under, "env", *variables, sys.executable, "-m", "overlayd", *chosen, *arguments, check=False)
 
 
 def overlayctl(host: Host, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from overlayd.lab import Namespace
+from overlayd.lab import Host, Namespace
 from support.waiting import eventually
 
 Dump = dict[str, str]
@@ -63,6 +64,22 @@ def dump(host: Namespace, *, ifindex: bool = True) -> Dump:
             lines = [re.sub(r"^\d+: ", "", line) for line in lines]
         found[command] = "\n".join(lines)
     return found
+
+
+def claims(host: Host) -> Dump:
+    """Everything of a host and of its lab's etcd that a start claims or changes: the kernel state, switches, the files
+    of the host's directory, etcd's revision, which grows with every write, and its leases."""
+    switches = host.run("sysctl", "-a", "--pattern", r"^net\..*(forward|accept_|rp_filter|addr_gen)").stdout
+    files = "\n".join(f"{path} {_content(path)}" for path in sorted(host.directory.rglob("*")))
+    found = {**dump(host), "sysctl": switches, "files": files}
+    if (etcd := host.lab.etcd) is not None:
+        revision = etcd.ctl_json("get", "--", "/")["header"]["revision"]
+        found["etcd"] = f"revision {revision}\nleases {sorted(etcd.leases())}\n{etcd.below('/')}"
+    return found
+
+
+def _content(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
 
 
 def assert_same(before: Dump, after: Dump) -> None:

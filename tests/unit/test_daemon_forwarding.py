@@ -63,8 +63,9 @@ def test_only_the_families_of_containers(sysctls: Sysctls) -> None:
 
 
 def test_what_is_only_checked_is_a_fault(sysctls: Sysctls) -> None:
-    forwarding = Forwarding(overlay("check"))
-    forwarding.check()
+    one = overlay("check")
+    forwarding = Forwarding(one)
+    assert module.refusals(one.settings, one.node) == module.planned(one.settings, one.node) == []
     forwarding.enable()
     forwarding.repair()
     assert sysctls == {IPV4: "0", IPV6: "0", RA: "1"}
@@ -76,9 +77,12 @@ def test_what_is_only_checked_is_a_fault(sysctls: Sysctls) -> None:
 def test_a_switch_that_cannot_be_set_refuses_the_start_and_ends_nothing_later(sysctls: Sysctls) -> None:
     sysctls[RA] = "0"
     sysctls.read_only = True
-    forwarding = Forwarding(overlay())
-    with pytest.raises(HostError, match=r"net\.ipv4\.ip_forward is off and cannot be written; .* ip_forward: check"):
-        forwarding.check()
+    one = overlay()
+    forwarding = Forwarding(one)
+    assert [str(refused) for refused in module.refusals(one.settings, one.node)] == [
+        f"net.{name} is off and cannot be written; switch it on, or set ip_forward: check"
+        for name in ("ipv4.ip_forward", "ipv6.conf.all.forwarding")
+    ]
     with capture_logs() as logs:
         forwarding.repair()
         forwarding.repair()

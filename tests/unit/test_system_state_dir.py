@@ -10,20 +10,25 @@ from overlayd.system.errors import HostError
 from overlayd.system.state_dir import StateDir
 
 
-def store(directory: Path, **more: bool) -> StateDir:
-    return StateDir(directory / "state", directory / "subnet.env", **more)
+def store(directory: Path) -> StateDir:
+    return StateDir(directory / "state", directory / "subnet.env")
 
 
 def test_an_identity_is_made_once(tmp_path: Path) -> None:
-    made = store(tmp_path).node_id()
+    first = store(tmp_path)
+    made = first.node_id()
     assert len(made) == 32
+    first.keep_id()
+    assert store(tmp_path).node_id() == made
+    store(tmp_path).keep_id()
     assert store(tmp_path).node_id() == made
     (tmp_path / "state" / "node-id").unlink()
     assert store(tmp_path).node_id() != made
 
 
-def test_looking_only_makes_nothing(tmp_path: Path) -> None:
-    assert len(store(tmp_path, read_only=True).node_id()) == 32
+def test_an_identity_is_not_kept_before_it_is_to_be(tmp_path: Path) -> None:
+    one = store(tmp_path)
+    assert one.node_id() == one.node_id()
     assert list(tmp_path.iterdir()) == []
 
 

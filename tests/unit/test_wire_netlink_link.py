@@ -173,7 +173,12 @@ def test_a_link_local_address_is_the_kernels_own() -> None:
     ("link", "number", "text"),
     [
         (VXLAN, errno.EEXIST, "device ovl.1: E; either a device of that name is not overlayd's, or another device has"),
-        (VXLAN, errno.EADDRINUSE, "device ovl.1: E; another program has UDP port 8472 (see ss -lunp)"),
+        (
+            VXLAN,
+            errno.EADDRINUSE,
+            "device ovl.1: E; another program has UDP port 8472 (see ss -lunp), or a VXLAN"
+            " device of another kind (ip -d link show type vxlan)",
+        ),
         (VXLAN, errno.EPERM, "device ovl.1: E; overlayd needs CAP_NET_ADMIN"),
         (TUN, errno.EEXIST, "device ovl0: E; it is not overlayd's: remove it"),
         (TUN, errno.ENOBUFS, f"device ovl0: E ({TUN})"),

@@ -1,6 +1,7 @@
 """This node's own lease.
 
-    acquire     choose, then write if nothing has changed since; else read everything and choose again
+    acquire     choose, ask whether the host can hold it, then write if nothing has changed since; else read everything
+                and choose again
     secure      whenever its keys change: if they are not as this node wrote them, restore them
     keep        renew its etcd lease in time; a reservation needs none
 
@@ -19,7 +20,7 @@ from overlayd.core.leases.allocation import AllocationError, Choice, Held, NoFre
 from overlayd.core.leases.host_record import HostRecord
 from overlayd.core.leases.lease import Lease
 from overlayd.log import log
-from overlayd.registry.base import NotYetError, RegistryError
+from overlayd.registry.base import Admit, NotYetError, RegistryError, admit_any
 from overlayd.registry.etcd.claim import (
     Acquired,
     Holder,
@@ -83,25 +84,25 @@ class OwnLease:
 
     # --- acquire -----------------------------------------------------------------------------------------------------
 
-    async def acquire(self, request: LeaseRequest, former: Sequence[Network]) -> Lease:
-        """Get a lease, with the `former` subnets if there is none yet and they are free. Raises RegistryError."""
+    async def acquire(self, request: LeaseRequest, former: Sequence[Network], admit: Admit = admit_any) -> Lease:
+        """Get a lease, with the `former` subnets if there is none yet and they are free. Raises RegistryError, and what
+        `admit` raises, which is asked before anything is written."""
         async with self._writing:
-            lease = await self._acquire(request, former if self._own is None else self._own.lease.subnets)
+            lease = await self._acquire(request, former if self._own is None else self._own.lease.subnets, admit)
             self._request = request
             return lease
 
-    async def _acquire(self, request: LeaseRequest, former: Sequence[Network]) -> Lease:
+    async def _acquire(self, request: LeaseRequest, former: Sequence[Network], admit: Admit = admit_any) -> Lease:
         try:
             for attempt in range(_RACES):
                 try:
-                    choice = choose_for(request, self._view, self._holder, self.lease, former)
+                    choice, lease = await self._choose(request, former, admit)
                 except AllocationError as error:
                     if attempt or not self._replica.loaded or self._read_only:
                         kind = NotYetError if isinstance(error, NoFreeSubnetError) else RegistryError
                         raise kind(str(error)) from None
                     await self._replica.load()  # the view may be a moment old: refuse only what etcd itself confirms
                     continue
-                lease = lease_for(request, choice, self._holder.name, self.lease)
                 if self._read_only:
                     return lease
                 if self._copy.restored is not None:
@@ -120,6 +121,18 @@ class OwnLease:
         finally:
             await self._etcd_lease.revoke_unused()
         raise RegistryError(f"etcd: no lease after {_RACES} attempts; other nodes won every race")
+
+    async def _choose(self, request: LeaseRequest, former: Sequence[Network], admit: Admit) -> tuple[Choice, Lease]:
+        """A lease that has been admitted, and is the choice by the view as it is at the return. Raises AllocationError,
+        and what `admit` raises."""
+        admitted: Lease | None = None
+        while True:
+            choice = choose_for(request, self._view, self._holder, self.lease, former)
+            lease = lease_for(request, choice, self._holder.name, self.lease)
+            if lease == admitted:
+                return choice, lease
+            await admit(lease)
+            admitted = lease
 
     def _unconfirmed(self, choice: Choice, lease: Lease) -> Lease:
         if choice.held is None or choice.held.host is None:

@@ -23,7 +23,7 @@ from typing import Any
 from overlayd.core.leases.lease import Lease
 from overlayd.core.node import Underlay
 from overlayd.core.settings.model import Settings
-from overlayd.registry.base import NotYetError, RegistryError, RegistryState, Store, Update
+from overlayd.registry.base import Admit, NotYetError, RegistryError, RegistryState, Store, Update, admit_any
 from overlayd.registry.etcd.claim import Holder, LeaseRequest
 from overlayd.registry.etcd.client import make_client
 from overlayd.registry.etcd.config import NetworkConfig
@@ -106,11 +106,16 @@ class EtcdRegistry:
             await self._sleep(backoff(failures))
             failures += 1
 
-    async def acquire(self, settings: Settings, underlay: Underlay) -> Lease:
+    async def acquire(self, settings: Settings, underlay: Underlay, admit: Admit = admit_any) -> Lease:
+        async def prepare(lease: Lease) -> None:
+            await admit(lease)
+            if not self._read_only:
+                self._store.keep_id()  # who loses the identity that is written to etcd loses the lease
+
         before = self._own.lease
         former = self._store.former_subnets() if before is None else ()
         try:
-            lease = await self._own.acquire(LeaseRequest.on(underlay, settings), former)
+            lease = await self._own.acquire(LeaseRequest.on(underlay, settings), former, prepare)
         except NotYetError as error:
             self._connectivity.waiting(str(error), self.client.endpoints)
             raise
@@ -168,6 +173,6 @@ class EtcdRegistry:
         await self.client.close()  # the next request opens another connection
 
     async def close(self) -> None:
-        if not self._read_only:
+        if self._own.lease is not None:  # a start that has not got that far leaves no files behind
             self._copy.flush()
         await self.client.close()

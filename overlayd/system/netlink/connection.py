@@ -18,6 +18,7 @@ from overlayd.system.netlink.batches import BATCH, BatchWriter, Refusal
 from overlayd.system.netlink.elements import ElementWriter
 from overlayd.system.netlink.links import LinkWriter
 from overlayd.system.netlink.reader import Reader
+from overlayd.wire.netlink.link import LinkEntry
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -70,6 +71,14 @@ class Netlink:
     async def interfaces(self) -> list[HostInterface]:
         """Every interface of the host with its addresses, in the kernel's order."""
         return await self._do(self._reading, self._reader.interfaces)
+
+    async def links(self) -> list[LinkEntry]:
+        """Every device."""
+        return await self._do(self._reading, self._reader.links)
+
+    async def privileged(self) -> bool:
+        """Whether this process may change the network of this namespace (CAP_NET_ADMIN)."""
+        return await self._do(self._writing, self._links.privileged)
 
     async def egress(self, destination: str) -> int | None:
         """The index of the interface through which the kernel would send to this address; None where it would not."""

@@ -22,6 +22,8 @@ from overlayd.wire.netlink.uapi import IFLA_GROUP
 _RPS_DEFAULT = "net/core/rps_default_mask"
 _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL)  # how the kernel refuses, on a host without it
 
+_NO_DEVICE = 0x7FFFFFFF  # an interface index that the kernel never gets to
+
 
 class LinkWriter:
     """A netlink socket of its own."""
@@ -45,6 +47,15 @@ class LinkWriter:
             number = error.errno or errno.EIO
             raise HostError(link.explain(number, os.strerror(number))) from None
 
+    def privileged(self) -> bool:
+        """Whether this process may change devices; asked with a request that concerns none. Raises OSError."""
+        sequence = self._socket.next_sequence()
+        try:
+            self._socket.request(wire.delete_link(_NO_DEVICE, sequence), sequence)
+        except OSError as error:
+            return error.errno != errno.EPERM
+        return True
+
     def _add(self, link: Link) -> None:
         """Make a device, whole and ours from its first moment, and bring it up; or leave none."""
         data = link.creation()
@@ -55,7 +66,7 @@ class LinkWriter:
         elif _find(link.name) is None:
             tun.create(link.name)
         else:
-            raise HostError(f"device {link.name} exists and is not overlayd's: remove it (ip link del {link.name})")
+            raise HostError(link.explain_name())
         try:
             index = _index(link)
             if data is None:

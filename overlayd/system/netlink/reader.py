@@ -55,7 +55,7 @@ class Reader:
                 ours=entry.ours,
                 addresses=tuple(addresses.get(entry.link, ())),
             )
-            for entry in self._links()
+            for entry in self.links()
         ]
 
     def egress(self, destination: str) -> int | None:
@@ -66,7 +66,7 @@ class Reader:
     def read(self, *, foreign: bool = False) -> KernelState:
         """Every object of overlayd's that is read by netlink; `foreign`: the VXLAN devices of others, what hangs on
         them, and others' routes. Raises OSError."""
-        links = self._links()
+        links = self.links()
         read = [entry for entry in links if entry.ours != foreign and (entry.ours or entry.driver == VxlanLink.driver)]
         names = {entry.link: entry.name for entry in links}
         interfaces = Interfaces(names, {entry.link: entry.name for entry in read}, foreign)
@@ -95,7 +95,8 @@ class Reader:
                     found += [sighting(name, key) for key in keys]
         return [one for one in found if one is not None]
 
-    def _links(self) -> list[LinkEntry]:
+    def links(self) -> list[LinkEntry]:
+        """Every device. Raises OSError."""
         return self._dumps.dump(RTM_GETLINK, family_header(AF_UNSPEC, IFINFOMSG), read_link)
 
     def _addresses(self) -> list[AddressEntry]:

@@ -34,6 +34,7 @@ from overlayd.wire.netlink.uapi import (
     IFA_F_NODAD,
     IFA_LOCAL,
     IFADDRMSG,
+    IFF_LOWER_UP,
     IFF_UP,
     IFINFOMSG,
     IFLA_ADDRESS,
@@ -93,6 +94,11 @@ class LinkEntry(NamedTuple):
     def up(self) -> bool:
         """Whether it is set up."""
         return bool(self.flags & IFF_UP)
+
+    @property
+    def carrier(self) -> bool:
+        """Whether it is up and has a carrier; a TUN has one while somebody reads it."""
+        return bool(self.flags & IFF_LOWER_UP)
 
     @property
     def ours(self) -> bool:

@@ -20,6 +20,7 @@ from overlayd.wire.netlink.uapi import (
     IFLA_IFNAME,
     IFLA_MTU,
     IFLA_TXQLEN,
+    IFLA_VXLAN_COLLECT_METADATA,
     IFLA_VXLAN_GBP,
     IFLA_VXLAN_ID,
     IFLA_VXLAN_LEARNING,
@@ -90,6 +91,10 @@ class Link(KernelObject):
             found += u32(IFLA_GROUP, wire.LINK_GROUP if self.ours else 0)
         return found
 
+    def explain_name(self) -> str:
+        """That another's device has its name, and what to do."""
+        return f"device {self.name} exists and is not overlayd's: remove it (ip link del {self.name})"
+
     def explain(self, number: int, reason: str) -> str:
         """Why the kernel refused it, from the errno and its text, and what to do."""
         if number == errno.EPERM:
@@ -139,6 +144,8 @@ class VxlanLink(Link):
     mac: str | None = None
     learning: bool = False
     gbp: bool = False
+    external: bool = False
+    """Whether it has no VNI of its own, as those of other networks (`external`); none of overlayd's."""
 
     @property
     def fixed(self) -> tuple[object, ...]:
@@ -149,8 +156,13 @@ class VxlanLink(Link):
         """There is one VXLAN device for a VNI, port and underlay family, whatever its name."""
         return ("vxlan", self.vni, self.port, self.local.version)
 
+    @property
+    def socket(self) -> tuple[object, ...]:
+        """What devices must have alike to share a socket of the kernel's; it is there while one of them is up."""
+        return (self.port, self.local.version, self.gbp, self.external)
+
     @classmethod
-    def of(cls, entry: wire.LinkEntry) -> Link:
+    def of(cls, entry: wire.LinkEntry) -> VxlanLink:
         data = entry.data
         return VxlanLink(
             entry.name,
@@ -164,6 +176,7 @@ class VxlanLink(Link):
             mac=entry.mac,
             learning=any(data.get(IFLA_VXLAN_LEARNING, b"")),
             gbp=IFLA_VXLAN_GBP in data,
+            external=any(data.get(IFLA_VXLAN_COLLECT_METADATA, b"")),
         )
 
     def creation(self) -> bytes:
@@ -185,6 +198,13 @@ class VxlanLink(Link):
         """The one attribute of the driver that can be changed in place, with the VNI that has to come with it."""
         return u32(IFLA_VXLAN_ID, self.vni) + u8(IFLA_VXLAN_LEARNING, self.learning)
 
+    def explain_rival(self, other: str) -> str:
+        """That another device has what this one claims, and what to do."""
+        return (
+            f"device {self.name}: File exists; another device has VNI {self.vni} on UDP port {self.port}: {other}"
+            f" (remove it, ip link del {other}, or set vxlan.vni or vxlan.port)"
+        )
+
     def explain(self, number: int, reason: str) -> str:
         if number == errno.EEXIST:
             return (
@@ -192,7 +212,10 @@ class VxlanLink(Link):
                 f" VNI {self.vni} on UDP port {self.port} (see ip -d link show type vxlan)"
             )
         if number == errno.EADDRINUSE:
-            return f"device {self.name}: {reason}; another program has UDP port {self.port} (see ss -lunp)"
+            return (
+                f"device {self.name}: {reason}; another program has UDP port {self.port} (see ss -lunp), or a VXLAN"
+                " device of another kind (ip -d link show type vxlan)"
+            )
         return Link.explain(self, number, reason)
 
     def __str__(self) -> str:
