@@ -53,7 +53,11 @@ def idle() -> Iterator[Host]:
     [
         ("mode: vxlan", "colour: red", r"FILE:1: colour: unknown key; known here: mode, network, "),
         ("mode: vxlan", "modee: vxlan", r"FILE:1: modee: unknown key; did you mean mode?"),
-        ("mode: vxlan", "mode: vxlam", r"FILE:1: mode: vxlam is not one of udp, vxlan, host-gw, wireguard; did you mean vxlan?"),
+        (
+            "mode: vxlan",
+            "mode: vxlam",
+            r"FILE:1: mode: vxlam is not one of udp, vxlan, host-gw, wireguard; did you mean vxlan?",
+        ),
         (
             "10.1.2.0/24",
             "10.1.2.5/24",
