@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import cast
 
+from overlayd.core.kernel.conntrack import MovedPorts
 from overlayd.core.kernel.diff import Operation
-from overlayd.core.kernel.firewall import NO_FOREIGN_RULES, ForeignRules
+from overlayd.core.kernel.firewall import NO_FOREIGN_RULES, PORTS_TABLE, ForeignRules
 from overlayd.core.kernel.kinds import Channel, KernelState, Key, NftObject, state_of
+from overlayd.log import log
 from overlayd.system import nft
 from overlayd.system.errors import HostError
 from overlayd.system.netlink import Netlink
@@ -110,16 +112,34 @@ class Kernel:
         return []
 
     async def _rules(self, steps: Sequence[Operation]) -> list[Refusal]:
-        """All of them or none. A few elements, as of a lease event, need no nft; tables are replaced with theirs."""
+        """All of them or none, of the published ports' table and of the others."""
+        published = [step for step in steps if cast(NftObject, step.object).table == PORTS_TABLE]
+        others = [step for step in steps if cast(NftObject, step.object).table != PORTS_TABLE]
+        refused = await self._transaction(others)
+        if refused_ports := await self._transaction(published):
+            return refused + refused_ports
+        await self._forget_stale(MovedPorts(published))
+        return refused
+
+    async def _transaction(self, steps: Sequence[Operation]) -> list[Refusal]:
+        """A few elements, as of a lease event, need no nft; tables are replaced with theirs."""
         try:
             if len(steps) <= ELEMENTS_MAX and all(cast(NftObject, step.object).is_element for step in steps):
-                reason = await self.netlink.elements(steps)
+                reason = await self.netlink.elements(steps) if steps else None
             else:
                 reason = None
                 await nft.apply(steps)
         except HostError as error:
             reason = str(error)
         return [(step, reason) for step in steps] if reason is not None else []
+
+    async def _forget_stale(self, moved: MovedPorts) -> None:
+        """After the ports have moved: a connection that begins now goes where it should."""
+        try:
+            if moved.by_version():
+                await self.netlink.forget_stale(moved)
+        except HostError as error:
+            log.warning("connections to published UDP ports may be stale", error=str(error))
 
 
 def _lacks(step: Operation, missing: set[Key | None]) -> bool:

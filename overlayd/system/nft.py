@@ -13,8 +13,8 @@ from typing import cast
 
 from overlayd.core.kernel import flannel_rules
 from overlayd.core.kernel.diff import Operation
-from overlayd.core.kernel.firewall import COMMENT, OUTBOUND, TABLE, ForeignChain, ForeignRules
-from overlayd.core.kernel.kinds import KernelObject, NftObject, Ruleset, SetElement
+from overlayd.core.kernel.firewall import COMMENT, OUTBOUND, PORTS_TABLE, TABLE, ForeignChain, ForeignRules
+from overlayd.core.kernel.kinds import Command, KernelObject, NftObject, PortElement, Ruleset, SetElement
 from overlayd.core.kernel.nft_json import Json
 from overlayd.system.errors import HostError
 
@@ -42,7 +42,7 @@ async def _nft(*arguments: str, script: str | None = None) -> tuple[int, str, st
     try:
         with os.fdopen(os.memfd_create("nft"), "wb+") as stdin:
             stdin.write((script or "").encode())
-            stdin.flush()
+            stdin.seek(0)  # of its own language it reads descriptor 0 itself
             process = await asyncio.create_subprocess_exec(
                 "nft", *arguments, stdin=stdin, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
             )
@@ -80,10 +80,14 @@ async def read() -> tuple[list[KernelObject], ForeignRules]:
     dropping: list[ForeignChain] = []
     flannels: list[ForeignChain] = []
     source_nat = False
-    own, chains = await asyncio.gather(_read_own(), _list("chains"))
+    published = False
+    own, chains = await asyncio.gather(_read_own(TABLE), _list("chains"))
     for item in chains:
         chain = item.get("chain", {})
-        if chain.get("family") not in ("ip", "ip6", "inet") or chain["table"] == TABLE:
+        if chain.get("family") not in ("ip", "ip6", "inet"):
+            continue
+        if chain["table"] in (TABLE, PORTS_TABLE):
+            published |= chain["table"] == PORTS_TABLE
             continue
         if flannel_rules.is_flannels(chain):
             flannels.append(ForeignChain(chain["family"], chain["table"], chain["name"]))
@@ -96,11 +100,13 @@ async def read() -> tuple[list[KernelObject], ForeignRules]:
             comments = tuple(rule["rule"]["comment"] for rule in rules if _ours(rule))
             if comments:
                 objects.append(Ruleset(foreign.family, foreign.table, foreign.chain, comments))
+    if published:
+        own += await _read_own(PORTS_TABLE)
     return [*objects, *own], ForeignRules(tuple(dropping), source_nat, tuple(flannels))
 
 
-async def _read_own() -> list[KernelObject]:
-    listing = await _list("table", "inet", TABLE)
+async def _read_own(table: str) -> list[KernelObject]:
+    listing = await _list("table", "inet", table)
     if not listing:
         return []
     objects: list[KernelObject] = []
@@ -111,11 +117,25 @@ async def _read_own() -> list[KernelObject]:
             comments.append(f"{item['rule']['chain']}: {item['rule'].get('comment', 'no comment')}")
         elif "set" in item:
             objects += [
-                SetElement(TABLE, item["set"]["name"], ip_address(element))
+                SetElement(table, item["set"]["name"], ip_address(element))
                 for element in item["set"].get("elem", [])
                 if isinstance(element, str)
             ]
-    return [Ruleset("inet", TABLE, None, tuple(comments)), *objects]
+        elif "map" in item:
+            found = (_port_element(table, item["map"]["name"], one) for one in item["map"].get("elem", []))
+            objects += [element for element in found if element is not None]
+    return [Ruleset("inet", table, None, tuple(comments)), *objects]
+
+
+def _port_element(table: str, name: str, element: list[Json]) -> PortElement | None:
+    """A map's element as nft lists it; None of one that is not of our form."""
+    try:
+        [protocol, *address, port], [target, target_port] = (side["concat"] for side in element)
+        return PortElement(
+            table, name, protocol, ip_address(*address) if address else None, port, ip_address(target), target_port
+        )
+    except (TypeError, KeyError, ValueError):
+        return None
 
 
 async def counters() -> dict[str, dict[str, int]]:
@@ -133,10 +153,14 @@ async def counters() -> dict[str, dict[str, int]]:
 
 
 async def apply(operations: Sequence[Operation]) -> None:
-    """Do operations on rules and elements in one transaction. Raises HostError, and then nothing was done."""
-    commands: list[Json] = []
+    """Do operations on rules and elements in one transaction; their commands are all of one form. Raises HostError, and
+    then nothing was done."""
+    commands: list[Command] = []
+    gone = {step.object.key for step in operations if step.verb == "delete"}
     for step in operations:
         thing = cast(NftObject, step.object)
+        if thing.parent in gone:
+            continue  # goes along
         chain = thing.edited_chain if step.verb != "add" else None
         handles = await _own_handles(chain) if chain is not None else ()
         commands += thing.commands(step.verb, handles)
@@ -149,10 +173,14 @@ async def remove_flannels(chains: Sequence[ForeignChain]) -> None:
     await _run(flannel_rules.removal(chains, listings))
 
 
-async def _run(commands: Sequence[Json]) -> None:
+async def _run(commands: Sequence[Command]) -> None:
     if not commands:
         return
-    status, _, err = await _nft("-j", "-f", "-", script=json.dumps({"nftables": _merged(commands)}))
+    in_json = [one for one in commands if not isinstance(one, str)]
+    if in_json:
+        status, _, err = await _nft("-j", "-f", "-", script=json.dumps({"nftables": _merged(in_json)}))
+    else:
+        status, _, err = await _nft("-f", "-", script="\n".join(map(str, commands)))
     if status:
         lines = [line for line in err.splitlines() if line.strip()]
         raise HostError(f"nft refused our rules: {lines[0] if lines else f'exit status {status}'}")

@@ -5,10 +5,12 @@ from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
 
+from overlayd.core.kernel.firewall import port_element
 from overlayd.core.kernel.kinds import (
     FdbEntry,
     KernelObject,
     LinkAddress,
+    LocalnetRouting,
     Neighbour,
     Route,
     Ruleset,
@@ -23,6 +25,9 @@ LINK = VxlanLink(
     "flannel.1", 1450, vni=1, port=8472, local=ip_address("192.168.77.1"), underlay=2, mac="06:47:0f:9c:01:2a"
 )
 RULES = Ruleset("inet", "overlayd", None, ("forward: accept 1a2b",), "first definition")
+
+
+PORT = port_element("tcp", None, 8080, ip_address("10.5.1.2"), 80)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +78,8 @@ RULES = Ruleset("inet", "overlayd", None, ("forward: accept 1a2b",), "first defi
             SetElement("overlayd", "peers", ip_address("192.168.77.2")),
             "nft element inet overlayd peers { 192.168.77.2 }",
         ),
+        (PORT, "nft element inet overlayd_ports ports4 { tcp . 8080 : 10.5.1.2 . 80 }"),
+        (LocalnetRouting("ovlbr0"), "sysctl net.ipv4.conf.ovlbr0.route_localnet=1"),
     ],
 )
 def test_text_is_a_line_that_operators_know(thing: KernelObject, line: str) -> None:
@@ -91,6 +98,8 @@ def test_text_is_a_line_that_operators_know(thing: KernelObject, line: str) -> N
         (Route(ip_network("10.5.2.0/24")), None),
         (RULES, None),
         (SetElement("overlayd", "peers", ip_address("192.168.77.2")), RULES),
+        (PORT, replace(RULES, table="overlayd_ports")),
+        (LocalnetRouting("flannel.1"), LINK),
     ],
 )
 def test_parents(thing: KernelObject, parent: KernelObject | None) -> None:
@@ -109,6 +118,8 @@ def test_parents(thing: KernelObject, parent: KernelObject | None) -> None:
         (LinkAddress("f", ip_interface("10.5.1.0/32")), LinkAddress("f", ip_interface("10.5.1.0/24")), False),
         (LINK, TunLink("flannel.1", 1500), True),
         (RULES, Ruleset("inet", "overlayd", "forward", RULES.comments), False),
+        (PORT, replace(PORT, target=ip_address("10.5.1.3"), target_port=81), True),
+        (PORT, replace(PORT, protocol="udp"), False),
     ],
 )
 def test_identity(one: KernelObject, other: KernelObject, same: bool) -> None:

@@ -113,7 +113,7 @@ def test_no_answer_raises_and_none_is_read_past_its_end(data: bytes) -> None:
 def test_elements_of_a_set(texts: tuple[str, ...]) -> None:
     """The kernel gives elements back in the form in which they are made."""
     addresses = [ip_address(text) for text in texts]
-    made = change_elements("overlayd", "set", addresses, 1, delete=False)
+    made = change_elements("overlayd", "set", [(address.packed, None) for address in addresses], 1, delete=False)
     assert read_keys(*body(made)) == [address.packed for address in addresses]
 
 

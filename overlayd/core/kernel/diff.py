@@ -44,8 +44,9 @@ class Operation:
 def diff(actual: KernelState, desired: KernelState) -> list[Operation]:
     """The operations that turn `actual` into `desired`, in the order in which they are to be done.
 
-    Both hold only objects that are overlayd's. An object of `actual` whose parent goes is not deleted on its own: the
-    kernel takes it along. Works on whole states and, for a lease event, on the few objects of one lease.
+    Both hold only objects that are overlayd's. An object of `actual` whose parent goes is not deleted on its own, as
+    the kernel takes it along, unless it says otherwise. Works on whole states and, for a lease event, on the few
+    objects of one lease.
     """
     actual = _renamed(actual, desired)
     new, changed = _differing(actual, desired)
@@ -64,7 +65,7 @@ def diff(actual: KernelState, desired: KernelState) -> list[Operation]:
             steps += [Operation("delete", old), Operation("add", thing)]
         elif key not in lost:  # under another parent, perhaps: a route moves to another device in place
             steps.append(Operation("change", thing, old))
-    left = [thing for key, thing in gone.items() if not (key in rebuilt or key in lost or thing.parent in gone)]
+    left = [thing for key, thing in gone.items() if not (key in rebuilt or key in lost or _goes_along(thing, gone))]
     early = [thing for thing in left if thing.deleted_early and thing.parent in desired]
     last = [thing for thing in left if not (thing.deleted_early and thing.parent in desired)]
     steps += [Operation("delete", thing) for thing in early]
@@ -131,6 +132,10 @@ def _lost(actual: KernelState, changed: KernelState, rebuilt: set[Key]) -> set[K
         for key, thing in actual.items()
         if (parent := thing.parent) in rebuilt or (parent in changed and thing.is_lost(actual[parent], changed[parent]))
     }
+
+
+def _goes_along(thing: KernelObject, gone: KernelState) -> bool:
+    return thing.parent in gone and not thing.deleted_itself
 
 
 def apply_to(state: KernelState, operations: list[Operation]) -> KernelState:

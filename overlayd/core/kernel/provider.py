@@ -3,6 +3,7 @@
     backend       devices, routes, neighbours, FDB entries: what carries packets to the peers
     firewall      our table of rules, its sets of peers, accepts in other firewalls' forward chains
     unreachable   an answer for the part of the network that nobody leases
+    ports         the table of published ports, and its elements
     attachments   bridges, and the host's ends of what containers are attached by
 
 The reconciler joins what they want, compares it with the kernel and applies the difference. No two providers want

@@ -9,7 +9,9 @@ How overlayd knows what is its own:
     reader            the kernel's state, through `dumps`
     links             writes devices, one by one
     batches           writes rtnetlink kinds, packed many to a send
-    elements          writes elements of nftables sets
+    elements          writes elements of nftables sets and maps
+    conntrack         forgets connections that have become stale
+    sockets           who listens
     container         a container's interface, through a socket from its namespace
     monitor           what anybody changes
     request_socket    what the writers share

@@ -9,16 +9,20 @@ from functools import partial
 from typing import ParamSpec, TypeVar, cast
 
 from overlayd.core.address import Address
+from overlayd.core.kernel.conntrack import MovedPorts
 from overlayd.core.kernel.diff import Operation
 from overlayd.core.kernel.firewall import Sighting
 from overlayd.core.kernel.kinds import KernelState, Link
 from overlayd.core.underlay import HostInterface
 from overlayd.system.errors import HostError
 from overlayd.system.netlink.batches import BATCH, BatchWriter, Refusal
+from overlayd.system.netlink.conntrack import ConntrackReader, ConntrackWriter
 from overlayd.system.netlink.elements import ElementWriter
 from overlayd.system.netlink.links import LinkWriter
 from overlayd.system.netlink.reader import Reader
+from overlayd.system.netlink.sockets import SocketReader
 from overlayd.wire.netlink.link import LinkEntry
+from overlayd.wire.netlink.sock_diag import SocketEntry
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,6 +43,9 @@ class Netlink:
         self._links: LinkWriter
         self._batches: BatchWriter
         self._elements: ElementWriter
+        self._sockets: SocketReader
+        self._flows: ConntrackReader
+        self._conntrack: ConntrackWriter
         self._to_close: list[Callable[[], None]] = []
 
     async def __aenter__(self) -> Netlink:
@@ -61,12 +68,13 @@ class Netlink:
             raise HostError(f"netlink: {error}; try again, and see the kernel's log (dmesg)") from error
 
     def _open_reader(self) -> None:
-        self._reader = Reader()
-        self._to_close.append(self._reader.close)
+        self._reader, self._sockets, self._flows = Reader(), SocketReader(), ConntrackReader()
+        self._to_close += [self._reader.close, self._sockets.close, self._flows.close]
 
     def _open_writers(self) -> None:
         self._links, self._batches, self._elements = LinkWriter(), BatchWriter(self._batch), ElementWriter()
-        self._to_close += [self._links.close, self._batches.close, self._elements.close]
+        self._conntrack = ConntrackWriter()
+        self._to_close += [self._links.close, self._batches.close, self._elements.close, self._conntrack.close]
 
     async def interfaces(self) -> list[HostInterface]:
         """Every interface of the host with its addresses, in the kernel's order."""
@@ -124,3 +132,14 @@ class Netlink:
     async def elements(self, operations: Sequence[Operation]) -> str | None:
         """Do operations on set elements in one transaction; the reason where it was refused. Raises HostError."""
         return await self._do(self._writing, self._elements.apply, operations)
+
+    async def listening(self, protocol: int) -> list[SocketEntry]:
+        """The sockets that take what comes to a port of this protocol, by its IANA number. Raises HostError."""
+        return await self._do(self._reading, self._sockets.listening, protocol)
+
+    async def forget_stale(self, moved: MovedPorts) -> int:
+        """Have the kernel forget the connections that changed ports have left stale; how many. Raises HostError."""
+        stale = await self._do(self._reading, self._flows.stale, moved, self._reader.own_addresses)
+        if stale:
+            await self._do(self._writing, self._conntrack.forget, stale)
+        return len(stale)

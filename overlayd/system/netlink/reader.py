@@ -95,6 +95,10 @@ class Reader:
                     found += [sighting(name, key) for key in keys]
         return [one for one in found if one is not None]
 
+    def own_addresses(self) -> set[Address]:
+        """Every address of the host. Raises OSError."""
+        return {entry.address.ip for entry in self._addresses()}
+
     def links(self) -> list[LinkEntry]:
         """Every device. Raises OSError."""
         return self._dumps.dump(RTM_GETLINK, family_header(AF_UNSPEC, IFINFOMSG), read_link)

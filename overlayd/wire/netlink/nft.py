@@ -1,4 +1,4 @@
-"""nf_tables: messages for the elements of a set, and which notifications concern our rules.
+"""nf_tables: messages for the elements of a set or map, and which notifications concern our rules.
 
 By hand because a lease event changes an element: nft, a process that first reads the whole ruleset, takes tens of
 milliseconds for what is one message. Tables, chains and rules, which hardly ever change, go through nft.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from overlayd.wire.address import Address
 from overlayd.wire.netlink.message import SET, attribute, attributes, message, nested, text
 from overlayd.wire.netlink.uapi import (
     NFGENMSG,
@@ -26,6 +25,7 @@ from overlayd.wire.netlink.uapi import (
     NFTA_CHAIN_HOOK,
     NFTA_DATA_VALUE,
     NFTA_LIST_ELEM,
+    NFTA_SET_ELEM_DATA,
     NFTA_SET_ELEM_KEY,
     NFTA_SET_ELEM_LIST_ELEMENTS,
     NFTA_SET_ELEM_LIST_SET,
@@ -34,14 +34,24 @@ from overlayd.wire.netlink.uapi import (
     NLM_F_REQUEST,
 )
 
-ELEMENTS_MAX = 1024
-"""In one message: an attribute's length has 16 bits."""
+ELEMENTS_MAX = 1000
+"""In one message: an attribute's length has 16 bits, and the largest element takes 64 bytes."""
 
 
-def change_elements(table: str, name: str, addresses: Iterable[Address], sequence: int, *, delete: bool) -> bytes:
-    """Add to a set of an inet table, or delete from it; what is to be added may be there, what is to go must be."""
+Element = tuple[bytes, bytes | None]
+"""Key and, in a map, value; of several fields, `concatenated`."""
+
+
+def concatenated(*fields: bytes) -> bytes:
+    """A key or a value of several fields, each padded to 4 bytes (NFT_REG32_SIZE)."""
+    return b"".join(field + bytes(-len(field) % 4) for field in fields)
+
+
+def change_elements(table: str, name: str, elements: Iterable[Element], sequence: int, *, delete: bool) -> bytes:
+    """Add to a set or map of an inet table, or delete from it; what is to be added may be there with the same value,
+    what is to go must be."""
     body = _set_header(table, name)
-    body += nested(NFTA_SET_ELEM_LIST_ELEMENTS, *(_element(address.packed) for address in addresses))
+    body += nested(NFTA_SET_ELEM_LIST_ELEMENTS, *(_element(*one) for one in elements))
     kind = NFT_MSG_DELSETELEM if delete else NFT_MSG_NEWSETELEM
     return message(_type(kind), SET if delete else SET | NLM_F_CREATE, sequence, body)
 
@@ -90,5 +100,8 @@ def _type(kind: int) -> int:
     return NFNL_SUBSYS_NFTABLES << 8 | kind
 
 
-def _element(key: bytes) -> bytes:
-    return nested(NFTA_LIST_ELEM, nested(NFTA_SET_ELEM_KEY, attribute(NFTA_DATA_VALUE, key)))
+def _element(key: bytes, value: bytes | None) -> bytes:
+    fields = [nested(NFTA_SET_ELEM_KEY, attribute(NFTA_DATA_VALUE, key))]
+    if value is not None:
+        fields.append(nested(NFTA_SET_ELEM_DATA, attribute(NFTA_DATA_VALUE, value)))
+    return nested(NFTA_LIST_ELEM, *fields)

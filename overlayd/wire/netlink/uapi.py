@@ -68,6 +68,10 @@ IFLA_VXLAN_PORT, IFLA_VXLAN_LOCAL6, IFLA_VXLAN_GBP, IFLA_VXLAN_COLLECT_METADATA 
 IFINFOMSG = Struct("=BBHiII")
 """family, padding, device type, index, flags, which of the flags change"""
 
+# linux/if_link.h, linux/ip.h: IPv4's settings of a device, which are files below /proc/sys/net/ipv4/conf as well
+IFLA_INET_CONF = 1
+IPV4_DEVCONF_ROUTE_LOCALNET = 26
+
 # linux/if_addr.h
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
 IFA_F_NODAD = 0x02
@@ -83,7 +87,28 @@ NFNL_SUBSYS_NFTABLES = 10  # the high byte of a message's type
 NFT_MSG_NEWCHAIN, NFT_MSG_NEWSETELEM, NFT_MSG_GETSETELEM, NFT_MSG_DELSETELEM = 3, 12, 13, 14
 NFTA_CHAIN_HOOK = 4
 NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_ELEMENTS = 1, 2, 3
-NFTA_LIST_ELEM, NFTA_SET_ELEM_KEY, NFTA_DATA_VALUE = 1, 1, 1
+NFTA_LIST_ELEM, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_DATA, NFTA_DATA_VALUE = 1, 1, 2, 1
 
 NFGENMSG = Struct("!BBH")
 """family, version, resource id in network byte order"""
+
+# linux/netfilter/nfnetlink_conntrack.h, nf_internals.h
+NFNL_SUBSYS_CTNETLINK = 1
+IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_DELETE = 1, 2
+CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_ID, CTA_ZONE, CTA_FILTER = 1, 2, 12, 18, 25
+CTA_TUPLE_IP, CTA_TUPLE_PROTO = 1, 2
+CTA_IP_V4_SRC, CTA_IP_V4_DST, CTA_IP_V6_SRC, CTA_IP_V6_DST = 1, 2, 3, 4
+CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT = 1, 2, 3
+CTA_FILTER_ORIG_FLAGS, CTA_FILTER_REPLY_FLAGS = 1, 2
+CTA_FILTER_F_PROTO_NUM, CTA_FILTER_F_DST_PORT = 1 << 3, 1 << 5
+
+# linux/sock_diag.h, linux/inet_diag.h, net/tcp_states.h
+NETLINK_SOCK_DIAG = 4
+SOCK_DIAG_BY_FAMILY = 20
+INET_DIAG_SKV6ONLY, INET_DIAG_CGROUP_ID = 11, 21
+TCP_CLOSE, TCP_LISTEN = 7, 10
+
+INET_DIAG_REQ_V2 = Struct("=BBBxI2s2s16s16sI8s")
+"""family, protocol, extensions, states, source and destination port and address, interface index, cookie"""
+INET_DIAG_MSG = Struct("=BBBB2s2s16s16sI8sIIIII")
+"""family, state, timer, retransmissions, ports and addresses and the rest as asked, expiry, queues, user, inode"""

@@ -27,6 +27,7 @@ connection; the foreign rules use only what `iptables` can read and show, so tha
     model.py      terms              chains.py     the rules of our own table
     forward.py    foreign chains     table.py      the table, and all rulesets of a policy
     signs.py      what rules note of senders
+    ports.py      the table of published ports
 """
 
 from overlayd.core.kernel.firewall.forward import forward_accepts, overlay_packets
@@ -35,6 +36,7 @@ from overlayd.core.kernel.firewall.model import (
     FORWARD_MARK,
     NO_FOREIGN_RULES,
     OUTBOUND,
+    PORTS_TABLE,
     TABLE,
     FirewallPolicy,
     ForeignChain,
@@ -43,6 +45,7 @@ from overlayd.core.kernel.firewall.model import (
     OverlayRange,
     peer_element,
 )
+from overlayd.core.kernel.firewall.ports import port_element, ports_table
 from overlayd.core.kernel.firewall.signs import SETS, Sighting, Sign, sighting
 from overlayd.core.kernel.firewall.table import own_table, rulesets
 
@@ -51,6 +54,7 @@ __all__ = [
     "FORWARD_MARK",
     "NO_FOREIGN_RULES",
     "OUTBOUND",
+    "PORTS_TABLE",
     "SETS",
     "TABLE",
     "FirewallPolicy",
@@ -64,6 +68,8 @@ __all__ = [
     "overlay_packets",
     "own_table",
     "peer_element",
+    "port_element",
+    "ports_table",
     "rulesets",
     "sighting",
 ]

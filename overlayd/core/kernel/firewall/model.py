@@ -15,6 +15,8 @@ Rule = tuple[str, list[Json]]
 """The text of its comment, and its expressions."""
 
 TABLE = "overlayd"
+PORTS_TABLE = "overlayd_ports"
+"""Published ports; apart from the other rules, so that neither is written anew with the other."""
 COMMENT = "overlayd: "
 """With which the comment of each of our rules begins, in whatever table it stands."""
 
@@ -100,7 +102,7 @@ def peer_element(address: Address) -> SetElement:
     return SetElement(TABLE, f"peers{address.version}", address)
 
 
-def comment_of(text: str, expressions: list[Json]) -> str:
+def comment_of(text: str, expressions: list[Json] | str) -> str:
     """The comment of a rule; its digest stands for the expressions, which the kernel gives back in another form."""
     digest = hashlib.sha256(json.dumps(expressions, sort_keys=True).encode()).hexdigest()[:8]
     return f"{COMMENT}{text} #{digest}"

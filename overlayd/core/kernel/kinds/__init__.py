@@ -1,6 +1,7 @@
 """The kinds of kernel object that overlayd makes: what is desired and what is there are both sets of these.
 
-    Link <- BridgePort, LinkAddress, Neighbour, FdbEntry, Route        Ruleset <- SetElement
+    Link <- BridgePort, LinkAddress, LocalnetRouting, Neighbour, FdbEntry, Route
+    Ruleset <- SetElement, PortElement
 
 To add a kind:
     1. a class here, on KernelObject or on one of its two channel classes: rank, key, parent, text, the rules that
@@ -23,17 +24,27 @@ from overlayd.core.kernel.kinds.base import (
 from overlayd.core.kernel.kinds.bridge import BridgeLink, BridgePort, VethLink, VethPeer
 from overlayd.core.kernel.kinds.drivers import link_of
 from overlayd.core.kernel.kinds.link import Link, LinkAddress, TunLink, VxlanLink
+from overlayd.core.kernel.kinds.localnet import LocalnetRouting
 from overlayd.core.kernel.kinds.neighbour import FdbEntry, Neighbour
-from overlayd.core.kernel.kinds.nft import NftObject, Ruleset, SetElement
+from overlayd.core.kernel.kinds.nft import PROTOCOLS, Command, NftElement, NftObject, PortElement, Ruleset, SetElement
 from overlayd.core.kernel.kinds.route import Route
 
-RTNETLINK_KINDS: tuple[type[RtnetlinkObject], ...] = (BridgePort, LinkAddress, Neighbour, FdbEntry, Route)
+RTNETLINK_KINDS: tuple[type[RtnetlinkObject], ...] = (
+    BridgePort,
+    LinkAddress,
+    LocalnetRouting,
+    Neighbour,
+    FdbEntry,
+    Route,
+)
 
 __all__ = [
+    "PROTOCOLS",
     "RTNETLINK_KINDS",
     "BridgeLink",
     "BridgePort",
     "Channel",
+    "Command",
     "FdbEntry",
     "Interfaces",
     "KernelObject",
@@ -41,8 +52,11 @@ __all__ = [
     "Key",
     "Link",
     "LinkAddress",
+    "LocalnetRouting",
     "Neighbour",
+    "NftElement",
     "NftObject",
+    "PortElement",
     "Route",
     "RtnetlinkObject",
     "Ruleset",

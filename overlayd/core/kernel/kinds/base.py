@@ -34,6 +34,8 @@ class KernelObject(ABC):
     """What is created comes in ascending order of rank, what is deleted in descending order."""
     deleted_early: ClassVar[bool] = False
     """Whether one that goes is deleted before objects of higher rank are created, rather than at the end."""
+    deleted_itself: ClassVar[bool] = False
+    """Whether its own deletion is an operation even where its parent goes: something else follows from it."""
     transient: ClassVar[bool] = False
     """Whether it goes with something that overlayd does not make, such as a container: it is not desired any more then,
     and neither is what hangs on it."""

@@ -1,26 +1,32 @@
-"""nftables: our tables and rules, and the elements of our sets."""
+"""nftables: our tables and rules, and the elements of our sets and maps."""
 
 from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from overlayd.core.kernel.kinds.base import Channel, KernelObject, Key, Verb
 from overlayd.core.kernel.nft_json import Json
 from overlayd.wire.address import Address
+from overlayd.wire.netlink.nft import concatenated
+
+Command = Json | str
+"""One of nft's JSON form (libnftables-json(5)), or a line of its own language, for what the JSON of nft 1.0.6 cannot
+say: a map to addresses with ports."""
 
 
 class NftObject(KernelObject):
-    """A kind that `nft` makes, by commands in its JSON form (libnftables-json(5))."""
+    """A kind that `nft` makes, by commands."""
 
     __slots__ = ()
 
     channel = Channel.NFTABLES
+    table: str
     is_element: ClassVar[bool] = False
-    """Whether it is a SetElement, of which few can be changed without nft."""
+    """Whether it is an NftElement, of which few can be changed without nft."""
 
     @property
     def edited_chain(self) -> Json | None:
@@ -28,7 +34,7 @@ class NftObject(KernelObject):
         return None
 
     @abstractmethod
-    def commands(self, verb: Verb, handles: Iterable[int] = ()) -> list[Json]:
+    def commands(self, verb: Verb, handles: Iterable[int] = ()) -> Sequence[Command]:
         """What nft is to do; `handles` are those of our rules in `edited_chain`."""
 
 
@@ -49,7 +55,7 @@ class Ruleset(NftObject):
     comments: tuple[str, ...]
     """The comment of every rule (`chain: comment` in a table of ours), in order."""
     definition: str = field(default="", compare=False)
-    """nft's JSON commands that make it."""
+    """A list of the commands that make it, in JSON."""
     required: bool = field(default=True, compare=False)
     """Whether the overlay may not run without it."""
 
@@ -67,8 +73,8 @@ class Ruleset(NftObject):
             return None
         return {"family": self.family, "table": self.table, "chain": self.chain}
 
-    def commands(self, verb: Verb, handles: Iterable[int] = ()) -> list[Json]:
-        found: list[Json] = []
+    def commands(self, verb: Verb, handles: Iterable[int] = ()) -> list[Command]:
+        found: list[Command] = []
         if self.edited_chain is not None:
             found += [{"delete": {"rule": {**self.edited_chain, "handle": handle}}} for handle in handles]
         elif verb == "delete":
@@ -82,13 +88,37 @@ class Ruleset(NftObject):
         return f"nft {where}, {len(self.comments)} rules"
 
 
-@dataclass(frozen=True, slots=True)
-class SetElement(NftObject):
-    """An address in a set of our nftables table."""
+class NftElement(NftObject):
+    """An element of a set or map of a table of ours: written by nft with its table, else by netlink."""
+
+    __slots__ = ()
 
     rank = 40
     lost_when = frozenset({"comments"})  # a changed table is written as a whole
     is_element = True
+
+    table: str
+    set: str
+    """The name of its set or map."""
+
+    @property
+    def parent(self) -> Key:
+        return ("ruleset", "inet", self.table, None)
+
+    @property
+    @abstractmethod
+    def encoded_key(self) -> bytes:
+        """Its key as netlink has it."""
+
+    @property
+    def encoded_value(self) -> bytes | None:
+        """What a map's element leads to, as netlink has it."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class SetElement(NftElement):
+    """An address in a set of our nftables table."""
 
     table: str
     set: str
@@ -99,8 +129,8 @@ class SetElement(NftObject):
         return ("element", self.table, self.set, self.address)
 
     @property
-    def parent(self) -> Key:
-        return ("ruleset", "inet", self.table, None)
+    def encoded_key(self) -> bytes:
+        return self.address.packed
 
     def commands(self, verb: Verb, handles: Iterable[int] = ()) -> list[Json]:
         element = {"family": "inet", "table": self.table, "name": self.set, "elem": [str(self.address)]}
@@ -108,3 +138,57 @@ class SetElement(NftObject):
 
     def __str__(self) -> str:
         return f"nft element inet {self.table} {self.set} {{ {self.address} }}"
+
+
+PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+"""The IANA numbers of the protocols that have ports, by the names that nft has for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class PortElement(NftElement):
+    """A port of this host that leads to a container: an element of a map of our nftables table."""
+
+    deleted_itself = True  # connections that it has led there are to be forgotten
+
+    table: str
+    set: str
+    protocol: str
+    """tcp, udp or sctp."""
+    address: Address | None
+    """The one address of the host that it holds for; None: every one, in a map whose keys have no address."""
+    port: int
+    target: Address
+    target_port: int
+
+    @property
+    def key(self) -> Key:
+        return ("published", self.table, self.set, self.protocol, self.address, self.port)
+
+    def is_blocked_by(self, actual: Self) -> bool:
+        return True  # an element's value cannot be changed
+
+    @property
+    def encoded_key(self) -> bytes:
+        address = b"" if self.address is None else self.address.packed
+        return concatenated(bytes([PROTOCOLS[self.protocol]]), address, _encoded(self.port))
+
+    @property
+    def encoded_value(self) -> bytes:
+        return concatenated(self.target.packed, _encoded(self.target_port))
+
+    def commands(self, verb: Verb, handles: Iterable[int] = ()) -> list[str]:
+        value = "" if verb == "delete" else f" : {self.target} . {self.target_port}"
+        action = "delete" if verb == "delete" else "add"
+        return [f"{action} element inet {self.table} {self.set} {{ {self._written_key}{value} }}"]
+
+    @property
+    def _written_key(self) -> str:
+        return " . ".join(map(str, filter(None, (self.protocol, self.address, self.port))))
+
+    def __str__(self) -> str:
+        place = f"nft element inet {self.table} {self.set}"
+        return f"{place} {{ {self._written_key} : {self.target} . {self.target_port} }}"
+
+
+def _encoded(port: int) -> bytes:
+    return port.to_bytes(2)
