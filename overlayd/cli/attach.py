@@ -12,6 +12,7 @@ from overlayd.cli.arguments import Parser, print_json
 from overlayd.cli.common import add_common
 from overlayd.core.attach.errors import AttachError
 from overlayd.core.attach.model import DEFAULT_NETWORK, MODES, Attachment
+from overlayd.core.attach.publish import parse_published
 from overlayd.core.attach.request import DetachRequest, parse_attach
 from overlayd.core.attach.values import interface, name
 from overlayd.system import attach_client
@@ -66,6 +67,15 @@ def configure(parser: Parser) -> None:
     )
     parser.add_argument("--mac", help="its MAC (default: derived from its address)")
     parser.add_argument(
+        "-p",
+        "--publish",
+        action="append",
+        default=[],
+        metavar="PORT",
+        help="make a port of it reachable at this host: [[ADDRESS:]PORT:]CONTAINER_PORT[/PROTOCOL], such as 8080:80,"
+        " 127.0.0.1:5353:53/udp, 8000-8010:8000-8010; without PORT one is chosen. Any number of them",
+    )
+    parser.add_argument(
         "--sysctl",
         action="append",
         default=[],
@@ -107,6 +117,7 @@ def run_attach(given: argparse.Namespace) -> int:
         "network": given.network,
         "addresses": given.ip,
         "mac": given.mac,
+        "ports": [port.json() for word in given.publish for port in parse_published(word)],
         "sysctls": _sysctls(given.sysctl),
         "rps": {"off": "", "on": f"0-{(os.cpu_count() or 1) - 1}"}.get(given.rps, given.rps),
     })  # fmt: skip
@@ -137,4 +148,5 @@ def _print(given: argparse.Namespace, attachments: Sequence[Attachment]) -> None
         print_json([one.json() for one in attachments])
         return
     for one in attachments:
-        print(f"{one}: {', '.join(map(str, one.addresses))}, MTU {one.mtu}")
+        ports = f", ports {', '.join(map(str, one.ports))}" if one.ports else ""
+        print(f"{one}: {', '.join(map(str, one.addresses))}, MTU {one.mtu}{ports}")

@@ -11,6 +11,7 @@ from overlayd.cli.attach import target
 from overlayd.cli.common import add_common, add_group
 from overlayd.cli.terminal import Block, Cell, Column, Row, Table, Text, show
 from overlayd.core.attach.errors import AttachError
+from overlayd.core.attach.model import PublishedPort
 from overlayd.core.attach.request import RefreshRequest
 from overlayd.system import attach_client
 from overlayd.system.control_client import ask
@@ -143,6 +144,7 @@ def page(one: Json) -> Block:
         ("host end", one["device"]),
         ("namespace", one["netns"]),
     ]
+    facts += [("port", str(PublishedPort.of(port))) for port in one["ports"]]
     facts += [("sysctl", f"{name} = {value}") for name, value in one["sysctls"].items()]
     if one["rps"]:
         facts.append(("RPS", f"CPUs {one['rps']}"))

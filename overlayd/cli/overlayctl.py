@@ -18,6 +18,7 @@ COMMANDS = (
     Command("attach", "attach a container on this host to the overlay", "overlayd.cli.attach"),
     Command("detach", "detach a container", "overlayd.cli.attach", "configure_detach"),
     Command("attachment", "list, show or refresh attached containers", "overlayd.cli.attachment"),
+    Command("port", "ports of this host that lead to containers", "overlayd.cli.port"),
     Command("counters", "packets carried and dropped, and what each drop reason means", "overlayd.cli.counters"),
     Command("top", "rates by peer and direction, live", "overlayd.cli.top"),
     Command("reload", "make the daemon read its configuration again", "overlayd.cli.reload"),

@@ -13,7 +13,7 @@ host end that is gone took its container's interface along, or went with it: its
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
 from overlayd.core.address import Address, Network
@@ -24,11 +24,14 @@ from overlayd.core.attach.model import Attachment, AttachmentKey
 from overlayd.core.attach.request import AttachRequest, DetachRequest, RefreshRequest
 from overlayd.core.attach.values import cpu_mask
 from overlayd.core.kernel.kinds import KernelState, Key, VethPeer, state_of
+from overlayd.daemon.publishing import assign_ports
 from overlayd.log import log
 from overlayd.observe.overlay import Overlay
 from overlayd.reconcile.attachments import Attachments
+from overlayd.reconcile.ports import Ports
 from overlayd.system.attachment_file import AttachmentFile
 from overlayd.system.errors import HostError
+from overlayd.system.kernel import Failure
 from overlayd.system.netlink import ContainerNamespace, Netlink
 
 
@@ -55,7 +58,7 @@ class Attacher:
             peer = VethPeer(attachment.interface, namespace.netns, attachment.mtu, attachment.mac, rps)
             try:
                 self._save()
-                failures = await self._overlay.reconciler.apply_change({}, self._added(attachment, peer))
+                failures = await self._add(attachment, peer)
             except HostError:
                 await self._remove([attachment.key])
                 raise
@@ -99,13 +102,17 @@ class Attacher:
             mtu=node.overlay_mtu,
             netns=request.netns,
             netns_id=namespace.identity,
+            ports=await assign_ports(self._netlink, table.ports, key, request.ports, addresses),
             sysctls=request.sysctls,
             rps=request.rps,
         )
 
-    def _added(self, attachment: Attachment, peer: VethPeer) -> KernelState:
-        wanted = state_of(self._provider.of([attachment], {attachment.device: peer}))
-        return {key: thing for key, thing in wanted.items() if not self._overlay.reconciler.desires(key)}
+    async def _add(self, attachment: Attachment, peer: VethPeer) -> Sequence[Failure]:
+        """What is there for others stays; what is there for a container that has just ended (a port) changes hands."""
+        wanted = self._wanted([attachment], {attachment.device: peer})
+        reconciler = self._overlay.reconciler
+        former = {key: thing for key in wanted if (thing := reconciler.desired(key)) is not None}
+        return await reconciler.apply_change(former, wanted)
 
     def _set_up(self, attachment: Attachment, namespace: ContainerNamespace) -> None:
         lone = attachment.mode == "routed"
@@ -153,11 +160,14 @@ class Attacher:
             self._save()
 
     def _unwanted(self, gone: Collection[Attachment]) -> KernelState:
-        """What nothing but these wants, or wanted."""
+        """What nothing but these wants. They are in the table: no other has their addresses and ports."""
         keys = {one.key for one in gone}
         left = [one for one in self._table if one.key not in keys]
-        kept = state_of(self._provider.of({(one.mode, one.network): one for one in left}.values()))
-        return {key: thing for key, thing in state_of(self._provider.of(gone)).items() if key not in kept}
+        return self._wanted_by_none(gone, {(one.mode, one.network, bool(one.ports)): one for one in left}.values())
+
+    def _wanted_by_none(self, gone: Collection[Attachment], left: Collection[Attachment]) -> KernelState:
+        kept = self._wanted(left)
+        return {key: thing for key, thing in self._wanted(gone).items() if key not in kept}
 
     def _on_lost(self, keys: Collection[Key]) -> None:
         """Host ends are gone. Called while the kernel's lock is held."""
@@ -175,8 +185,8 @@ class Attacher:
         async with self._overlay.changing:
             try:
                 self._save()
-                back = {one.key for one in self._table}
-                unwanted = self._unwanted([one for one in gone if one.key not in back])
+                left = list(self._table)  # some may be new, and have addresses and ports of those that have gone
+                unwanted = self._wanted_by_none([one for one in gone if one.key not in self._table], left)
                 await self._apply(unwanted, {}, {key for key, one in unwanted.items() if one.transient})
             except (AttachError, HostError) as error:
                 log.error("what containers left is not removed", error=str(error))
@@ -197,7 +207,7 @@ class Attacher:
                 return old
             self._table.put(new)
             self._save()
-            await self._apply(state_of(self._provider.of([old])), state_of(self._provider.of([new])))
+            await self._apply(self._wanted([old]), self._wanted([new]))
         lone = new.mode == "routed"
         try:
             await asyncio.to_thread(
@@ -216,15 +226,15 @@ class Attacher:
         own = [one.ip for one in old.addresses]
         taken = {address: holder for address, holder in self._table.taken.items() if address not in own}
         kept = [one for one in own if any(one in subnet for subnet in subnets)]
-        return replace(
-            old, addresses=choose(subnets, taken, kept, self._table.last), mtu=self._overlay.node.overlay_mtu
-        )
+        addresses = choose(subnets, taken, kept, self._table.last)
+        return replace(old, addresses=addresses, mtu=self._overlay.node.overlay_mtu)
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
-    @property
-    def _provider(self) -> Attachments:
-        return Attachments(self._overlay.node, self._table)
+    def _wanted(self, attachments: Collection[Attachment], peers: dict[str, VethPeer] | None = None) -> KernelState:
+        """What these attachments want, what they share included. `peers`: the ends to make."""
+        node, table = self._overlay.node, self._table
+        return state_of([*Attachments(node, table).of(attachments, peers), *Ports(node, table).of(attachments)])
 
     def _networks(self) -> list[Network]:
         return [one.network for one in self._overlay.node.ranges]

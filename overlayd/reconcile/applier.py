@@ -49,6 +49,8 @@ class Applier:
         for key in old.keys() - new.keys():
             self.desired.pop(key, None)
         self.desired.update(new)
+        if self.touched is not None:  # some need no operation: what goes with its parent
+            self.touched |= old.keys() | new.keys()
         before, after = _devices(old), _devices(new)
         if self._monitor is not None and before != after:
             self._monitor.watch_also(after, before - after)

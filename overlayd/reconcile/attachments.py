@@ -12,6 +12,7 @@ The host asks no container for its MAC, which it knows. By IPv6 it could not: it
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import ip_interface
 
@@ -39,8 +40,13 @@ def bridge_name(network: str) -> str:
     return "ovlbr0" if network == DEFAULT_NETWORK else f"ovlbr{hashlib.sha256(network.encode()).hexdigest()[:10]}"
 
 
-class Attachments:
-    """See `core.kernel.provider.Provider`. Host ends are transient: they are desired while they are there."""
+def device_towards(attachment: Attachment) -> str:
+    """The device of this host that leads to the container."""
+    return attachment.device if attachment.mode == "routed" else bridge_name(attachment.network)
+
+
+class AttachmentProvider(ABC):
+    """See `core.kernel.provider.Provider`: one that follows from this host's attachments alone."""
 
     def __init__(self, node: Node, table: AttachmentTable) -> None:
         self._node, self._table = node, table
@@ -50,6 +56,14 @@ class Attachments:
 
     def on_leases(self, events: Sequence[LeaseEvent]) -> tuple[list[KernelObject], list[KernelObject]]:
         return [], []  # what peers lease does not matter here
+
+    @abstractmethod
+    def of(self, attachments: Iterable[Attachment]) -> Iterator[KernelObject]:
+        """What these attachments want, with what they share."""
+
+
+class Attachments(AttachmentProvider):
+    """Host ends are transient: they are desired while they are there."""
 
     def of(self, attachments: Iterable[Attachment], peers: dict[str, VethPeer] | None = None) -> Iterator[KernelObject]:
         """What these attachments want, their bridges included. `peers`: the ends to make, by the host end's name."""

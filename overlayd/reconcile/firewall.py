@@ -14,6 +14,14 @@ from overlayd.core.leases.table import LeaseEvent
 from overlayd.core.node import Node
 
 
+def overlay_ranges(node: Node) -> Iterator[OverlayRange]:
+    """The overlay in each family in which this host has a subnet."""
+    for one in node.ranges:
+        subnet = node.lease.subnet_of(one.network.version)
+        if subnet is not None:
+            yield OverlayRange(one.network, subnet)
+
+
 class Firewall:
     """See `core.kernel.provider.Provider`. Where there are ports to guard, each peer that can be reached has an element
     in the set of peers."""
@@ -30,14 +38,9 @@ class Firewall:
     ) -> None:
         """`devices` are the overlay's; `tunnels`: see `Backend`; `ports`: of hosts, for peers alone; `is_public`:
         whether any lease names this underlay address."""
-        ranges = []
-        for one in node.ranges:
-            subnet = node.lease.subnet_of(one.network.version)
-            if subnet is not None:
-                ranges.append(OverlayRange(one.network, subnet))
         self._node, self._is_public = node, is_public
         self._policy = FirewallPolicy(
-            ranges=tuple(ranges),
+            ranges=tuple(overlay_ranges(node)),
             devices=devices,
             tunnels=tunnels,
             guarded=tuple(node.spec.guards(node)),

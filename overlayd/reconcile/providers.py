@@ -9,6 +9,7 @@ from overlayd.core.leases.table import LeaseTable
 from overlayd.core.settings.model import Settings
 from overlayd.reconcile.attachments import Attachments
 from overlayd.reconcile.firewall import Firewall
+from overlayd.reconcile.ports import Ports
 from overlayd.reconcile.unreachable import Unreachable
 
 
@@ -22,6 +23,7 @@ def providers(
         backend,
         Unreachable(node),
         Attachments(node, attachments),
+        Ports(node, attachments),
         Firewall(
             node,
             backend.devices,

@@ -21,7 +21,7 @@ from overlayd.core import address as net
 from overlayd.core.kernel.adoption import adoptable, given_back
 from overlayd.core.kernel.diff import Operation, diff
 from overlayd.core.kernel.flannel_rules import names
-from overlayd.core.kernel.kinds import KernelState, Key, state_of
+from overlayd.core.kernel.kinds import KernelObject, KernelState, Key, state_of
 from overlayd.core.kernel.provider import Provider, Surroundings
 from overlayd.core.kernel.transient import without, without_lost
 from overlayd.core.leases.lease import Lease
@@ -187,9 +187,9 @@ class Reconciler:
             self._applier.desired.update(new)
             await self._applier.apply(diff(old, new), repair=False)
 
-    def desires(self, key: Key) -> bool:
-        """Whether an object is desired under this key."""
-        return key in self._applier.desired
+    def desired(self, key: Key) -> KernelObject | None:
+        """What is desired under this key, if anything is."""
+        return self._applier.desired.get(key)
 
     def report_problems(self) -> None:
         """Log which peers cannot be reached, and which can be again."""

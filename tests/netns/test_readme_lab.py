@@ -121,7 +121,7 @@ def test_containers(tmp_path: Path) -> None:
         environment = ["env", path, f"OVERLAYD_CONTROL_SOCKET={a.socket_path}", "NO_COLOR=1"]
 
         def run(command: str) -> str:
-            written = command.replace(" c1", f" {name}").replace(" ping", " ping -c 1 -W 5")
+            written = command.replace(" c1", f" {name}").replace(" c2", f" {name}p").replace(" ping", " ping -c 1 -W 5")
             return a.run(*environment, "sh", "-c", written).stdout
 
         def shown(command: str) -> None:
@@ -129,6 +129,15 @@ def test_containers(tmp_path: Path) -> None:
 
         def listed(command: str) -> None:
             assert "10.1.1.50/24" in run(command)
+
+        def ports(command: str) -> None:
+            assert [line.split()[:2] for line in run(command).splitlines()[1:]] == [
+                ["127.0.0.1:5353/udp", "10.1.1.51:53"],
+                ["*:8080/tcp", "10.1.1.51:80"],
+                ["*:8080/tcp", "[fd00:10:1:1::4]:80"],
+            ]
+            a.run("ip", "netns", "del", f"{name}p")
+            eventually(lambda: attachments(a) == [])
 
         def ended(command: str) -> None:
             run(command)
@@ -148,12 +157,16 @@ def test_containers(tmp_path: Path) -> None:
                     "overlayctl attachment list": listed,
                     "ip netns exec c1 ping 10.1.2.2": run,
                     "ip netns del c1": ended,
+                    "ip netns add c2": run,
+                    "overlayctl attach c2 -p 8080:80 -p 127.0.0.1:5353:53/udp": run,
+                    "overlayctl port list": ports,
                     "overlayctl status": run,
                     "overlayctl attachment refresh": run,
                 },
             )
         finally:
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
+            subprocess.run(["ip", "netns", "del", f"{name}p"], capture_output=True)
             if pid.exists():
                 os.kill(int(pid.read_text()), signal.SIGKILL)
 

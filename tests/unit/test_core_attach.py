@@ -25,7 +25,8 @@ V4, V6 = IPv4Network("10.1.1.0/24"), IPv6Network("fd00:10:1:1::/64")
 
 def other(number: int, **fields: Any) -> Attachment:
     """Another attachment, with an address of its own."""
-    return replace(ONE, container=f"c{number}", addresses=(ip_interface(f"10.1.1.{number}/24"),), **fields)
+    made = replace(ONE, container=f"c{number}", addresses=(ip_interface(f"10.1.1.{number}/24"),), ports=())
+    return replace(made, **fields)
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
@@ -217,7 +218,7 @@ def test_the_table_agrees_with_a_model(steps: list[tuple[str, int]]) -> None:
             except AttachError:
                 assert len(model) == 5
                 continue
-            table.put(replace(ONE, container=key[0], addresses=(found,)))
+            table.put(replace(ONE, container=key[0], addresses=(found,), ports=()))
             model[key[0]] = str(found.ip)
         assert {one.container: str(one.addresses[0].ip) for one in table} == model
         assert sorted(map(str, table.taken)) == sorted(model.values())

@@ -20,7 +20,7 @@ from typing import Any, get_args
 from overlayd.core.address import Address
 from overlayd.core.attach import values
 from overlayd.core.attach.errors import AttachError, Kind
-from overlayd.core.attach.model import DEFAULT_NETWORK, MODES, Attachment, Json, Mode
+from overlayd.core.attach.model import DEFAULT_NETWORK, MODES, PORTS_MAX, Attachment, Json, Mode, PublishedPort
 
 PACKET_MAX = 1 << 17
 """Bytes of a request or an answer."""
@@ -38,6 +38,7 @@ class AttachRequest:
     addresses: tuple[Address, ...] = ()
     """The wanted ones; of a family without one the daemon chooses."""
     mac: str | None = None
+    ports: tuple[PublishedPort, ...] = ()
     sysctls: tuple[tuple[str, str], ...] = ()
     """Which the client sets; here to be shown."""
     rps: str = ""
@@ -53,6 +54,7 @@ class AttachRequest:
             "network": self.network,
             "addresses": [str(one) for one in self.addresses],
             "mac": self.mac,
+            "ports": [one.json() for one in self.ports],
             "sysctls": dict(self.sysctls),
             "rps": self.rps,
         }
@@ -103,7 +105,9 @@ def parse_request(data: bytes) -> Request:
 def parse_attach(given: object) -> AttachRequest:
     """The request that a client makes of what it was told. Raises AttachError."""
     found = values.mapping(
-        given, "attach", ("container", "interface", "netns", "mode", "network", "addresses", "mac", "sysctls", "rps")
+        given,
+        "attach",
+        ("container", "interface", "netns", "mode", "network", "addresses", "mac", "ports", "sysctls", "rps"),
     )
     return AttachRequest(
         container=values.name(found.get("container"), "container"),
@@ -113,6 +117,7 @@ def parse_attach(given: object) -> AttachRequest:
         network=values.name(found.get("network", DEFAULT_NETWORK), "network"),
         addresses=values.addresses(found.get("addresses", [])),
         mac=values.optional(found.get("mac"), values.mac),
+        ports=tuple(map(PublishedPort.of, values.items(found.get("ports", []), "ports", PORTS_MAX))),
         sysctls=values.sysctls(found.get("sysctls", {})),
         rps=values.cpus(found.get("rps", "")),
     )
