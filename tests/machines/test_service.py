@@ -90,6 +90,38 @@ def test_all_that_it_can_do_it_may_do(pair: Pair, mode: str) -> None:
         machine.sh("systemctl", "restart", service(mode))
 
 
+def _reached(machine: Machine, namespace: str, address: str) -> bool:
+    """Whether an echo request from a network namespace that was made on the machine is answered."""
+    path = f"/proc/{machine.leader}/root/run/netns/{namespace}"
+    argv = ["nsenter", f"--net={path}", "ping", "-n", "-c", "1", "-W", "5", address]
+    return subprocess.run(argv, capture_output=True).returncode == 0
+
+
+def test_containers_are_attached_by_it(running: Pair, mode: str) -> None:
+    """The unit lets it neither enter a namespace nor see other processes."""
+    a = running.a
+    bridge = a.network()[2:4]
+    a.ip("addr flush dev br0")
+    try:
+        a.sh("ip", "netns", "add", "c9")
+        wanted = ("--ip", "10.1.1.9", "--ip", "fd00:10:1:1::9", "--sysctl", "net.core.somaxconn=77")
+        a.sh("overlayctl", "attach", "c9", *wanted)
+        assert all(_reached(a, "c9", address) for address in ADDRESSES)
+        restart(a, mode)
+        assert a.sh("overlayctl", "attachment", "show", "c9").returncode == 0
+        assert all(_reached(a, "c9", address) for address in ADDRESSES)
+        a.sh("ip", "netns", "del", "c9")
+        shown = ("overlayctl", "attachment", "list", "--json")
+        eventually(lambda: json.loads(a.sh(*shown).stdout) == [], "its end is noticed", timeout=SLOW)
+        said = a.journal(service(mode))
+        for word in ("Operation not permitted", "Permission denied", "kernel refused"):
+            assert word not in said
+    finally:
+        a.sh("ip", "netns", "del", "c9", check=False)
+        a.ip(*bridge)
+    assert running.talk()
+
+
 # --- restarts that nobody notices -------------------------------------------------------------------------------------
 
 
