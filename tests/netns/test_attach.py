@@ -313,7 +313,7 @@ def test_cleanup_removes_what_containers_are_attached_by(pair: Pair) -> None:
         assert one.ping("10.1.1.1")
 
 
-STEPS = ("_plan", "_save", "_added", "_set_up", "_finish")
+STEPS = ("_plan", "_save", "_add", "_set_up", "_finish")
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -341,12 +341,13 @@ def test_a_kill_at_any_step_leaks_nothing(pair: Pair, step: str, moment: str) ->
     a.start(under=["env", f"PYTHONPATH={a.directory}:{Path.cwd()}"])
     with boxes(1) as (box,):
         with pytest.raises(AttachError, match=r"overlayd (has ended without an answer|does not answer)"):
-            box.attach(a)
+            box.attach(a, ports=[{"host_port": 8080, "container_port": 80}])
         a.stop()
         a.start()
         whole = (step, moment) == ("_finish", "after")
         assert [found["container"] for found in attachments(a)] == ([box.name] if whole else [])
         assert len(devices(a)) == 2 * whole
+        assert ("overlayd_ports" in a.run("nft", "list", "tables").stdout) == whole
         with suppress(AttachError):
             box.detach(a)
         assert str(box.attach(a).addresses[0].ip).startswith("10.1.1.")
