@@ -76,13 +76,17 @@ def test_a_flannel_node_on_the_wire(three: Three) -> None:
     eventually(lambda: not a.container(0).ping(c.container(0).address(), timeout=0.3), "its lease ends, and its way in")
 
 
+IN_ANOTHER_MODE = {"PublicIP": "192.0.2.77", "PublicIPv6": None}
+
+
 @pytest.mark.parametrize(
     ("value", "why"),
     [
         (flannel_value("192.0.2.77", backend="udp"), "udp"),
         (flannel_value("192.0.2.77", backend="host-gw"), "host-gw"),
         (flannel_value("192.0.2.77", vni=7), "VNI 7"),
-        ({"PublicIP": "192.0.2.77", "PublicIPv6": None, "BackendType": "wireguard", "BackendData": {}}, "wireguard"),
+        ({**IN_ANOTHER_MODE, "BackendType": "wireguard", "BackendData": {"PublicKey": "A" * 43 + "="}}, "wireguard"),
+        ({**IN_ANOTHER_MODE, "BackendType": "ipip", "BackendData": {}}, "ipip"),
     ],
 )
 def test_a_peer_that_speaks_otherwise_is_told_of(three: Three, value: dict[str, object], why: str) -> None:

@@ -497,8 +497,8 @@ async def test_a_new_configuration_is_gone_over_to(etcd: Etcd, make: Make) -> No
     [
         ("{", "is not JSON"),
         (
-            '{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard"}}',
-            "Backend.Type: wireguard is a flannel backend that overlayd does not",
+            '{"Network":"10.5.0.0/16","Backend":{"Type":"ipip"}}',
+            "Backend.Type: ipip is a flannel backend that overlayd does not",
         ),
         ('{"Network":"10.99.0.0/16"}', "is not part of it; it takes effect at the next start"),
         (None, "it was deleted; write it again"),

@@ -56,7 +56,7 @@ def traces(host: Host, peer: Host) -> list[str]:
 
 def expected_traces(host: Host) -> list[str]:
     """What `traces` begins with for one reachable peer, in order."""
-    return {"udp": ["route"], "vxlan": ["route", "neigh", "fdb", "nft"], "host-gw": ["route"]}[host.lab.spec.mode]
+    return ["route", *(["neigh", "fdb"] if host.lab.spec.mode == "vxlan" else []), "nft"]
 
 
 def test_a_lease_comes_and_goes(three: Three) -> None:
