@@ -101,7 +101,7 @@ def test_containers_are_attached_by_it(running: Pair, mode: str) -> None:
     """The unit lets it neither enter a namespace nor see other processes."""
     a = running.a
     bridge = a.network()[2:4]
-    a.ip("addr flush dev br0")
+    a.ip("addr flush dev br0 scope global")  # without its link-local address it could not resolve neighbours
     try:
         a.sh("ip", "netns", "add", "c9")
         wanted = ("--ip", "10.1.1.9", "--ip", "fd00:10:1:1::9", "--sysctl", "net.core.somaxconn=77")
