@@ -74,9 +74,9 @@ def assert_told(host: Host, *words: str) -> None:
     assert len(logged) == 1, logged
 
 
-def only(mode: Host | str, *modes: str) -> None:
-    if (mode.lab.spec.mode if isinstance(mode, Host) else mode) not in modes:
-        pytest.skip("this mode has no such setting")
+def in_modes(*modes: str) -> pytest.MarkDecorator:
+    """The `pair` of these modes alone: the others have no such setting."""
+    return pytest.mark.parametrize("pair", modes, indirect=True, scope="module")
 
 
 @contextlib.contextmanager
@@ -90,9 +90,9 @@ def configured(host: Host, change: dict[str, object]) -> Iterator[None]:
 
 
 @pytest.mark.timeout(200)
+@in_modes(*PORTS)
 def test_another_port(pair: Pair) -> None:
     a, b = pair
-    only(a, *PORTS)
     mode, mark = a.lab.spec.mode, len(a.log())
     with configured(b, {mode: {"port": 9999}}), sending(*both_ways(a, b)):
         for family in FAMILIES:
@@ -109,9 +109,9 @@ def test_another_port(pair: Pair) -> None:
 
 
 @pytest.mark.timeout(200)
+@in_modes("vxlan")
 def test_another_vni(pair: Pair) -> None:
     a, b = pair
-    only(a, "vxlan")
     with configured(b, {"vxlan": {"vni": 7}}), sending(*both_ways(a, b)):
         for family in FAMILIES:
             assert_told(a, f"10.1.2.0/24: {b.public(family)} sends this host VXLAN with another VNI than 1")
@@ -131,9 +131,9 @@ table inet nat_on_the_way {
 
 
 @pytest.mark.timeout(200)
+@in_modes(*PORTS)
 def test_a_peer_that_sends_from_another_address_than_its_public_ip(pair: Pair) -> None:
     a, b = pair
-    only(a, *PORTS)
     b.run("nft", "-f", "-", input=NAT % {"port": PORTS[a.lab.spec.mode]})
     b.ip("addr add 192.0.2.99/24 dev eth0", "addr add fd00:192:0:2::99/64 dev eth0 nodad")
     try:
@@ -172,9 +172,9 @@ def test_another_table(pair: Pair) -> None:
 
 
 @pytest.mark.timeout(200)
+@in_modes("vxlan", "host-gw")
 def test_a_host_that_uses_this_hosts_subnet_too(pair: Pair) -> None:
     a, b = pair
-    only(a, "vxlan", "host-gw")
     b.ip("addr add 10.1.1.77/32 dev lo", "addr add fd00:10:1:1::77/128 dev lo nodad")
     try:
         target, target6 = a.container(0).address(4), a.container(0).address(6)
@@ -186,10 +186,10 @@ def test_a_host_that_uses_this_hosts_subnet_too(pair: Pair) -> None:
 
 
 @pytest.mark.timeout(200)
+@in_modes("vxlan")
 def test_a_peer_that_changes_containers_addresses(pair: Pair) -> None:
     """In host-gw mode they arrive as any other host's."""
     a, b = pair
-    only(a, "vxlan")
     b.run("nft", "add table ip nat; add chain ip nat post { type filter hook postrouting priority 0; }")
     b.run("nft", "add rule ip nat post oifname ovl.1 ip saddr set 192.0.2.2")
     try:
