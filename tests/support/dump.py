@@ -36,6 +36,7 @@ _VOLATILE = (
     (r"\b\w+_timer +[\d.]+|topology_change(_detected)? \d", "TIMER"),
     (r"counter packets \d+ bytes \d+", "counter"),
     (r"\[\d+:\d+\]", "[COUNTERS]"),
+    (r"\t\telements = \{[^}]* expires [^}]*\}\n", ""),  # noted of packets, for some seconds
     (r"(expires|age|used) \S+", ""),
 )
 
